@@ -1,0 +1,1 @@
+"""Text, tasks, tokenizer, chat rendering and batches."""

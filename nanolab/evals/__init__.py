@@ -1,0 +1,1 @@
+"""Evaluations: bits per byte, CORE-style tasks, chat tasks."""

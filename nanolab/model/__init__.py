@@ -1,0 +1,1 @@
+"""The GPT, its cache, its optimizers and the scaling rules."""

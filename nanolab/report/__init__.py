@@ -1,0 +1,1 @@
+"""From MLflow runs to report.md and figures."""

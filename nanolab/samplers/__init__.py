@@ -1,0 +1,1 @@
+"""Samplers as init/step kernels over the LanguageModel protocol."""
