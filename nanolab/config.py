@@ -129,12 +129,18 @@ class SftConfig(MidTrainConfig):
 
 
 @dataclass(frozen=True)
-class ChatEvalConfig:
-    """Steps chat_eval_mid, chat_eval_sft and chat_eval_rl."""
+class ModelChoice:
+    """Which checkpoint a stage works on."""
 
-    source: Source = setting("sft", "the model evaluated")
+    source: Source = setting("sft", "the model evaluated, sampled or trained further")
     model_tag: str = setting("default", "default: this study; else another study of the same store")
     step: int | None = setting(None, "checkpoint step; null: the finished one", minimum=0)
+
+
+@dataclass(frozen=True)
+class ChatEvalConfig(ModelChoice):
+    """Steps chat_eval_mid, chat_eval_sft and chat_eval_rl."""
+
     tasks: list[str] = setting(CHAT_TASKS, "tasks evaluated")
     max_examples: int | None = setting(200, "problems a task; null: all", minimum=1)
     temperature: float = setting(0.0, "sampling temperature; 0 is greedy", minimum=0)
@@ -148,12 +154,9 @@ class ChatEvalConfig:
 
 
 @dataclass(frozen=True)
-class PowerEvalConfig:
+class PowerEvalConfig(ModelChoice):
     """Step power_eval: Metropolis-Hastings on p^alpha beside the baselines, on the same problems."""
 
-    source: Source = setting("sft", "the model sampled")
-    model_tag: str = setting("default", "default: this study; else another study of the same store")
-    step: int | None = setting(None, "checkpoint step; null: the finished one", minimum=0)
     alpha: float = setting(4.0, "exponent of the target p^alpha", minimum=1)
     num_steps: int = setting(10, "Metropolis-Hastings steps a block", minimum=0)
     temperature: float = setting(0.7, "temperature of the proposal", above=0)
@@ -173,12 +176,9 @@ class PowerEvalConfig:
 
 
 @dataclass(frozen=True)
-class PowerAblationConfig:
+class PowerAblationConfig(ModelChoice):
     """Step power_ablation: a grid of power-sampling settings, each point a grandchild run."""
 
-    source: Source = setting("sft", "the model sampled")
-    model_tag: str = setting("default", "default: this study; else another study of the same store")
-    step: int | None = setting(None, "checkpoint step; null: the finished one", minimum=0)
     grid: list[dict[str, list[float]]] = setting(
         [{"alpha": [1.0, 2.0, 4.0, 8.0], "temperature": [0.7]}, {"alpha": [4.0], "temperature": [0.25, 1.0]}],
         "products of alpha and temperature values, joined")
@@ -198,12 +198,9 @@ class PowerAblationConfig:
 
 
 @dataclass(frozen=True)
-class RlConfig:
+class RlConfig(ModelChoice):
     """Step rl: GRPO on the word problems with tools, on-policy, group-mean baseline, no KL term."""
 
-    source: Source = setting("sft", "the model trained")
-    model_tag: str = setting("default", "default: this study; else another study of the same store")
-    step: int | None = setting(None, "checkpoint step; null: the finished one", minimum=0)
     steps: int = setting(30, "policy updates", minimum=1)
     problems_per_step: int = setting(12, "problems an update", minimum=1)
     group_size: int = setting(8, "rollouts a problem", minimum=2)
