@@ -1,0 +1,100 @@
+"""Carries what a stage records in its journal to MLflow, from the process that launched the stage."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nanolab import tracking
+from nanolab.journal import artifact_file, read_journal_from
+
+POLL_SECONDS = 2.0
+
+
+class Courier:
+    """Carries the journal of a work folder to one MLflow run, from its first record, while the stage still writes it.
+
+    `open_run` is called in a thread and gives the run's id, so that MLflow's slow import overlaps with the stage's start.
+    """
+
+    def __init__(self, folder: Path, open_run: Callable[[], str]):
+        self.folder, self.run_id = folder, ""
+        self.error: Exception | None = None
+        self._open_run, self._offset = open_run, 0
+        self._points: dict[str, str] = {}  # grid point -> run id
+        self._tables: dict[str, dict[str, Any]] = {}  # run id -> file name -> its entry in the tag that makes the UI show tables
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def finish(self, status: str, metrics: dict[str, float] | None = None) -> str:
+        """Delivers what is left and the final numbers, ends the run, and returns its id. Raises what the thread met."""
+        self._stop.set()
+        self._thread.join()
+        if not self.run_id:
+            raise self.error or RuntimeError("the run was not opened")
+        self._deliver()
+        if metrics:
+            tracking.log_metrics(self.run_id, metrics)
+        for point in self._points.values():
+            if tracking.record(point).status == "RUNNING":
+                tracking.close_run(point, "FAILED")
+        tracking.close_run(self.run_id, status)
+        return self.run_id
+
+    def _work(self) -> None:
+        try:
+            self.run_id = self._open_run()
+        except Exception as error:  # raised again by finish, in the thread that waits for it
+            self.error = error
+            return
+        while not self._stop.wait(POLL_SECONDS):
+            try:
+                self._deliver()
+            except Exception as error:  # a busy database or a server away: tried again, and finish raises if it stays so
+                self.error = error
+
+    def _deliver(self) -> None:
+        records, offset = read_journal_from(self.folder, self._offset)
+        curves: dict[str, list[tuple[str, float, int, int]]] = {}
+        for item in records:
+            run_id = self._run_of(item)
+            if item["kind"] == "metrics":
+                step = item["step"] or 0
+                curves.setdefault(run_id, []).extend((key, value, item["time"], step) for key, value in item["metrics"].items())
+            else:
+                self._deliver_other(run_id, item)
+        for run_id, points in curves.items():
+            tracking.log_curves(run_id, points)
+        self._offset = offset
+
+    def _run_of(self, item: dict[str, Any]) -> str:
+        point = item["point"]
+        if point is None:
+            return self.run_id
+        if point not in self._points:
+            self._points[point] = tracking.open_point(self.run_id, point, item["time"])
+        return self._points[point]
+
+    def _deliver_other(self, run_id: str, item: dict[str, Any]) -> None:
+        kind = item["kind"]
+        if kind in ("params", "point"):
+            tracking.log_params(run_id, item["params"])
+        elif kind == "tag":
+            tracking.set_tag(run_id, item["key"], item["value"])
+        elif kind == "end":
+            tracking.close_run(run_id, item["status"], item["time"])
+        elif kind == "dataset":
+            tracking.log_dataset(run_id, item["name"], item["source"], item["digest"], item["context"])
+        elif kind == "artifact":
+            folder = str(Path(item["name"]).parent)
+            tracking.log_file(run_id, artifact_file(self.folder, item["name"], item["point"]), "" if folder == "." else folder)
+            if item.get("table"):
+                names = self._tables.setdefault(run_id, {})
+                names[item["name"]] = {"path": item["name"], "type": "table"}
+                tracking.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps(list(names.values())))
+        else:
+            raise AssertionError(f"unknown journal record {kind!r}")

@@ -1,0 +1,113 @@
+"""Where files lie and how they are written: the run folder, atomic writes, hashes, and a marker that is written last."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nanolab.config import ROOT
+from nanolab.schema import UserError
+
+MLRUNS = Path(os.environ.get("NANOLAB_MLRUNS") or ROOT / "mlruns").absolute()  # everything a run produces
+COMPLETE = "COMPLETE.json"
+
+
+def work_folder(experiment: str, step: str, fingerprint: str) -> Path:
+    """The folder in which one step of a study keeps its files; its last part is the step's fingerprint."""
+    return MLRUNS / "work" / experiment / step / fingerprint
+
+
+def write_atomic(path: Path | str, content: bytes | str) -> None:
+    """Writes a file so that a reader, or a crash at any moment, sees the old content or the new one, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Writes `value` as JSON, atomically."""
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """The value of a JSON file; raises UserError when it is missing or truncated."""
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"no file {path}") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not valid JSON (line {error.lineno}): it was truncated or edited; remove it and run its step again") \
+            from error
+
+
+def sha256_file(path: Path | str) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_text(text: str) -> str:
+    """SHA-256 of a text's UTF-8 bytes, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def mark_complete(folder: Path | str, files: list[str], **facts: Any) -> None:
+    """Writes COMPLETE.json, last of all: the size in bytes and SHA-256 of each of `files`, and `facts`."""
+    folder = Path(folder)
+    sums = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in files}
+    write_json(folder / COMPLETE, {"files": sums, **facts})
+
+
+def is_complete(folder: Path | str) -> bool:
+    """Whether `folder` was marked complete. Looks at the marker only; `verify_complete` reads the files."""
+    return (Path(folder) / COMPLETE).is_file()
+
+
+def verify_complete(folder: Path | str) -> dict[str, Any]:
+    """The facts of a complete folder; raises UserError naming the first missing, truncated or altered file."""
+    folder = Path(folder)
+    if not is_complete(folder):
+        raise UserError(f"{folder} is not complete (no {COMPLETE}): run the step that writes it again")
+    marker = read_json(folder / COMPLETE)
+    for name, expected in marker["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing: remove {folder} and run the step that writes it again")
+        size = path.stat().st_size
+        if size != expected["bytes"]:
+            raise UserError(f"{path} is truncated: {size} bytes, expected {expected['bytes']}; remove {folder} and run its step again")
+        if sha256_file(path) != expected["sha256"]:
+            raise UserError(f"{path} was altered: its SHA-256 is not the recorded one; remove {folder} and run its step again")
+    return {key: value for key, value in marker.items() if key != "files"}
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, content: str = "", wait: bool = True) -> Iterator[None]:
+    """Holds an exclusive lock on `path`, which the system frees when the process dies.
+
+    `content` tells others who holds it. With wait=False raises BlockingIOError when another process has it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        file.truncate(0)
+        file.write(content)
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
