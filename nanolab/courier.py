@@ -17,32 +17,39 @@ POLL_SECONDS = 2.0
 class Courier:
     """Carries the journal of a work folder to one MLflow run, from its first record, while the stage still writes it.
 
-    `open_run` is called in a thread and gives the run's id, so that MLflow's slow import overlaps with the stage's start.
+    `open_run` is called in a thread and gives the run's id, so that MLflow's slow import overlaps with the stage's start;
+    `on_failure` is called when it fails.
     """
 
-    def __init__(self, folder: Path, open_run: Callable[[], str]):
+    def __init__(self, folder: Path, open_run: Callable[[], str], on_failure: Callable[[], None] | None = None):
         self.folder, self.run_id = folder, ""
         self.error: Exception | None = None
-        self._open_run, self._offset = open_run, 0
+        self._open_run, self._on_failure, self._offset = open_run, on_failure, 0
         self._points: dict[str, str] = {}  # grid point -> run id
         self._tables: dict[str, dict[str, Any]] = {}  # run id -> file name -> its entry in the tag that makes the UI show tables
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def finish(self, status: str, metrics: dict[str, float] | None = None) -> str:
-        """Delivers what is left and the final numbers, ends the run, and returns its id. Raises what the thread met."""
+    def finish(self, status: str, result: dict[str, Any] | None = None, ended: float | None = None) -> str:
+        """Delivers what is left and the final values, ends the run, and returns its id. Raises what the thread met.
+
+        A number of `result` becomes the metric final/<key>, a text the tag final/<key>; `ended` is in seconds since 1970.
+        """
         self._stop.set()
         self._thread.join()
         if not self.run_id:
             raise self.error or RuntimeError("the run was not opened")
         self._deliver()
-        if metrics:
-            tracking.log_metrics(self.run_id, metrics)
+        numbers = {f"final/{key}": value for key, value in (result or {}).items() if isinstance(value, (int, float))}
+        tracking.log_metrics(self.run_id, numbers)
+        for key, value in (result or {}).items():
+            if value is not None and f"final/{key}" not in numbers:
+                tracking.set_tag(self.run_id, f"final/{key}", value if isinstance(value, str) else json.dumps(value))
         for point in self._points.values():
             if tracking.record(point).status == "RUNNING":
                 tracking.close_run(point, "FAILED")
-        tracking.close_run(self.run_id, status)
+        tracking.close_run(self.run_id, status, None if ended is None else round(ended * 1000))
         return self.run_id
 
     def _work(self) -> None:
@@ -50,6 +57,8 @@ class Courier:
             self.run_id = self._open_run()
         except Exception as error:  # raised again by finish, in the thread that waits for it
             self.error = error
+            if self._on_failure:
+                self._on_failure()
             return
         while not self._stop.wait(POLL_SECONDS):
             try:

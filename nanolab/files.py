@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,18 +96,18 @@ def verify_complete(folder: Path | str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def file_lock(path: Path, content: str = "", wait: bool = True) -> Iterator[None]:
+def file_lock(path: Path, wait: bool = True) -> Iterator[Callable[[str], None]]:
     """Holds an exclusive lock on `path`, which the system frees when the process dies.
 
-    `content` tells others who holds it. With wait=False raises BlockingIOError when another process has it.
+    Gives a function that writes into the file who holds it. With wait=False raises BlockingIOError when another has it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as file:
+    with open(path, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        file.truncate(0)
-        file.write(content)
-        file.flush()
-        try:
-            yield
-        finally:
+
+        def announce(content: str) -> None:
             file.truncate(0)
+            file.write(content)
+            file.flush()
+
+        yield announce

@@ -122,13 +122,14 @@ def _experiment_id(name: str) -> str:
 
 # ---- opening and closing runs
 
-def open_execution(study: dict[str, Any], name: str, source: str) -> str:
-    """Opens the parent run of one execution of a study (its plain values) and returns its id."""
+def open_execution(study: dict[str, Any], name: str, source: str, texts: dict[str, str] | None = None) -> str:
+    """Opens the parent run of one execution of a study (its plain values), with `texts` as files, and returns its id."""
     sweep(study["experiment"])
     tags = {**_origin(source), "nanolab.kind": "execution", "mlflow.note.content": study.get("description", "")}
     run_id = _open(study["experiment"], name, tags)
     log_params(run_id, flatten(study))
-    client().log_text(run_id, json.dumps(study, indent=1), "study.json")
+    for file_name, text in {"study.json": json.dumps(study, indent=1), **(texts or {})}.items():
+        client().log_text(run_id, text, file_name)
     return run_id
 
 

@@ -1,0 +1,267 @@
+"""Runs a study's steps: reuse, launch, resume, failure, one execution at a time. Imports no torch.
+
+A kernel launches a stage and carries its journal to MLflow meanwhile. Steps are planned from their work folders, so that
+a stage starts before mlflow is imported; a finished step that MLflow lacks is replayed into it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nanolab import files, launch, tracking
+from nanolab.config import STEPS, Job, StudyConfig
+from nanolab.courier import Courier
+from nanolab.plan import ERROR, JOB, LOG, RESULT, Step, plan, resolve, step_config, steps_of, write_job
+from nanolab.report import environment
+from nanolab.schema import UserError, to_dict
+
+ATTEMPTS = "attempts.json"
+
+
+@dataclass
+class StageResult:
+    """What a notebook gets: final metrics, work folders and run ids by step, its upstream steps included."""
+
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    folders: dict[str, Path] = field(default_factory=dict)
+    run_ids: dict[str, str] = field(default_factory=dict)
+    reused: set[str] = field(default_factory=set)
+
+
+def run_stage(stage: str, parameters: dict[str, Any] | None = None, experiment: str = "smoke", parent_run_id: str | None = None,
+              fresh: bool = False) -> StageResult:
+    """Runs the steps of a stage, and first the missing steps that they read.
+
+    `parameters` is the stage's whole config (None: the study's); `experiment` a study's name or YAML file;
+    `parent_run_id` the execution that the runs belong to (None or "": a new one); `fresh` runs the stage's own steps
+    anew. Raises UserError before anything starts for a person's mistake, launch.StageFailed when a process fails.
+    """
+    study = resolve(stage, parameters, experiment)
+    if stage == "report":
+        return _run_report(study, parent_run_id or "")
+    own = steps_of(stage, study.stage(stage))
+    missing, reused = _missing(plan(study, own), own, fresh)
+    if study.launch.node_rank > 0:
+        return _follow(study, missing, reused)
+    with study_lock(study.experiment, parent_run_id or ""):
+        execution = Execution(study, parent_run_id or "", f"notebooks/{STEPS[own[0]].notebook}.ipynb")
+        try:
+            for step in missing:
+                execution.run(step, fresh and step.name in own)
+            for step in reused:
+                execution.reuse(step)
+        except BaseException:
+            execution.close("FAILED")
+            raise
+        execution.close("FINISHED")
+    return execution.result
+
+
+def _missing(planned: dict[str, Step], own: list[str], fresh: bool) -> tuple[list[Step], list[Step]]:
+    """Of the planned steps, those to run now, in order, and the finished ones that are used."""
+    missing: dict[str, Step] = {}
+    reused: dict[str, Step] = {}
+
+    def visit(step: Step) -> None:
+        if step.finished and not (fresh and step.name in own):
+            reused[step.name] = step
+        elif step.name not in missing:
+            for needed in step.inputs.values():
+                visit(needed)
+            missing[step.name] = step
+
+    for name in own:
+        visit(planned[name])
+    return list(missing.values()), list(reused.values())
+
+
+@contextlib.contextmanager
+def study_lock(experiment: str, owner: str = "") -> Iterator[Callable[[str], None]]:
+    """Holds a study, and gives a function that tells others the execution it is held for.
+
+    A notebook whose parent run is the holder's execution passes. Raises UserError when somebody else has the study.
+    """
+    path = files.MLRUNS / "work" / experiment / ".lock"
+    with contextlib.ExitStack() as stack:
+        try:
+            announce = stack.enter_context(files.file_lock(path, wait=False))
+            announce(f"{owner or '-'} process {os.getpid()}")
+        except BlockingIOError as error:
+            holder, _, who = path.read_text().partition(" ")
+            if not owner or holder != owner:
+                raise UserError(f"study {experiment!r} is being run by {who or 'another process'}: wait for it, stop it, "
+                                "or give this study another name (experiment: NAME)") from error
+        yield lambda run_id: announce(f"{run_id} process {os.getpid()}")
+
+
+def open_execution(study: StudyConfig, source: str) -> str:
+    """Opens the parent run of an execution, with the environment it runs in, and returns its id."""
+    name = f"{study.experiment} {time.strftime('%Y-%m-%d %H:%M:%S')}"
+    facts = environment.capture(study.hourly_rates)
+    return tracking.open_execution(to_dict(study), name, source, {"environment.json": json.dumps(facts, indent=1)})
+
+
+class Execution:
+    """One execution of a study, or of a part of it: runs and reuses steps below one parent run."""
+
+    def __init__(self, study: StudyConfig, parent: str, source: str):
+        self.study, self.source = study, source
+        self.result = StageResult()
+        self._parent, self._opened = parent, False
+
+    def parent(self) -> str:
+        """The parent run, opened when it is first needed."""
+        if not self._parent:
+            self._parent, self._opened = open_execution(self.study, self.source), True
+        return self._parent
+
+    def run(self, step: Step, fresh: bool = False) -> None:
+        """Launches a step and waits for it; an earlier attempt in its folder is gone on with, unless `fresh`."""
+        if fresh and step.folder.exists():
+            _set_aside(step.folder)
+        attempt = Attempt(step)
+        (step.folder / ERROR).unlink(missing_ok=True)
+        job_file = write_job(_job(self.study, step))
+        settings = self.study.launch
+        print(f"{step.name}: {'continues' if attempt.number > 1 else 'starts'} in {_shown(step.folder)}", flush=True)
+        process = launch.Stage(launch.command(job_file, settings), step.folder / LOG, settings.threads)
+        courier = Courier(step.folder, lambda: self._open_step(step, attempt), process.terminate)
+        try:
+            process.wait()
+        except BaseException as error:
+            attempt.end("FAILED")
+            courier.finish("FAILED")
+            if isinstance(error, launch.StageFailed) and (step.folder / ERROR).is_file():
+                raise UserError(f"{step.name}: {files.read_json(step.folder / ERROR)['message']}") from error
+            raise
+        attempt.end("FINISHED")
+        self._add(step, courier.finish("FINISHED", step.result()))
+        print(f"{step.name}: finished in {time.time() - attempt.started:.1f} s", flush=True)
+
+    def reuse(self, step: Step) -> None:
+        """Notes a finished step: its metrics, and on the parent run a tag that leads to the run which made it."""
+        self.result.reused.add(step.name)
+        run_id = ""
+        if step.config is not None:  # a step of another study is named by the run that reads it
+            found = tracking.find_finished(self.study.experiment, step.name, step.fingerprint)
+            run_id = found.id if found else self._replay(step)
+            if found and found.tags.get("mlflow.parentRunId") != self.parent():
+                tracking.set_tag(self.parent(), f"reused.{step.name}", run_id)
+        self._add(step, run_id)
+
+    def close(self, status: str) -> None:
+        """Ends the parent run, if this execution opened it."""
+        if self._opened:
+            tracking.close_run(self._parent, status)
+
+    def _add(self, step: Step, run_id: str) -> None:
+        self.result.metrics[step.name] = step.result()
+        self.result.folders[step.name] = step.folder
+        self.result.run_ids[step.name] = run_id
+
+    def _open_step(self, step: Step, attempt: Attempt) -> str:
+        tags = {"stage": STEPS[step.name].stage, "source": self.source, "work_folder": os.path.relpath(step.folder, files.MLRUNS),
+                "attempt": str(attempt.number), "earlier_seconds": f"{attempt.earlier_seconds:.3f}",
+                **{f"input.{name}": os.path.relpath(given.folder, files.MLRUNS) for name, given in step.inputs.items()}}
+        return tracking.open_step(self.study.experiment, self.parent(), step.name, step.fingerprint, _params(self.study, step.config),
+                                  tags, round(attempt.started * 1000))
+
+    def _replay(self, step: Step) -> str:
+        """Brings a finished step into a store that lacks its finished run: one killed at its very end, or a new store."""
+        result = files.read_json(step.folder / RESULT)
+        attempt = Attempt(step, result["started"])
+        return Courier(step.folder, lambda: self._open_step(step, attempt)).finish("FINISHED", result["metrics"], result["ended"])
+
+
+class Attempt:
+    """One try at a step; the seconds of earlier tries count in the wall clock."""
+
+    def __init__(self, step: Step, started: float | None = None):
+        self._path = step.folder / ATTEMPTS
+        self._earlier = files.read_json(self._path) if self._path.is_file() else []
+        if started is not None:  # of a step that is finished: the tries before the one that started then
+            self._earlier = [tried for tried in self._earlier if tried["started"] < started - 60 and tried["status"] != "FINISHED"]
+        self.started = time.time() if started is None else started
+        self.number = len(self._earlier) + 1
+        self.earlier_seconds = sum(tried["seconds"] for tried in self._earlier)
+
+    def end(self, status: str) -> None:
+        """Keeps how long this try took."""
+        tried = {"started": self.started, "seconds": time.time() - self.started, "status": status}
+        files.write_json(self._path, [*self._earlier, tried])
+
+
+def _run_report(study: StudyConfig, parent: str) -> StageResult:
+    """Compiles the report of an execution (default: the study's latest) in this process."""
+    if not parent:
+        latest = next((run.id for run in tracking.executions(study.experiment)), None)
+        if latest is None:
+            raise UserError(f"study {study.experiment!r} has no execution in {tracking.store_uri()}: run it first")
+        parent = latest
+    step = Step("report", study.report, parent[:12], files.work_folder(study.experiment, "report", parent[:12]))
+    if step.folder.exists():
+        shutil.rmtree(step.folder)  # made again from the same records
+    write_job(_job(study, step))
+    execution = Execution(study, parent, f"notebooks/{STEPS['report'].notebook}.ipynb")
+    run_id = execution._open_step(step, Attempt(step))
+    courier = Courier(step.folder, lambda: run_id)
+    try:
+        with tracking.Run(step.folder, run_id) as run:
+            metrics = importlib.import_module("nanolab.stages.report").run(_job(study, step), run)
+        files.write_json(step.folder / RESULT, {"step": "report", "metrics": metrics, "started": time.time(), "ended": time.time()})
+    except BaseException:
+        courier.finish("FAILED")
+        raise
+    execution._add(step, courier.finish("FINISHED", metrics))
+    return execution.result
+
+
+def _follow(study: StudyConfig, missing: list[Step], reused: list[Step]) -> StageResult:
+    """What machines after the first do: take part in each missing step; the first machine keeps the records.
+
+    All machines must see the same mlruns folder.
+    """
+    result = StageResult(reused={step.name for step in reused})
+    for step in missing:
+        step.folder.mkdir(parents=True, exist_ok=True)
+        job_file = write_job(_job(study, step))
+        log = step.folder / f"log-{study.launch.node_rank}.txt"
+        launch.Stage(launch.command(job_file, study.launch), log, study.launch.threads).wait()
+        while not step.finished:  # the first machine writes it, a moment later
+            time.sleep(1)
+    for step in [*missing, *reused]:
+        result.metrics[step.name], result.folders[step.name] = step.result(), step.folder
+    return result
+
+
+def _job(study: StudyConfig, step: Step) -> Job:
+    return Job(step.name, study, step.config, step.folder, {name: given.folder for name, given in step.inputs.items()})
+
+
+def _params(study: StudyConfig, config: Any) -> dict[str, Any]:
+    """The whole config of a step, and what it takes from the study."""
+    return {**to_dict(config), "study": {"seed": study.seed}, "data": to_dict(study.data), "launch": to_dict(study.launch)}
+
+
+def _set_aside(folder: Path) -> None:
+    """Renames a work folder, which earlier runs point to, so that the step starts anew."""
+    number = 1
+    while (target := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    folder.rename(target)
+
+
+def _shown(folder: Path) -> str:
+    return os.path.relpath(folder, files.ROOT) if folder.is_relative_to(files.ROOT) else str(folder)
+
+
+__all__ = ["JOB", "LOG", "Execution", "StageResult", "open_execution", "plan", "run_stage", "step_config", "study_lock"]

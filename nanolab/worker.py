@@ -1,0 +1,50 @@
+"""The launched process of a stage: `python -m nanolab stage job.json`, alone or once a rank under torchrun."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from nanolab import files
+from nanolab.config import STEPS
+from nanolab.launch import die_with_parent
+from nanolab.plan import ERROR, RESULT, read_job
+from nanolab.schema import UserError
+from nanolab.tracking import NullRun, Run
+
+
+def main(job_file: str, run_id: str = "") -> int:
+    """Runs one stage and returns the exit status: 0, 1 for a failure (with its traceback), 2 for a person's mistake."""
+    die_with_parent()  # torchrun starts its workers in sessions of their own
+    folder = Path(job_file).absolute().parent
+    try:
+        work(Path(job_file), run_id)
+    except UserError as error:
+        files.write_json(folder / ERROR, {"message": str(error)})
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def work(job_file: Path, run_id: str) -> None:
+    """Opens the world, runs the stage, and on rank 0 writes result.json last: with it the step is finished."""
+    started = time.time()
+    job = read_job(job_file)
+    from nanolab import dist
+    launch = job.study.launch
+    world = dist.open_world(launch.device, "auto", launch.threads or max(1, (os.cpu_count() or 1) // launch.nproc))
+    run = Run(job.folder, run_id) if world.rank == 0 else NullRun()
+    stage = importlib.import_module(f"nanolab.stages.{STEPS[job.step].module or job.step}")
+    metrics = stage.run(job, world, run)
+    dist.barrier(world)  # no rank is still at work when the step counts as finished
+    if world.rank == 0:
+        run.close()
+        files.write_json(job.folder / RESULT, {"step": job.step, "metrics": metrics, "started": started, "ended": time.time()})
+    dist.close_world(world)
