@@ -225,7 +225,9 @@ def program_source(prompt: str, completion: str) -> str:
         return prompt[:definitions[-1].start()] + code + "\n"
     lines = code.split("\n")
     if not lines[0].startswith((" ", "\t")):
-        lines = ["    " + line for line in lines]
+        # the whole body lost its indentation, or only its first line did, where the model's answer was stripped
+        first_only = len(lines) > 1 and not lines[0].rstrip().endswith(":") and lines[1].startswith("    ")
+        lines = ["    " + line if i == 0 or not first_only else line for i, line in enumerate(lines)]
     body = [line for line in lines[:1] if line.strip()] or ["    pass"]
     for line in lines[1:]:
         if line.strip() and not line.startswith((" ", "\t")):

@@ -40,8 +40,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     ranked = sorted(trainer.get_mergeable_ranks(), key=lambda pair: pair[1])
     tokenizer = Tokenizer([bytes(token) for token, _ in ranked])
     if tokenizer.vocab_size < vocab_size:
-        raise UserError(f"vocab_size = {vocab_size} cannot be reached: the training text has merges for {tokenizer.vocab_size} tokens only; "
-                        f"set tokenizer.vocab_size to at most {tokenizer.vocab_size} or raise tokenizer.max_chars")
+        largest = tokenizer.vocab_size
+        raise UserError(f"vocab_size = {vocab_size} cannot be reached: the training text has merges for {largest} tokens only; "
+                        f"set tokenizer.vocab_size to at most {largest} or raise tokenizer.max_chars")
     return tokenizer
 
 
@@ -112,7 +113,7 @@ class Tokenizer:
         if hashlib.sha256(vocabulary).hexdigest() != sha256:
             raise UserError(f"{folder / VOCABULARY_FILE} is damaged: its sha256 is not the one in {FACTS_FILE}{again}")
         if special != SPECIAL_TOKENS:
-            raise UserError(f"{folder / FACTS_FILE} has other special tokens ({len(special)}) than this version ({len(SPECIAL_TOKENS)}){again}")
+            raise UserError(f"{folder / FACTS_FILE} has other special tokens than this version of nanolab{again}")
         return Tokenizer([base64.b64decode(line) for line in vocabulary.split()], pattern)
 
     def _vocabulary(self) -> str:
