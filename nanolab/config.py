@@ -212,6 +212,7 @@ class RlConfig(ModelChoice):
     device_batch_size: int = setting(32, "rollouts a process forwards at once in the update", minimum=1)
     batch_rows: int = setting(96, "rows decoded at once", minimum=1)
     checkpoint_every: int = setting(20, "policy updates between checkpoints", minimum=1)
+    max_examples: int | None = setting(400, "test problems of the comparison before and after; null: all", minimum=1)
     tool_timeout: float = setting(5.0, "seconds a tool call may run", above=0)
     tool_max_output_tokens: int = setting(128, "tokens of tool output kept", minimum=1)
     seed: int = setting(0, "sampling seed of this stage", minimum=0)
