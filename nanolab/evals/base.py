@@ -1,0 +1,143 @@
+"""Accuracy with its uncertainty, paired tests, and the runner: examples over ranks, resumable one by one."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import binomtest
+
+from nanolab.dist import World, barrier, gather_objects, shard
+
+Record = dict[str, Any]  # one example: "index" (its number in the task), "passed", and what the task wants to keep
+Done = Callable[[Record], None]
+
+
+def wilson(passed: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson score interval of a proportion; (0, 1) for n = 0.
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference". z = 1.959964 is 95%.
+    """
+    assert 0 <= passed <= n, f"{passed} passed of {n}"
+    if n == 0:
+        return 0.0, 1.0
+    share, width = passed / n, z * z / n
+    middle = share + width / 2
+    half = z * math.sqrt(share * (1 - share) / n + width / (4 * n))
+    low = 0.0 if passed == 0 else max(0.0, (middle - half) / (1 + width))
+    high = 1.0 if passed == n else min(1.0, (middle + half) / (1 + width))
+    return low, high
+
+
+def mcnemar(first: list[bool], second: list[bool]) -> float:
+    """Exact two-sided McNemar p-value of two methods on the same problems; 1 when they never differ.
+
+    Only the discordant problems count: their split is binomial(1/2) when the methods are equally good.
+    """
+    assert len(first) == len(second), f"paired results have {len(first)} and {len(second)} problems"
+    gained = sum(b and not a for a, b in zip(first, second))
+    lost = sum(a and not b for a, b in zip(first, second))
+    return float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """A task's accuracy with its 95% Wilson interval; `chance` is the accuracy of guessing."""
+
+    task: str
+    n: int
+    passed: int
+    accuracy: float
+    interval_low: float
+    interval_high: float
+    chance: float
+    records: list[Record] = field(default_factory=list, repr=False)
+
+    @classmethod
+    def of(cls, task: str, records: list[Record]) -> TaskResult:
+        """The result of records with "passed" (bool) and "chance" (0 when missing)."""
+        n, passed = len(records), sum(bool(record["passed"]) for record in records)
+        low, high = wilson(passed, n)
+        chance = math.fsum(record.get("chance", 0.0) for record in records) / max(1, n)
+        return cls(task, n, passed, passed / max(1, n), low, high, chance, records)
+
+    @property
+    def centred(self) -> float:
+        """0 at chance, 1 when everything is right: (accuracy - chance) / (1 - chance)."""
+        return centred(self.accuracy, self.chance)
+
+    def metrics(self) -> dict[str, float]:
+        """Flat keys: the task's own name for the accuracy, then n, passed, low, high and chance under it."""
+        values = {"n": self.n, "passed": self.passed, "low": self.interval_low, "high": self.interval_high, "chance": self.chance}
+        return {self.task: self.accuracy} | {f"{self.task}/{key}": float(value) for key, value in values.items()}
+
+
+def centred(accuracy: float, chance: float) -> float:
+    """(accuracy - chance) / (1 - chance)."""
+    assert 0 <= chance < 1, f"chance is {chance}"
+    return (accuracy - chance) / (1 - chance)
+
+
+def run_examples(world: World, folder: Path, task: str, count: int, evaluate: Callable[[list[int], Done], None],
+                 say: Callable[[str], None] = lambda line: None) -> list[Record]:
+    """The records of examples 0 .. count-1 in order, the same on every rank; those already on disk are not done again.
+
+    `evaluate(indexes, done)` calls `done(record)` once for each index, in any order, as soon as it is known. Each rank takes
+    its share of what is missing and appends to its own file; when all are done rank 0 merges them into `<task>.jsonl`.
+    `say` gets a progress line every 50 examples of this rank.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    done = _merge(gather_objects(world, _read(folder, task)), count)
+    barrier(world)  # nobody writes before everybody has read
+    missing = shard(world, [index for index in range(count) if index not in done])
+    mine: dict[int, Record] = {}
+    if missing:
+        with (folder / f"{task}.rank{world.rank}.jsonl").open("a") as file:
+            file.write("\n")  # closes a line that a killed process left unfinished
+
+            def keep(record: Record) -> None:
+                assert record["index"] not in mine, f"{task}: example {record['index']} got two records"
+                mine[record["index"]] = record
+                file.write(json.dumps(record) + "\n")
+                file.flush()
+                if len(mine) % 50 == 0:
+                    accuracy = sum(bool(r["passed"]) for r in mine.values()) / len(mine)
+                    say(f"{task}: {len(mine)} of {len(missing)} done, accuracy so far {accuracy:.3f}")
+
+            evaluate(missing, keep)
+    assert set(mine) == set(missing), f"{task}: examples {sorted(set(missing) - set(mine))[:5]} got no record"
+    records = _merge([done, *gather_objects(world, mine)], count)
+    if world.rank == 0:
+        merged = folder / f"{task}.jsonl"
+        partial = merged.with_suffix(".jsonl.partial")
+        partial.write_text("".join(json.dumps(records[index]) + "\n" for index in range(count)))
+        partial.replace(merged)
+    barrier(world)
+    (folder / f"{task}.rank{world.rank}.jsonl").unlink(missing_ok=True)
+    # through JSON, so that a fresh record and one read back from disk are the same object
+    return [json.loads(json.dumps(records[index])) for index in range(count)]
+
+
+def _read(folder: Path, task: str) -> dict[int, Record]:
+    """Every complete record of a task on this machine, whichever rank wrote it; a torn line is an example not done."""
+    found = {}
+    for path in sorted([folder / f"{task}.jsonl", *folder.glob(f"{task}.rank*.jsonl")]):
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(record, dict) and "index" in record:
+                found[record["index"]] = record
+    return found
+
+
+def _merge(parts: list[dict[int, Record]], count: int) -> dict[int, Record]:
+    merged: dict[int, Record] = {}
+    for part in parts:
+        merged |= {index: record for index, record in part.items() if index < count}
+    return merged

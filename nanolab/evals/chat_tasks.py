@@ -1,0 +1,172 @@
+"""The five chat tasks: choices by the letters' log-probability, word problems by generation, programs by running tests.
+
+A chat model is asked in its chat format. A base model, whose chat tokens are untrained, is asked in plain text after a
+few solved examples (`Asking.shots`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanolab import sandbox, scheduler, seeds
+from nanolab.data import chat
+from nanolab.data.tokenizer import Tokenizer
+from nanolab.dist import World
+from nanolab.evals.base import Done, Record, TaskResult, run_examples
+from nanolab.evals.core import common_prefix
+
+Row = dict[str, Any]
+MESSAGES: dict[str, Callable[[Row], list[dict]]] = {
+    "arc_easy": chat.arc_messages, "arc_challenge": chat.arc_messages, "mmlu": chat.mmlu_messages,
+    "gsm8k": chat.gsm8k_messages, "humaneval": chat.program_messages,
+}
+QUESTIONS = {"arc_easy": chat.arc_question, "arc_challenge": chat.arc_question, "mmlu": chat.mmlu_question}
+CHOICE_TASKS = tuple(QUESTIONS)
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a model is asked: its engine, sampling settings, and for plain text the rows that shots are drawn from."""
+
+    tokenizer: Tokenizer
+    make_language_model: Callable[[int], Any]  # longest row in tokens -> generation.LanguageModel
+    scorer: Any  # generation.Scorer
+    context: int  # tokens of a row that the model was trained on: longer plain prompts lose their start
+    stage: str  # part of the address of every random number
+    seed: int
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_k: int | None = None
+    batch_rows: int = 64
+    tool_timeout: float = 5.0  # seconds a test program may run
+    plain: bool = False
+    num_shots: int = 0
+    shots: dict[str, list[Row]] = field(default_factory=dict)  # task -> rows with answers, never test rows
+    workers: int = 2  # test programs run at once
+
+
+def evaluate(world: World, folder: Path, task: str, rows: Sequence[Row], asking: Asking,
+             say: Callable[[str], None] = lambda line: None) -> TaskResult:
+    """The result of one task on `rows`, over all ranks; records are kept in `folder` and done ones are not repeated."""
+    answer = answer_choices if task in CHOICE_TASKS else solve_problems if task == "gsm8k" else write_programs
+    records = run_examples(world, folder, task, len(rows), lambda indexes, done: answer(task, rows, indexes, asking, done), say)
+    return TaskResult.of(task, records)
+
+
+def chat_core(results: Iterable[TaskResult]) -> float:
+    """ChatCORE: the mean over tasks of (accuracy - chance) / (1 - chance)."""
+    scores = [result.centred for result in results]
+    return sum(scores) / len(scores)
+
+
+# --- prompts ---------------------------------------------------------------------------------------------------------
+
+def prompt_text(task: str, rows: Sequence[Row], index: int, asking: Asking) -> str:
+    """The plain-text prompt of a row: solved examples drawn for this row alone, then the row. A program is its own prompt."""
+    if task == "humaneval":
+        return rows[index]["prompt"].rstrip("\n") + "\n"
+    pool = asking.shots.get(task, [])
+    drawn = seeds.generator(asking.seed, "shots", task, index).permutation(len(pool))[:asking.num_shots]
+    return chat.few_shot_prompt([MESSAGES[task](pool[int(i)]) for i in drawn], MESSAGES[task](rows[index]))
+
+
+def prompt_ids(task: str, rows: Sequence[Row], index: int, asking: Asking) -> list[int]:
+    """The token ids of a row's prompt, from <|bos|> to where the answer starts; a plain one leaves room for the answer."""
+    if asking.plain:
+        room = max(asking.context - asking.max_new_tokens, asking.context // 2)
+        return [asking.tokenizer.bos, *asking.tokenizer.encode(prompt_text(task, rows, index, asking))[1 - room:]]
+    return chat.render_prompt(asking.tokenizer, MESSAGES[task](rows[index])[:-1])
+
+
+# --- choices ---------------------------------------------------------------------------------------------------------
+
+def answer_choices(task: str, rows: Sequence[Row], indexes: Sequence[int], asking: Asking, done: Done) -> None:
+    """Records of multiple-choice rows: the letter with the highest log-probability, among the letters only."""
+    for first in range(0, len(indexes), asking.batch_rows):
+        chosen = list(indexes[first:first + asking.batch_rows])
+        questions = [QUESTIONS[task](rows[index]) for index in chosen]
+        candidates = []
+        for index, question in zip(chosen, questions):
+            candidates.append(candidate_ids(task, rows, index, question.letters, asking))
+        for index, question, scores in zip(chosen, questions, score_candidates(asking.scorer, candidates)):
+            answer = question.letters[scores.index(max(scores))]
+            done({"index": index, "passed": answer == question.answer, "answer": answer, "expected": question.answer,
+                  "chance": 1 / len(question.letters)})
+
+
+def candidate_ids(task: str, rows: Sequence[Row], index: int, letters: Sequence[str], asking: Asking) -> list[list[int]]:
+    """The prompt of a row followed by each letter; a plain prompt loses its start when it is longer than the context."""
+    encode, bos = asking.tokenizer.encode, asking.tokenizer.bos
+    if not asking.plain:
+        prompt = prompt_ids(task, rows, index, asking)
+        return [[*prompt, *encode(letter)] for letter in letters]
+    text = prompt_text(task, rows, index, asking)
+    answers = [encode(f"{text} {letter}") for letter in letters]  # encoded whole: the blank belongs to the letter's token
+    excess = max(0, max(map(len, answers)) + 1 - asking.context)
+    return [[bos, *answer[excess:]] for answer in answers]
+
+
+def score_candidates(scorer: Any, candidates: list[list[list[int]]]) -> list[list[float]]:
+    """For each example, the log-probability of each candidate beyond the tokens that its candidates share, up to a constant.
+
+    When every candidate is the shared prefix and one more token, as letters normally are, the prefix is forwarded once.
+    """
+    starts = [common_prefix(rows) for rows in candidates]
+    single = [all(len(row) == start + 1 for row in rows) for rows, start in zip(candidates, starts)]
+    scores: list[list[float]] = [[] for _ in candidates]
+    short = [i for i, one in enumerate(single) if one]
+    if short:
+        logits = scorer.next_logits([candidates[i][0][:starts[i]] for i in short])
+        for place, i in enumerate(short):
+            letters = torch.tensor([row[-1] for row in candidates[i]], device=logits.device)
+            scores[i] = logits[place, letters].tolist()
+    for i in (i for i, one in enumerate(single) if not one):
+        spans = [(starts[i], len(row)) for row in candidates[i]]
+        scores[i] = [score.log_p for score in scorer.score(candidates[i], spans)]
+    return scores
+
+
+# --- generation ------------------------------------------------------------------------------------------------------
+
+def complete(task: str, rows: Sequence[Row], indexes: Sequence[int], asking: Asking, finished: Callable[[int, Any], None]) -> None:
+    """Calls `finished(index, Completion)` for each row as soon as its completion is there; all rows share one batch."""
+    prompts = [prompt_ids(task, rows, index, asking) for index in indexes]
+    language_model = asking.make_language_model(max(map(len, prompts)) + asking.max_new_tokens)
+    scheduler.generate(language_model, prompts, temperature=asking.temperature, top_k=asking.top_k,
+                       max_new_tokens=asking.max_new_tokens, seed=asking.seed, stage=f"{asking.stage}/{task}", examples=list(indexes),
+                       batch_rows=asking.batch_rows, on_done=lambda place, completion: finished(indexes[place], completion))
+
+
+def solve_problems(task: str, rows: Sequence[Row], indexes: Sequence[int], asking: Asking, done: Done) -> None:
+    """Records of word problems: right when the final number equals the reference's; no number is never right."""
+    def finished(index: int, completion: Any) -> None:
+        done({"index": index} | grade_problem(asking.tokenizer, rows[index], completion, asking.plain))
+
+    complete(task, rows, indexes, asking, finished)
+
+
+def grade_problem(tokenizer: Tokenizer, row: Row, completion: Any, plain: bool = False) -> Record:
+    """A completion of a word problem graded: passed, answer (or None), expected, text, tokens, log_p (nats)."""
+    text = chat.completion_text(tokenizer, completion.tokens)
+    answer = chat.extract_gsm8k_answer(text.split("\n\n")[0] if plain else text)
+    expected = chat.extract_gsm8k_answer(row["answer"])
+    return {"passed": answer is not None and answer == expected, "answer": answer, "expected": expected, "text": text,
+            "tokens": len(completion.tokens), "log_p": completion.sum_log_p}
+
+
+def write_programs(task: str, rows: Sequence[Row], indexes: Sequence[int], asking: Asking, done: Done) -> None:
+    """Records of Python functions: right when the task's own tests pass within the time limit."""
+    found: list[tuple[int, str, int]] = []
+
+    def finished(index: int, completion: Any) -> None:
+        found.append((index, chat.completion_text(asking.tokenizer, completion.tokens), len(completion.tokens)))
+
+    complete(task, rows, indexes, asking, finished)
+    programs = [chat.program_test(rows[index], text) for index, text, _ in found]
+    for (index, text, tokens), result in zip(found, sandbox.run_many(programs, asking.tool_timeout, workers=asking.workers)):
+        done({"index": index, "passed": result.passed, "error": result.error, "text": text, "tokens": tokens})

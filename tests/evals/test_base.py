@@ -1,0 +1,82 @@
+"""Intervals and paired tests against published values; the runner resumes by example and ignores the number of ranks."""
+
+import json
+
+import pytest
+import torch
+from nanolab.dist import World
+
+from nanolab.evals import base
+
+
+def world(rank=0, size=1):
+    return World(rank, size, torch.device("cpu"), torch.float32)
+
+
+def test_wilson_interval_of_hand_computed_cases():
+    low, high = base.wilson(78, 892)  # by the textbook formula, in a spreadsheet
+    centre, n, z = 78 / 892, 892, 1.959964
+    expected = [((centre + z * z / (2 * n)) + sign * z * ((centre * (1 - centre) / n + z * z / (4 * n * n)) ** 0.5)) / (1 + z * z / n)
+                for sign in (-1, 1)]
+    assert [low, high] == pytest.approx(expected)
+    assert base.wilson(0, 10) == (0.0, pytest.approx(0.27754, abs=1e-4))
+    assert base.wilson(10, 10) == (pytest.approx(0.72246, abs=1e-4), 1.0)
+    assert base.wilson(0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("gained", "lost", "p"), [(18, 2, 0.00040245), (27, 12, 0.02370), (5, 5, 1.0), (0, 0, 1.0), (1, 0, 1.0)])
+def test_mcnemar_is_the_exact_two_sided_sign_test(gained, lost, p):
+    first = [False] * gained + [True] * lost + [True, False] * 50
+    second = [True] * gained + [False] * lost + [True, False] * 50
+    assert base.mcnemar(first, second) == pytest.approx(p, rel=1e-3)
+    assert base.mcnemar(second, first) == pytest.approx(p, rel=1e-3)
+
+
+def test_a_result_has_its_flat_metrics_and_centred_score():
+    records = [{"index": i, "passed": i < 3, "chance": 0.25 if i % 2 else 0.5} for i in range(4)]
+    result = base.TaskResult.of("mmlu", records)
+    assert result.metrics()["mmlu"] == 0.75 and result.metrics()["mmlu/n"] == 4 and result.metrics()["mmlu/chance"] == 0.375
+    assert result.centred == pytest.approx((0.75 - 0.375) / 0.625)
+    assert base.centred(0.25, 0.25) == 0
+
+
+def test_a_second_entry_does_only_what_is_missing(tmp_path):
+    asked = []
+
+    def evaluate(indexes, done):
+        for index in indexes:
+            asked.append(index)
+            if index == 3:
+                raise KeyboardInterrupt
+            done({"index": index, "passed": index % 2 == 0})
+
+    with pytest.raises(KeyboardInterrupt):
+        base.run_examples(world(), tmp_path, "task", 6, evaluate)
+    with (tmp_path / "task.rank0.jsonl").open("a") as file:
+        file.write('{"index": 5, "pas')  # what a killed process leaves
+    asked.clear()
+
+    def rest(indexes, done):
+        asked.extend(indexes)
+        for index in reversed(indexes):
+            done({"index": index, "passed": index % 2 == 0})
+
+    records = base.run_examples(world(), tmp_path, "task", 6, rest)
+    assert sorted(asked) == [3, 4, 5]
+    assert [r["index"] for r in records] == list(range(6)) and [r["passed"] for r in records] == [True, False] * 3
+    assert [p.name for p in tmp_path.iterdir()] == ["task.jsonl"]
+    assert [json.loads(line) for line in (tmp_path / "task.jsonl").read_text().splitlines()] == records
+    asked.clear()
+    assert base.run_examples(world(), tmp_path, "task", 6, rest) == records and not asked
+
+
+def test_files_of_an_earlier_run_with_more_ranks_are_used(tmp_path):
+    (tmp_path / "task.rank0.jsonl").write_text('\n{"index": 0, "passed": true}\n')
+    (tmp_path / "task.rank1.jsonl").write_text('\n{"index": 1, "passed": false}\n')
+    records = base.run_examples(world(), tmp_path, "task", 3, lambda indexes, done: [done({"index": i, "passed": True}) for i in indexes])
+    assert [r["passed"] for r in records] == [True, False, True]
+
+
+def test_an_example_without_a_record_is_an_error(tmp_path):
+    with pytest.raises(AssertionError, match="got no record"):
+        base.run_examples(world(), tmp_path, "task", 3, lambda indexes, done: [done({"index": i, "passed": True}) for i in indexes[1:]])

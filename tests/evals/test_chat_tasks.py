@@ -1,0 +1,176 @@
+"""Prompts and graders of the chat tasks: letters compete alone, no number is never right, tests decide programs."""
+
+import math
+
+import pytest
+import torch
+
+from nanolab.data import chat
+from nanolab.data.tokenizer import Tokenizer
+from nanolab.dist import World
+from nanolab.evals import chat_tasks
+from nanolab.evals.base import TaskResult
+from nanolab.generation import SpanScore
+
+WORLD = World(0, 1, torch.device("cpu"), torch.float32)
+TOKENIZER = Tokenizer([bytes([i]) for i in range(256)] + [b" A", b" B"])  # " C" and " D" are two tokens each
+ARC = [{"id": str(i), "question": f"Which is {i}?", "choices": {"text": list("wxyz"), "label": list("ABCD")}, "answerKey": "ABCD"[i % 4]}
+       for i in range(8)]
+MMLU = [{"question": "Which?", "subject": "s", "choices": ["one", "two"], "answer": 1}]
+PROBLEMS = [{"question": f"What is {i} + 2?", "answer": f"It is <<{i}+2={i + 2}>>{i + 2}.\n#### {i + 2}"} for i in range(6)]
+PROGRAM = {"task_id": "t/0", "prompt": 'def double(x):\n    """Twice x."""\n', "canonical_solution": "    return 2 * x\n",
+           "test": "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate(-1) == -2\n", "entry_point": "double"}
+
+
+class Scorer:
+    """A model that believes in one letter, and even more in some other token."""
+
+    def __init__(self, letter):
+        self.letter, self.forwarded = letter, 0
+
+    def logits(self, ids):
+        logits = torch.zeros(TOKENIZER.vocab_size)
+        logits[TOKENIZER.encode(self.letter)[0]] = 5.0
+        logits[TOKENIZER.encode(f" {self.letter}")[0]] = 5.0 if ids[-1] != ord(" ") else 0.0
+        logits[ord("!")] = 5.5
+        return logits
+
+    def next_logits(self, ids):
+        self.forwarded += len(ids)
+        return torch.stack([self.logits(row) for row in ids])
+
+    def score(self, ids, spans):
+        scores = []
+        for row, (start, end) in zip(ids, spans):
+            each = [torch.log_softmax(self.logits(row[:i]), -1)[row[i]].item() for i in range(start, end)]
+            scores.append(SpanScore(math.fsum(each), each, False))
+        return scores
+
+
+class Scripted:
+    """A language model that answers each prompt as `answer(prompt text)` says, with the calculator's output forced in."""
+
+    vocab_size, end_token, max_length = TOKENIZER.vocab_size, TOKENIZER.assistant_end, 4096
+
+    def __init__(self, answer):
+        self.answer, self.rows, self.prompts, self.count = answer, {}, {}, 0
+
+    def prefill(self, prompts):
+        rows = []
+        for prompt in prompts:
+            self.count += 1
+            self.rows[self.count], self.prompts[self.count] = prompt[:-1], prompt
+            rows.append(self.count)
+        return rows
+
+    def decode(self, rows, tokens):
+        logits = torch.full((len(rows), self.vocab_size), -20.0)
+        for place, (row, new) in enumerate(zip(rows, tokens)):
+            self.rows[row] = self.rows[row] + new
+            prompt = self.prompts[row]
+            script = [*self.answer(TOKENIZER.decode([t for t in prompt if t < TOKENIZER.bos])), self.end_token]
+            logits[place, script[len(self.rows[row]) - len(prompt)]] = 20.0
+        return logits
+
+    def fork(self, rows, parents, lengths):
+        kept = [(self.rows.get(parent, [])[:length], self.prompts.get(parent)) for parent, length in zip(parents, lengths)]
+        given = []
+        for row, length, (tokens, prompt) in zip(rows, lengths, kept):
+            if row == -1:
+                self.count += 1
+                row = self.count
+            self.rows[row], self.prompts[row] = tokens, prompt
+            given.append(row if length else -1)
+        return given
+
+    def forced(self, row, token):
+        call = chat.tool_call(TOKENIZER, [*self.rows[row], token])
+        return [] if call is None else chat.forced_output(TOKENIZER, str(eval(call)), 8)
+
+
+def asking(answer=lambda text: [], **changes):
+    fields = dict(tokenizer=TOKENIZER, make_language_model=lambda length: Scripted(answer), scorer=Scorer("B"), context=512, stage="test",
+                  seed=0, max_new_tokens=64)
+    return chat_tasks.Asking(**fields | changes)
+
+
+def solution(text):
+    """The right call, its output as the calculator forces it, and the answer; no number for problem 3, a wrong one for problem 4."""
+    number = int(text.split("What is ")[-1].split()[0])
+    call = [TOKENIZER.python_start, *TOKENIZER.encode(f"{number}+2"), TOKENIZER.python_end]
+    output = chat.forced_output(TOKENIZER, str(number + 2), 8)
+    return call + output + TOKENIZER.encode({3: "none", 4: "#### 7"}.get(number, f"#### {number + 2}"))
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_only_the_letters_compete(tmp_path, plain):
+    for letter in "ABCD":
+        result = chat_tasks.evaluate(WORLD, tmp_path / letter, "arc_easy", ARC, asking(scorer=Scorer(letter), plain=plain))
+        assert {record["answer"] for record in result.records} == {letter}
+        assert (result.passed, result.n, result.chance) == (2, 8, 0.25)
+
+
+def test_a_chat_prompt_is_forwarded_once_for_all_its_letters():
+    scorer = Scorer("A")
+    records = []
+    chat_tasks.answer_choices("arc_easy", ARC, range(8), asking(scorer=scorer, batch_rows=3), records.append)
+    assert scorer.forwarded == 8 and len(records) == 8
+
+
+def test_chance_is_one_over_the_number_of_choices(tmp_path):
+    assert chat_tasks.evaluate(WORLD, tmp_path, "mmlu", MMLU, asking()).chance == 0.5
+
+
+def test_plain_prompts_have_solved_examples_and_end_before_the_answer():
+    how = asking(plain=True, num_shots=2, shots={"gsm8k": PROBLEMS[:3]})
+    text = chat_tasks.prompt_text("gsm8k", PROBLEMS, 5, how)
+    shots = text.split("\n\n")
+    assert len(shots) == 3 and shots[2] == "Question: What is 5 + 2?\nAnswer:" and all("#### " in shot for shot in shots[:2])
+    assert chat_tasks.prompt_text("humaneval", [PROGRAM], 0, how) == PROGRAM["prompt"]
+
+
+def test_a_long_plain_prompt_loses_its_start_alone():
+    how = asking(plain=True, num_shots=2, shots={"gsm8k": PROBLEMS[:3]}, context=100, max_new_tokens=40)
+    ids = chat_tasks.prompt_ids("gsm8k", PROBLEMS, 5, how)
+    assert len(ids) == 60 and ids[0] == TOKENIZER.bos and TOKENIZER.decode(ids[1:]).endswith("What is 5 + 2?\nAnswer:")
+    rows = chat_tasks.candidate_ids("arc_easy", ARC, 0, "ABCD", asking(plain=True, context=30))
+    assert max(map(len, rows)) == 30 and chat_tasks.common_prefix(rows) == 28 and {row[0] for row in rows} == {TOKENIZER.bos}
+
+
+@pytest.mark.parametrize("batch_rows", [1, 4])
+def test_word_problems_are_right_by_their_number_and_never_without_one(tmp_path, batch_rows):
+    result = chat_tasks.evaluate(WORLD, tmp_path, "gsm8k", PROBLEMS, asking(solution, batch_rows=batch_rows))
+    assert [record["passed"] for record in result.records] == [True, True, True, False, False, True]
+    assert result.records[3]["answer"] is None and result.records[4]["answer"] == "7" and result.records[0]["answer"] == "2"
+    assert result.chance == 0 and result.records[0]["text"] == "<<0+2=2>>#### 2"
+
+
+def test_no_answer_does_not_equal_a_reference_without_a_number():
+    class Completion:
+        tokens, sum_log_p = TOKENIZER.encode("I do not know."), -1.0
+
+    assert not chat_tasks.grade_problem(TOKENIZER, {"answer": "no number here"}, Completion())["passed"]
+
+
+def test_a_plain_answer_ends_where_the_next_question_begins():
+    class Completion:
+        tokens, sum_log_p = TOKENIZER.encode(" It is 2.\n#### 2\n\nQuestion: What is 9?\nAnswer: #### 9"), -1.0
+
+    row = {"answer": "#### 2"}
+    assert chat_tasks.grade_problem(TOKENIZER, row, Completion(), plain=True)["passed"]
+    assert not chat_tasks.grade_problem(TOKENIZER, row, Completion(), plain=False)["passed"]
+
+
+@pytest.mark.parametrize(("text", "passed"), [
+    ("    return 2 * x", True), ("    return x + x\n\nprint(1)", True), ("    return 3 * x", False), ("    return x * (", False),
+    ("    import sys\n    sys.exit(0)", False)])
+def test_programs_pass_by_their_tests_alone(tmp_path, text, passed):
+    result = chat_tasks.evaluate(WORLD, tmp_path, "humaneval", [PROGRAM], asking(lambda prompt: TOKENIZER.encode(text)))
+    assert [record["passed"] for record in result.records] == [passed]
+    assert (result.records[0]["error"] is None) == passed and result.chance == 0
+
+
+def test_chat_core_is_the_mean_of_what_lies_above_chance():
+    quarter = [{"index": i, "passed": i < 5, "chance": 0.25} for i in range(8)]
+    none = [{"index": i, "passed": i < 2} for i in range(8)]
+    assert chat_tasks.chat_core([TaskResult.of("a", quarter), TaskResult.of("b", none)]) == pytest.approx((0.5 + 0.25) / 2)

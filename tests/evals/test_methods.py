@@ -1,0 +1,123 @@
+"""Methods compared on the same problems: paired draws, what n samples choose and cost, trajectories read at every step."""
+
+import pytest
+import torch
+
+from nanolab.data.tokenizer import Tokenizer
+from nanolab.dist import World
+from nanolab.evals import methods
+from nanolab.samplers.power_mh import PowerSettings
+
+WORLD = World(0, 1, torch.device("cpu"), torch.float32)
+TOKENIZER = Tokenizer([bytes([i]) for i in range(256)])
+PROMPT = 3  # tokens
+ROWS = [{"question": str(i), "answer": f"#### {i % 3 + 1}"} for i in range(12)]
+SETTINGS = PowerSettings(alpha=4.0, num_steps=4, temperature=0.7, top_k=50, max_new_tokens=8, restart_prob=0.5)
+
+
+class Digits:
+    """Writes "####", then 1, 2 or 3 with logits 2, 1, 1.5, and ends."""
+
+    vocab_size, end_token, max_length = TOKENIZER.vocab_size, TOKENIZER.assistant_end, 64
+
+    def __init__(self):
+        self.rows, self.count = {}, 0
+
+    def prefill(self, prompts):
+        first = self.count + 1
+        self.count += len(prompts)
+        self.rows |= dict(zip(range(first, self.count + 1), (prompt[:-1] for prompt in prompts)))
+        return list(range(first, self.count + 1))
+
+    def decode(self, rows, tokens):
+        logits = torch.full((len(rows), self.vocab_size), -20.0)
+        for place, (row, new) in enumerate(zip(rows, tokens)):
+            self.rows[row] = self.rows[row] + new
+            drawn = len(self.rows[row]) - PROMPT
+            if drawn < 4:
+                logits[place, ord("#")] = 5.0
+            elif drawn == 4:
+                logits[place, [ord("1"), ord("2"), ord("3")]] = torch.tensor([2.0, 1.0, 1.5])
+            else:
+                logits[place, self.end_token] = 5.0
+        return logits
+
+    def fork(self, rows, parents, lengths):
+        kept = [self.rows.get(parent, [])[:length] for parent, length in zip(parents, lengths)]
+        given = []
+        for row, length, tokens in zip(rows, lengths, kept):
+            if row == -1:
+                self.count += 1
+                row = self.count
+            self.rows[row] = tokens
+            given.append(row if length else -1)
+        return given
+
+    def forced(self, row, token):
+        return []
+
+
+def problems(folder, **changes):
+    prompts = [[1, 2, 3 + i] for i in range(len(ROWS))]
+    fields = dict(world=WORLD, folder=folder, tokenizer=TOKENIZER, language_model=Digits(), rows=ROWS, prompts=prompts, stage="test",
+                  seed=0, max_new_tokens=8, batch_rows=4, say=lambda line: None)
+    return methods.Problems(**fields | changes)
+
+
+def test_a_plain_sample_is_the_first_state_of_its_power_chain(tmp_path):
+    samples = methods.several(problems(tmp_path), "samples", 0.7, 50, 5)
+    chains = methods.power(problems(tmp_path), "power", SETTINGS, [0, 2, 4])
+    start = methods.state_records(chains, 0)
+    plain = methods.best_of(samples, 1)
+    assert [r["text"] for r in plain] == [r["text"] for r in start] and len({r["text"] for r in plain}) > 1
+    assert methods.summary(plain, start)["p_value"] == 1 and methods.acceptance(start) is None
+
+
+def test_a_trajectory_read_early_equals_a_shorter_run(tmp_path):
+    long = methods.power(problems(tmp_path), "long", SETTINGS, [0, 2, 4])
+    short = methods.power(problems(tmp_path), "short", PowerSettings(**{**vars(SETTINGS), "num_steps": 2}))
+    read = methods.state_records(long, 2)
+    for key in ("text", "passed", "log_p", "positions", "accepted"):
+        assert [r[key] for r in read] == [r[key] for r in short]
+    last = methods.state_records(long, 4)
+    assert [r["text"] for r in last] == [r["text"] for r in long] and [r["positions"] for r in last] == [r["positions"] for r in long]
+    assert methods.acceptance(long) == sum(sum(r["accepted"]) for r in long) / (4 * len(ROWS))
+
+
+@pytest.mark.parametrize("change", [{"batch_rows": 1}, {"batch_rows": 64}])
+def test_results_do_not_depend_on_the_batch(tmp_path, change):
+    for name in ("power", "samples", "single"):
+        def records(folder, name=name, **changes):
+            asked = problems(folder, **changes)
+            if name == "power":
+                return methods.power(asked, name, SETTINGS)
+            return methods.several(asked, name, 0.7, 50, 3) if name == "samples" else methods.single(asked, name, 0.7, 50)
+
+        assert records(tmp_path / "a") == records(tmp_path / "b", **change)
+
+
+def test_the_choice_among_samples_and_its_cost():
+    def sample(answer, log_p, positions):
+        return {"answer": answer, "expected": "1", "passed": answer == "1", "log_p": log_p, "positions": positions, "text": str(answer)}
+
+    samples = [sample("2", -3.0, 10), sample("1", -5.0, 4), sample("1", -4.0, 5), sample(None, -1.0, 6)]
+    records = [{"index": 0, "expected": "1", "samples": samples}]
+    assert [methods.best_of(records, n)[0]["answer"] for n in (1, 2, 3, 4)] == ["2", "2", "2", None]
+    assert [methods.majority(records, n)[0]["answer"] for n in (1, 3, 4)] == ["2", "1", "1"]
+    assert [methods.majority(records, n)[0]["passed"] for n in (1, 3)] == [False, True]
+    for method in (methods.best_of, methods.majority):
+        assert [method(records, n)[0]["positions"] for n in (1, 2, 3, 4)] == [10, 14, 19, 25]
+
+
+def test_nobody_wins_a_vote_without_answers():
+    sample = {"answer": None, "expected": None, "passed": False, "log_p": -1.0, "positions": 1}
+    voted = methods.majority([{"index": 0, "expected": None, "samples": [sample, sample]}], 2)
+    assert voted[0]["answer"] is None and voted[0]["passed"] is False
+
+
+def test_a_summary_has_its_interval_cost_and_paired_test():
+    records = [{"passed": i < 18, "positions": 100 + i} for i in range(40)]
+    other = [{"passed": 16 <= i < 18, "positions": 1} for i in range(40)]
+    values = methods.summary(records, other)
+    assert values["accuracy"] == 18 / 40 and values["low"] < 18 / 40 < values["high"] and values["positions_per_problem"] == 119.5
+    assert values["p_value"] == pytest.approx(2 / 2**16)
