@@ -79,7 +79,8 @@ def execute(notebook: Path, output: Path, values: dict[str, Any]) -> None:
         papermill.execute_notebook(
             str(notebook), str(output), parameters=values, kernel_name="python3", progress_bar=False, log_output=False,
             stdout_file=sys.stdout, stderr_file=sys.stderr, cwd=str(ROOT), start_timeout=120, execution_timeout=None,
-            autosave_cell_every=30, kernel_manager_class=LocalKernel)
+            autosave_cell_every=30, kernel_manager_class=LocalKernel,
+            shutdown_kernel="immediate")  # all is written by then; a polite end takes seconds
     except papermill.PapermillExecutionError as error:
         if error.ename == "UserError":
             raise UserError(error.evalue) from error

@@ -15,6 +15,7 @@ import sqlite3
 import subprocess
 import threading
 import time
+import warnings
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -67,6 +68,7 @@ def _client(uri: str, mlruns: Path) -> Any:
             if not database.exists() or database.stat().st_size == 0:
                 _create_store(database)
             _relocate(database, mlruns)
+    warnings.filterwarnings("ignore", message="IProgress not found")  # progress bars of a library that we do not show
     from mlflow import set_tracking_uri
     from mlflow.tracking import MlflowClient
     set_tracking_uri(uri)
@@ -304,8 +306,9 @@ def sweep(experiment: str) -> list[str]:
 
 
 def _process_start(pid: int) -> str | None:
-    """When a process started, in clock ticks since boot; tells a process from a later one with the same number."""
+    """When a live process started, in clock ticks since boot: it tells a process from a later one with the same number."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except OSError:
         return None
+    return None if fields[0] in "ZX" else fields[19]  # Z, X: ended, but still in its parent's list

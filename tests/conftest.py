@@ -1,0 +1,186 @@
+"""What all tests share: an own store (never the user's), and a small copy of the package whose stages do nothing slow."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", NANOLAB_MLRUNS=tempfile.mkdtemp(prefix="nanolab-test-"))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+import pytest
+
+from nanolab import files, notebooks
+from nanolab.config import STAGES
+from nanolab.schema import to_dict
+
+ROOT = Path(__file__).resolve().parent.parent
+
+FAKE_DIST = '''
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class World:
+    rank: int = 0
+    size: int = 1
+
+
+def open_world(device, dtype, threads):
+    return World()
+
+
+def barrier(world):
+    pass
+
+
+def close_world(world):
+    pass
+'''
+
+FAKE_SOURCES = '''
+class open_source:
+    def __init__(self, data):
+        self.data = data
+
+    def identity(self):
+        return f"{self.data.source} {self.data.seed}"
+'''
+
+FAKE_TRAIN = '''
+import time
+from pathlib import Path
+
+from nanolab.schema import UserError
+
+
+def run(job, world, run):
+    """Counts to vocab_size - 265, and stops, fails or waits where the file `behave` says so."""
+    total = job.config.vocab_size - 265
+    start = (run.last_step("train/loss") or 0) + 1
+    print(f"counting from {start} to {total}", flush=True)
+    for step in range(start, total + 1):
+        run.metrics({"train/loss": 1 / step}, step=step)
+        behave = Path(__file__).with_name("behave").read_text() if Path(__file__).with_name("behave").is_file() else ""
+        if step == 3 and behave == "fail":
+            raise RuntimeError("the stage broke at step 3")
+        if step == 3 and behave == "mistake":
+            raise UserError("checkpoint step-3 is truncated")
+        if step == 3 and behave == "wait":
+            print("waiting", flush=True)
+            time.sleep(600)
+    run.table([{"prompt": "1+1", "answer": "2"}], "samples.json")
+    with run.point("half", {"share": 0.5}) as point:
+        point.metrics({"accuracy": 0.5})
+    return {"steps": total, "started_at": start, "data": "embedded"}
+'''
+
+FAKE_EVAL = '''
+from nanolab import files, notebooks
+from nanolab.config import STAGES
+from nanolab.schema import to_dict
+
+
+def run(job, world, run):
+    trained = files.read_json(job.inputs["tok_train"] / "result.json")["metrics"]
+    return {"coverage": trained["steps"] / 10}
+'''
+
+FAKE_REPORT = '''
+from nanolab import tracking
+
+
+def run(job, run):
+    parent = tracking.record(run.id).tags["mlflow.parentRunId"]
+    steps = [child.tags.get("step") for child in tracking.children(parent)]
+    return {"summary": "SUMMARY " + " ".join(sorted(steps)), "report": "report.md"}
+'''
+
+
+KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+
+
+def fake_notebook(stage: str) -> str:
+    """A notebook with the parameters of a stage that runs it."""
+    names = {**to_dict(STAGES[stage]()), **notebooks.RUN_PARAMETERS}
+    cell = {"cell_type": "code", "execution_count": None, "outputs": []}
+    parameters = "\n".join(f"{name} = {value!r}" for name, value in names.items())
+    own = ", ".join(f"{name}={name}" for name in to_dict(STAGES[stage]()))
+    run = (f"from nanolab import pipeline\nresult = pipeline.run_stage({stage!r}, dict({own}), experiment=experiment, "
+           "parent_run_id=parent_run_id, fresh=fresh)\nprint('metrics', result.metrics)")
+    cells = [{**cell, "id": "parameters", "metadata": {"tags": ["parameters"]}, "source": parameters},
+             {**cell, "id": "run", "metadata": {}, "source": run}]
+    return json.dumps({"cells": cells, "metadata": KERNEL, "nbformat": 4, "nbformat_minor": 5})
+
+
+@pytest.fixture(scope="session")
+def template_store(tmp_path_factory):
+    """A store with its tables made: making them takes seconds, copying them nothing."""
+    folder = tmp_path_factory.mktemp("template")
+    program = "from nanolab import tracking; tracking.client()"
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, "NANOLAB_MLRUNS": str(folder)}, check=True, cwd=ROOT)
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch, template_store):
+    """An empty mlruns folder of this test alone, with a store."""
+    folder = tmp_path / "mlruns"
+    folder.mkdir()
+    shutil.copy(template_store, folder / "mlflow.db")
+    monkeypatch.setattr(files, "MLRUNS", folder)
+    monkeypatch.setenv("NANOLAB_MLRUNS", str(folder))
+    return folder
+
+
+class Lab:
+    """A repository of its own with the real package, where the tokenizer's two steps are fakes that take no time."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.environment = {**os.environ, "NANOLAB_MLRUNS": str(root / "mlruns"), "PYTHONPATH": str(root)}
+
+    def behave(self, how: str) -> None:
+        (self.root / "nanolab" / "stages" / "behave").write_text(how)
+
+    def start(self, *arguments: str) -> subprocess.Popen:
+        return subprocess.Popen([sys.executable, *arguments], cwd=self.root, env=self.environment, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def call(self, *arguments: str) -> tuple[int, str]:
+        """Exit status and output of a Python command in this repository."""
+        process = self.start(*arguments)
+        output, _ = process.communicate(timeout=120)
+        return process.returncode, output
+
+    def python(self, program: str) -> str:
+        """Output of a Python program; it must succeed."""
+        status, output = self.call("-c", program)
+        assert status == 0, output
+        return output
+
+
+@pytest.fixture
+def lab(tmp_path, template_store):
+    root = tmp_path / "lab"
+    shutil.copytree(ROOT / "nanolab", root / "nanolab", ignore=shutil.ignore_patterns("__pycache__"))
+    stages = root / "nanolab" / "stages"
+    (root / "nanolab" / "dist.py").write_text(FAKE_DIST)
+    (root / "nanolab" / "data" / "sources.py").write_text(FAKE_SOURCES)
+    (stages / "tok_train.py").write_text(FAKE_TRAIN)
+    (stages / "tok_eval.py").write_text(FAKE_EVAL)
+    (stages / "report.py").write_text(FAKE_REPORT)
+    (root / "experiments").mkdir()
+    (root / "experiments" / "tiny.yaml").write_text("steps: [tok_train, tok_eval, report]\nbase_train: {steps: 1}\n"
+                                                    "tokenizer: {vocab_size: 270}\n")
+    shutil.copytree(ROOT / "scripts", root / "scripts")
+    (root / "notebooks").mkdir()
+    (root / "notebooks" / "01_tokenizer.ipynb").write_text(fake_notebook("tokenizer"))
+    (root / "notebooks" / "10_report.ipynb").write_text(fake_notebook("report"))
+    (root / "mlruns").mkdir()
+    shutil.copy(template_store, root / "mlruns" / "mlflow.db")
+    return Lab(root)
