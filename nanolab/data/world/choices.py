@@ -1,0 +1,134 @@
+"""Four-choice questions: one stated fact (easy), two facts (hard), and six subjects in MMLU's form.
+
+Held out: the pairs {answer, wrong choice} of the animal questions; the fact asked for, the pair of operands or the
+sequence of the subject questions.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from nanolab.data.world.facts import ANIMALS, VALUES, Facts
+from nanolab.data.world.splits import split_of, unordered
+
+LETTERS = "ABCD"
+FEWER_CHOICES = 0.25  # share of training questions with two choices: what a young model learns from first
+NEAR_CHOICES = {1: 0.2, 2: 0.5, 3: 0.3}  # how many wrong choices of a hard question have one of the two facts
+OPERANDS = (2, 20)  # of sums; from 2, so that every count is a plural
+SUBJECTS = {"habitats": "home", "colours": "colour", "diets": "food", "zoology": "kind", "arithmetic": None, "sequences": None}
+
+
+def animal_question(facts: Facts, rng: random.Random, split: str, count: int) -> dict | None:
+    """A question for the animal of which `count` (1 or 2) facts hold, or None when this draw has too few wrong choices.
+
+    Gives {question, choices: list[str], answer: index}; training questions may have two choices.
+    """
+    answer = rng.choice(ANIMALS)
+    attributes = rng.sample(list(VALUES), count)
+    wanted = 1 if split == "train" and rng.random() < FEWER_CHOICES else 3
+    shared = {other: sum(facts.value(other, a) == facts.value(answer, a) for a in attributes)
+              for other in facts.partners(answer, split)}
+    near = [other for other, held in shared.items() if 0 < held < count]
+    far = [other for other, held in shared.items() if held == 0]
+    if count == 1:
+        chosen = rng.sample(far, min(wanted, len(far)))
+    else:
+        number = min(wanted, rng.choices(list(NEAR_CHOICES), list(NEAR_CHOICES.values()))[0])
+        if len(near) < number or len(far) < wanted - number:
+            return None
+        chosen = rng.sample(near, number) + rng.sample(far, wanted - number)
+    if len(chosen) < wanted:
+        return None
+    clauses = " and ".join(facts.clause(a, facts.value(answer, a)) for a in attributes)
+    return _place(rng, f"Which of these {clauses}?", answer, chosen)
+
+
+def subject_question(facts: Facts, rng: random.Random, split: str) -> dict:
+    """A question of a random subject: {question, subject, choices: list of 4, answer: index}."""
+    subject = rng.choice(list(SUBJECTS))
+    attribute = SUBJECTS[subject]
+    if attribute is not None:
+        animal = rng.choice([a for a, asked in facts.asked(split) if asked == attribute])
+        answer = facts.value(animal, attribute)
+        wrong = rng.sample([v for v in VALUES[attribute] if v != answer], 3)
+        row = _place(rng, facts.question(animal, attribute), answer, wrong)
+    elif subject == "arithmetic":
+        one, other = operands(facts.seed, rng, split)
+        row = _place(rng, f"What is {one} + {other}?", str(one + other), near_numbers(rng, one + other))
+    else:
+        start, step = number_sequence(facts.seed, rng, split)
+        end = start + 3 * step
+        row = _place(rng, f"Which number comes next: {start}, {start + step}, {start + 2 * step}?", str(end), near_numbers(rng, end))
+    return {"question": row["question"], "subject": subject, "choices": row["choices"], "answer": row["answer"]}
+
+
+def operands(seed: int, rng: random.Random, split: str) -> tuple[int, int]:
+    """Two numbers whose sum may be asked for in this split, in either order."""
+    while True:
+        one, other = rng.randint(*OPERANDS), rng.randint(*OPERANDS)
+        if split_of(seed, "sum", *unordered(one, other)) == split:
+            return one, other
+
+
+def number_sequence(seed: int, rng: random.Random, split: str) -> tuple[int, int]:
+    """Start and step of a sequence of numbers that may be asked for in this split."""
+    while True:
+        start, step = rng.randint(*OPERANDS), rng.randint(1, 9)
+        if split_of(seed, "sequence", start, step) == split:
+            return start, step
+
+
+def companions(facts: Facts, rng: random.Random, split: str) -> list[str] | None:
+    """Four animals of which each may stand beside each in this split, or None when this draw finds none."""
+    chosen = [rng.choice(ANIMALS)]
+    while len(chosen) < 4:
+        fitting = [a for a in facts.partners(chosen[0], split) if a not in chosen and all(facts.pair_split(a, c) == split for c in chosen)]
+        if not fitting:
+            return None
+        chosen.append(rng.choice(fitting))
+    return chosen
+
+
+def near_numbers(rng: random.Random, answer: int) -> list[str]:
+    """Three wrong numbers near the answer, which is equally often the smallest, second, third and largest of the four."""
+    smaller = min(rng.randrange(4), answer)
+    below = rng.sample(range(max(0, answer - 9), answer), min(smaller, answer))
+    above = rng.sample(range(answer + 1, answer + 10), 3 - len(below))
+    return [str(number) for number in below + above]
+
+
+def arc_rows(facts: Facts, rng: random.Random, split: str, count: int) -> Iterator[dict]:
+    """Endless questions in ARC's schema {id, question, choices: {text, label}, answerKey}; `count` facts each."""
+    number = 0
+    while True:
+        row = animal_question(facts, rng, split, count)
+        if row is not None:
+            labels = list(LETTERS[:len(row["choices"])])
+            yield {"id": f"embedded_{split}_{number}", "question": row["question"],
+                   "choices": {"text": row["choices"], "label": labels}, "answerKey": labels[row["answer"]]}
+            number += 1
+
+
+def mmlu_rows(facts: Facts, rng: random.Random, split: str) -> Iterator[dict]:
+    """Endless questions in MMLU's schema {question, subject, choices, answer}."""
+    while True:
+        yield subject_question(facts, rng, split)
+
+
+def plain_question(row: dict) -> str:
+    """A question as plain text: one line for each choice, then the letter of the answer."""
+    return "\n".join([f"Question: {row['question']}", *lettered(row["choices"]), f"Answer: {LETTERS[row['answer']]}"])
+
+
+def lettered(choices: list[str]) -> list[str]:
+    """One line for each choice, with its letter."""
+    return [f"- {choice}={letter}" for choice, letter in zip(choices, LETTERS)]
+
+
+def _place(rng: random.Random, question: str, answer: str, wrong: list[str]) -> dict:
+    """The answer at a uniform position among the wrong choices, which stand in random order."""
+    choices = rng.sample(wrong, len(wrong))
+    position = rng.randrange(len(choices) + 1)
+    choices.insert(position, answer)
+    return {"question": question, "choices": choices, "answer": position}

@@ -1,0 +1,183 @@
+"""Pretraining documents: facts, groups, small stories, sums, sequences, worked problems, questions and functions.
+
+Problems, questions, sums and programs come from the combinations of their split only; plain sentences state every
+fact. A text kept for validation by its hash never occurs in training.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+from nanolab.data.world.choices import (
+    LETTERS,
+    animal_question,
+    companions,
+    lettered,
+    number_sequence,
+    operands,
+    plain_question,
+    subject_question,
+)
+from nanolab.data.world.facts import ANIMALS, VALUES, Facts, article
+from nanolab.data.world.problems import NAMES, OBJECTS, problem_rows, without_annotations
+from nanolab.data.world.programs import program_rows
+from nanolab.data.world.splits import held_out_text, split_of, weighted
+
+KINDS_OF_TEXT = {"animal": 0.16, "group": 0.04, "meeting": 0.04, "reserved": 0.05, "roll": 0.08, "drill": 0.20, "question": 0.13,
+                 "sum": 0.05, "sequence": 0.03, "copy": 0.02, "story": 0.03, "problem": 0.10, "program": 0.07}
+QUESTION_KINDS = {"easy": 0.5, "hard": 0.2, "subject": 0.3}
+VALIDATION_SHARE = 0.03  # of the possible texts
+
+
+class Writer:
+    """Writes the documents of one split: `document()` draws one."""
+
+    def __init__(self, facts: Facts, rng: random.Random, split: str) -> None:
+        self.facts, self.rng, self.split = facts, rng, split
+        self.problems = problem_rows(facts.seed, rng, split)
+        self.programs = program_rows(facts.seed, rng, split)
+        self.kinds: dict[str, Callable[[], str | None]] = {
+            "animal": self.animal, "group": self.group, "meeting": self.meeting, "reserved": self.reserved, "roll": self.roll,
+            "drill": self.drill, "question": self.question, "sum": self.sums, "sequence": self.sequence, "copy": self.copy,
+            "story": self.story, "problem": self.problem, "program": self.program}
+
+    def documents(self) -> Iterator[str]:
+        """Endless documents; those whose text is kept for the other split are passed over."""
+        while True:
+            text = self.kinds[weighted(self.rng, KINDS_OF_TEXT)]()
+            if text is not None and held_out_text(self.facts.seed, text, VALIDATION_SHARE) == (self.split != "train"):
+                yield text
+
+    def animal(self) -> str:
+        """Two to four facts of an animal, the first with its name."""
+        animal = self.rng.choice(ANIMALS)
+        chosen = self.rng.sample(list(VALUES), self.rng.choice([2, 3, 4]))
+        clauses = [self.facts.clause(a, self.facts.value(animal, a)) for a in chosen]
+        sentences = [f"The {animal} {clauses[0]}"]
+        for clause in clauses[1:]:
+            if self.rng.random() < 0.4 and " and " not in sentences[-1]:
+                sentences[-1] += f" and {clause}"
+            else:
+                sentences.append(f"{self.rng.choice(['It', f'The {animal}'])} {clause}")
+        return ". ".join(sentences) + "."
+
+    def group(self) -> str:
+        """Three animals with the same value."""
+        attribute = self.rng.choice(list(VALUES))
+        value = self.rng.choice(VALUES[attribute])
+        one, two, three = self.rng.sample(self.facts.having(attribute, value), 3)
+        clause = self.facts.clause(attribute, value)
+        return self.rng.choice([f"Each of these {clause}: {one}, {two}, {three}.",
+                                f"The {one} {clause}. The {two} {clause}. The {three} {clause} too."])
+
+    def meeting(self) -> str | None:
+        """Two animals of a pair of this split, told apart by one fact."""
+        one = self.rng.choice(ANIMALS)
+        attribute = self.rng.choice(list(VALUES))
+        others = [o for o in self.facts.partners(one, self.split) if self.facts.value(o, attribute) != self.facts.value(one, attribute)]
+        if not others:
+            return None
+        return f"{meeting_context(self.rng, one, self.rng.choice(others), one)} {meeting_ending(self.facts, one, attribute)}"
+
+    def reserved(self) -> str:
+        """A fact of this split in the forms that only the facts of a split's own class have."""
+        animal, attribute = self.rng.choice(self.facts.asked(self.split))
+        if self.rng.random() < 0.5:
+            return self.facts.reserved(animal, attribute)
+        return f"{sighting(self.rng, animal)} It {self.facts.clause(attribute, self.facts.value(animal, attribute))}."
+
+    def roll(self) -> str:
+        """Things with their numbers or letters, and again in another order: how a word leads to what stood beside it."""
+        if self.rng.random() < 0.5:
+            words = self.rng.sample(ANIMALS + OBJECTS, 7)
+            marks = [str(self.rng.randint(2, 99)) for _ in words]
+            lines = [f"- {word}={mark}" for word, mark in zip(words, marks)]
+        else:
+            lines = lettered(self.rng.sample(ANIMALS, 4))
+        again = [line for _ in range(2 if len(lines) == 4 else 1) for line in self.rng.sample(lines, len(lines))]
+        return "\n".join([*lines, "Again:", *again])
+
+    def drill(self) -> str | None:
+        """Several questions on the same four choices, which makes letters a larger part of the text."""
+        animals = companions(self.facts, self.rng, self.split)
+        if animals is None:
+            return None
+        asked = []
+        for i, animal in enumerate(animals):
+            for attribute in VALUES:
+                value = self.facts.value(animal, attribute)
+                if sum(self.facts.value(a, attribute) == value for a in animals) == 1:
+                    asked.append(f"Which {self.facts.clause(attribute, value)}? {LETTERS[i]}")
+        return "\n".join([*lettered(animals), *self.rng.sample(asked, min(8, len(asked)))])
+
+    def question(self) -> str | None:
+        """One plain-text question with its choices and the letter."""
+        kind = weighted(self.rng, QUESTION_KINDS)
+        if kind == "subject":
+            row = subject_question(self.facts, self.rng, self.split)
+        else:
+            row = animal_question(self.facts, self.rng, self.split, 1 if kind == "easy" else 2)
+        return None if row is None else plain_question(row)
+
+    def sums(self) -> str:
+        """Four sums of this split's pairs of operands."""
+        pairs = [operands(self.facts.seed, self.rng, self.split) for _ in range(4)]
+        return "\n".join(f"{a} + {b} = {a + b}" for a, b in pairs)
+
+    def sequence(self) -> str:
+        """Four numbers of an arithmetic sequence."""
+        start, step = number_sequence(self.facts.seed, self.rng, self.split)
+        return ", ".join(str(start + i * step) for i in range(4)) + "."
+
+    def copy(self) -> str | None:
+        """A list of words, twice."""
+        things = self.rng.sample(OBJECTS, 4) if self.rng.random() < 0.3 else self.rng.sample(ANIMALS + OBJECTS, 10)
+        return f"{copy_context(things)} {things[-1]}." if copy_split(self.facts.seed, things) == self.split else None
+
+    def story(self) -> str:
+        """One sum as a story."""
+        one, other = operands(self.facts.seed, self.rng, self.split)
+        return f"{story_context(self.rng, one, other)} {one + other}."
+
+    def problem(self) -> str:
+        """A word problem with its solution in plain text."""
+        row = next(self.problems)
+        return f"Question: {row['question']}\nAnswer: {without_annotations(row['answer'])}"
+
+    def program(self) -> str:
+        """A function with its body."""
+        row = next(self.programs)
+        return row["prompt"] + row["canonical_solution"].rstrip("\n")
+
+
+def meeting_context(rng: random.Random, one: str, other: str, about: str) -> str:
+    """The opening of a meeting of two animals that goes on about one of them."""
+    first, second = rng.sample([one, other], 2)
+    return f"The {first} met the {second}. The {about}"
+
+
+def meeting_ending(facts: Facts, animal: str, attribute: str) -> str:
+    """What tells the animal from the other one."""
+    return f"is the one that {facts.clause(attribute, facts.value(animal, attribute))}."
+
+
+def sighting(rng: random.Random, animal: str) -> str:
+    """A person sees an animal."""
+    return f"{rng.choice(NAMES)} sees {article(animal)}."
+
+
+def copy_context(things: list[str]) -> str:
+    """A list once, and a second time without its last word."""
+    return ", ".join(things) + ". Again: " + ", ".join(things[:-1]) + ","
+
+
+def copy_split(seed: int, things: list[str]) -> str:
+    """The split of a list of objects, in this order."""
+    return split_of(seed, "copy", *things)
+
+
+def story_context(rng: random.Random, one: int, other: int) -> str:
+    """A sum as a story, up to its result."""
+    name, thing = rng.choice(NAMES), rng.choice(OBJECTS)
+    return f"{name} has {one} {thing} and finds {other} more. Now {name} has"
