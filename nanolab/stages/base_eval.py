@@ -1,0 +1,76 @@
+"""Step base_eval: CORE, the five chat tasks asked in plain text after solved examples, and generated samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nanolab import scheduler
+from nanolab.config import Job
+from nanolab.data import chat
+from nanolab.data.sources import DataSource, open_source
+from nanolab.dist import World
+from nanolab.engine import GPTScorer
+from nanolab.evals import core
+from nanolab.evals.base import TaskResult, run_examples
+from nanolab.files import sha256_text
+from nanolab.journal import Run
+from nanolab.stages.models import Subject, asking, evaluate_tasks, load_subject, records_folder, say, show_samples
+
+PROMPT_TOKENS = 12  # tokens of a held-out document that a text sample continues
+SAMPLE_TEMPERATURE, SAMPLE_TOP_K = 0.7, 50
+
+
+def run(job: Job, world: World, run: Run) -> dict[str, Any]:
+    """Flat metrics: CORE, each chat task's accuracy, n, passed, low, high, chance; the single CORE tasks under core/; data."""
+    config, source, subject = job.config, open_source(job.study.data), load_subject(job, world, "base")
+    core_results = evaluate_core(job, world, run, source, subject)
+    metrics: dict[str, Any] = {"CORE": core.core_metric(core_results)}
+    say(world, f"CORE: {metrics['CORE']:.4f} over {len(core_results)} tasks")
+    for result in core_results:
+        metrics |= {f"core/{key}": value for key, value in result.metrics().items()}
+    shots = {task: shot_rows(source, task) for task in config.tasks if task != "humaneval"}  # a program is its own prompt
+    results = evaluate_tasks(job, world, run, source, asking(job, world, subject, num_shots=config.num_shots, shots=shots))
+    for result in results:
+        metrics |= result.metrics()
+    show_samples(job, world, run, source, results)
+    if config.num_samples and world.rank == 0:
+        continue_documents(job, run, source, subject)
+    return metrics | {"data": source.describe(config.tasks[0])}
+
+
+def shot_rows(source: DataSource, task: str) -> list[dict[str, Any]]:
+    """Rows with answers to show before a question: of the development split where there is one, never of the test split."""
+    splits = source.task_splits(task)
+    return source.task(task, "validation" if "validation" in splits else "train")
+
+
+def evaluate_core(job: Job, world: World, run: Run, source: DataSource, subject: Subject) -> list[TaskResult]:
+    """A result for each CORE task of the data source."""
+    config, tokenizer, scorer, results = job.config, subject.tokenizer, GPTScorer(subject.model), []
+    for task in source.core():
+        count = len(task.rows) if config.core_examples is None else min(config.core_examples, len(task.rows))
+
+        def evaluate(indexes: list[int], done: Any, task: Any = task) -> None:
+            core.evaluate_task(scorer, lambda text: [tokenizer.bos, *tokenizer.encode(text)], task, task.rows, indexes, done,
+                               limit=subject.context, seed=config.seed)
+
+        result = TaskResult.of(task.name, run_examples(world, records_folder(job), f"core_{task.name}", count, evaluate))
+        say(world, f"CORE {task.name} ({task.kind}): {result.passed} of {result.n} = {result.accuracy:.4f}, centred {result.centred:+.4f}")
+        results.append(result)
+    run.dataset("core", source.describe("core"), sha256_text(source.identity()), "evaluation")
+    return results
+
+
+def continue_documents(job: Job, run: Run, source: DataSource, subject: Subject) -> None:
+    """Prints and records how the model goes on with the first tokens of held-out documents."""
+    config, tokenizer = job.config, subject.tokenizer
+    documents = [document.text for document, _ in zip(source.documents("validation"), range(config.num_samples))]
+    prompts = [[tokenizer.bos, *tokenizer.encode(text)[:PROMPT_TOKENS]] for text in documents]
+    language_model = subject.language_model(config, PROMPT_TOKENS + 1 + config.max_new_tokens)
+    found = scheduler.generate(language_model, prompts, temperature=SAMPLE_TEMPERATURE, top_k=SAMPLE_TOP_K, seed=config.seed,
+                               max_new_tokens=config.max_new_tokens, stage=f"{job.step}/text", batch_rows=config.batch_rows)
+    rows = [{"prompt": tokenizer.decode(prompt[1:]), "completion": chat.completion_text(tokenizer, samples[0].tokens)}
+            for prompt, samples in zip(prompts, found)]
+    for row in rows:
+        print(f"--- {row['prompt']}\n>>> {row['completion']}", flush=True)
+    run.table(rows, "text_samples.json")

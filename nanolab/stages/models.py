@@ -1,0 +1,125 @@
+"""What evaluating stages share: the model a job names, its engine, the problems it is asked, and the five chat tasks."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanolab import checkpoint, sandbox
+from nanolab.config import SOURCE_STEPS, Job
+from nanolab.data import chat
+from nanolab.data.sources import DataSource
+from nanolab.data.tokenizer import Tokenizer
+from nanolab.dist import World
+from nanolab.engine import GPTLanguageModel, GPTScorer
+from nanolab.evals import chat_tasks
+from nanolab.evals.base import TaskResult
+from nanolab.evals.methods import Problems
+from nanolab.files import sha256_text
+from nanolab.journal import Run
+from nanolab.model.gpt import GPT
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained model with its tokenizer; `facts` are the checkpoint's (step, tokenizer digest, ...)."""
+
+    model: GPT
+    tokenizer: Tokenizer
+    facts: dict[str, Any]
+    source: str
+
+    @property
+    def context(self) -> int:
+        """Tokens of the rows that the model was trained on."""
+        return self.model.config.sequence_length
+
+    def language_model(self, config: Any, max_length: int | None = None) -> GPTLanguageModel:
+        """The model behind the engine's protocol, with the calculator, for rows of at most `max_length` tokens.
+
+        A base model ends a text where its next document would start.
+        """
+        found = GPTLanguageModel(self.model, self.tokenizer, sandbox.Tools("calculator", config.tool_timeout), rows=config.batch_rows,
+                                 max_length=max_length or self.context, tool_max_output_tokens=config.tool_max_output_tokens)
+        if self.source == "base":
+            found.end_token = self.tokenizer.bos
+        return found
+
+
+def load_subject(job: Job, world: World, source: str | None = None) -> Subject:
+    """The model that `source` (else the job's config) names, on the world's device, in evaluation mode.
+
+    Raises UserError for a missing or truncated checkpoint and for a tokenizer that does not match the model.
+    """
+    source = source or job.config.source
+    tokenizer = Tokenizer.load(job.inputs["tok_train"] / "tokenizer")
+    folder = job.inputs[SOURCE_STEPS[source]] / "checkpoints"
+    model, facts = checkpoint.load_model(folder, job.config.step, world.device, tokenizer.digest)
+    return Subject(model.eval(), tokenizer, facts, source)
+
+
+def task_rows(source: DataSource, run: Run, task: str, split: str, count: int | None, subset: str | None = None) -> list[dict[str, Any]]:
+    """The first `count` rows (None: all) of a task's split, in their fixed order; recorded as the run's data."""
+    rows = source.task(task, split, subset)
+    run.dataset(task, source.describe(task), sha256_text(source.identity()), split)
+    return rows if count is None else rows[:count]
+
+
+def word_problems(job: Job, world: World, subject: Subject, rows: list[dict[str, Any]], stage: str | None = None) -> Problems:
+    """GSM8K rows asked in chat format with the calculator, by the settings of the job's config."""
+    config = job.config
+    prompts = [chat.render_prompt(subject.tokenizer, chat.gsm8k_messages(row)[:-1]) for row in rows]
+    longest = max((len(prompt) for prompt in prompts), default=1)
+    return Problems(world, job.folder / "records", subject.tokenizer,
+                    subject.language_model(config, longest + config.max_new_tokens), rows, prompts, stage or job.step, config.seed,
+                    config.max_new_tokens, config.batch_rows, lambda line: say(world, line))
+
+
+def asking(job: Job, world: World, subject: Subject, **changes: Any) -> chat_tasks.Asking:
+    """How an evaluation stage asks its model; `changes` replace single fields."""
+    config = job.config
+    fields = dict(tokenizer=subject.tokenizer, make_language_model=lambda length: subject.language_model(config, length),
+                  scorer=GPTScorer(subject.model), context=subject.context, stage=job.step, seed=config.seed,
+                  max_new_tokens=config.max_new_tokens, batch_rows=config.batch_rows, tool_timeout=config.tool_timeout,
+                  workers=max(1, (os.cpu_count() or 1) // world.size), plain=subject.source == "base")
+    return chat_tasks.Asking(**fields | changes)
+
+
+def evaluate_tasks(job: Job, world: World, run: Run, source: DataSource, how: chat_tasks.Asking) -> list[TaskResult]:
+    """A result for every task of the job's config, printed and recorded as it is known."""
+    results = []
+    for task in job.config.tasks:
+        rows = task_rows(source, run, task, "test", job.config.max_examples)
+        result = chat_tasks.evaluate(world, records_folder(job), task, rows, how, lambda line: say(world, line))
+        say(world, f"{task}: {result.passed} of {result.n} = {result.accuracy:.4f} "
+                   f"[{result.interval_low:.4f}, {result.interval_high:.4f}], chance {result.chance:.2f}")
+        results.append(result)
+    return results
+
+
+def show_samples(job: Job, world: World, run: Run, source: DataSource, results: list[TaskResult]) -> None:
+    """Prints and records the first generated answers (`num_samples`) of each generation task."""
+    rows = []
+    for result in (r for r in results if r.task not in chat_tasks.CHOICE_TASKS):
+        questions = source.task(result.task, "test")
+        for record in result.records[:job.config.num_samples]:
+            question = questions[record["index"]]
+            rows.append({"task": result.task, "index": record["index"], "prompt": question.get("question", question.get("prompt")),
+                         "completion": record["text"], "expected": record.get("expected") or "", "passed": record["passed"]})
+    for row in rows:
+        say(world, f"--- {row['task']} {row['index']} ({'right' if row['passed'] else 'wrong'})\n{row['prompt']}\n>>> {row['completion']}")
+    if rows:
+        run.table(rows, "samples.json")
+
+
+def records_folder(job: Job) -> Path:
+    """Where a stage keeps its records, one line an example."""
+    return job.folder / "records"
+
+
+def say(world: World, line: str) -> None:
+    """A progress line, from one process only."""
+    if world.rank == 0:
+        print(line, flush=True)

@@ -1,0 +1,191 @@
+"""The evaluating stages and RL on an untrained tiny model: keys, records, resumption, and that GRPO raises what it rewards."""
+
+import dataclasses
+import itertools
+import json
+import math
+
+import pytest
+import torch
+
+from nanolab import checkpoint
+from nanolab.config import (
+    BaseEvalConfig,
+    BaseTrainConfig,
+    ChatEvalConfig,
+    Job,
+    PowerAblationConfig,
+    PowerEvalConfig,
+    RlConfig,
+    StudyConfig,
+)
+from nanolab.data.sources import open_source
+from nanolab.data.tokenizer import train_tokenizer
+from nanolab.dist import World
+from nanolab.journal import NullRun
+from nanolab.model import scaling
+from nanolab.model.gpt import GPT
+from nanolab.schema import UserError
+from nanolab.stages import base_eval, chat_eval, power_ablation, power_eval, rl
+
+WORLD = World(0, 1, torch.device("cpu"), torch.float32)
+STUDY = StudyConfig(base_train=BaseTrainConfig(depth=2, width=32, heads=2, kv_heads=1, sequence_length=128, steps=10, batch_size=4))
+TASKS = ["arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval"]
+RESULT_KEYS = ("", "/n", "/passed", "/low", "/high", "/chance")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Work folders of a tokenizer and of an untrained model under every training step's name."""
+    folder = tmp_path_factory.mktemp("inputs")
+    source = open_source(STUDY.data)
+    texts = [document.text for document in itertools.islice(source.documents("train"), 2000)]
+    tokenizer = train_tokenizer(iter(texts), 400)
+    tokenizer.save(folder / "tokenizer")
+    torch.manual_seed(0)
+    model = GPT(scaling.derive(STUDY.base_train, tokenizer.vocab_size).model)
+    checkpoint.save(folder / "checkpoints", 1, model, {}, {"tokenizer_digest": tokenizer.digest})
+    return dict.fromkeys(("tok_train", "base_train", "mid_train", "sft", "rl"), folder)
+
+
+def run(stage, step, config, folder, inputs):
+    folder.mkdir(exist_ok=True)
+    record = NullRun()
+    return stage.run(Job(step, STUDY, config, folder, inputs), WORLD, record), record
+
+
+def check_metrics(metrics):
+    assert all(isinstance(value, (int, float, str)) for value in metrics.values()), metrics
+    assert json.loads(json.dumps(metrics)) == metrics and metrics["data"] == "embedded"
+
+
+def test_base_eval_gives_core_and_every_task_and_reenters_without_work(tmp_path, inputs, capsys):
+    config = BaseEvalConfig(core_examples=4, max_examples=4, max_new_tokens=8, num_samples=2)
+    metrics, record = run(base_eval, "base_eval", config, tmp_path, inputs)
+    check_metrics(metrics)
+    assert {f"{task}{key}" for task in TASKS for key in RESULT_KEYS} < set(metrics)
+    core = [key.split("/")[1] for key in metrics if key.startswith("core/") and key.count("/") == 1]
+    centred = [(metrics[f"core/{name}"] - metrics[f"core/{name}/chance"]) / (1 - metrics[f"core/{name}/chance"]) for name in core]
+    assert metrics["CORE"] == pytest.approx(sum(centred) / len(centred)) and len(core) >= 3
+    assert len(record.tables["text_samples.json"]) == 2 and len(record.tables["samples.json"]) == 4
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "records").iterdir()}
+    assert run(base_eval, "base_eval", config, tmp_path, inputs)[0] == metrics
+    assert set(before) == {path.name for path in (tmp_path / "records").iterdir()}
+
+
+def test_chat_eval_has_the_five_tasks_and_chat_core(tmp_path, inputs):
+    config = ChatEvalConfig(max_examples=5, max_new_tokens=8, num_samples=1, batch_rows=8)
+    metrics, record = run(chat_eval, "chat_eval_sft", config, tmp_path, inputs)
+    check_metrics(metrics)
+    assert {f"{task}{key}" for task in TASKS for key in RESULT_KEYS} | {"chat_core"} < set(metrics)
+    assert {d["name"] for d in record.datasets} == set(TASKS)
+    other = ChatEvalConfig(max_examples=5, max_new_tokens=8, num_samples=1, batch_rows=2)
+    assert run(chat_eval, "chat_eval_sft", other, tmp_path / "other", inputs)[0] == metrics
+
+
+POWER = PowerEvalConfig(num_steps=2, max_examples=6, max_new_tokens=8, best_of=3, batch_rows=8)
+
+
+def test_power_eval_reports_every_method_on_the_same_problems_and_resumes(tmp_path, inputs):
+    metrics, record = run(power_eval, "power_eval", POWER, tmp_path, inputs)
+    check_metrics(metrics)
+    assert {"gsm8k", "passed", "total", "low", "high", "acceptance", "positions_per_problem"} < set(metrics)
+    for method in ("greedy", "low_temperature", "plain", "best_of", "majority"):
+        keys = ("accuracy", "passed", "total", "low", "high", "positions_per_problem", "p_value")
+        assert {f"{method}/{key}" for key in keys} < set(metrics)
+    assert metrics["total"] == metrics["greedy/total"] == 6
+    assert metrics["best_of/positions_per_problem"] > metrics["plain/positions_per_problem"]
+    lines = [json.loads(line) for line in (tmp_path / "problems.jsonl").read_text().splitlines()]
+    assert len(lines) == 6 == len(record.tables["problems.json"])
+    path = tmp_path / "records" / "power.jsonl"
+    whole = path.read_text().splitlines()
+    path.write_text("\n".join(whole[1::2]) + "\n")  # half of it lost
+    assert run(power_eval, "power_eval", POWER, tmp_path, inputs)[0] == metrics
+    for line, expected in zip(path.read_text().splitlines(), whole, strict=True):
+        again, first = json.loads(line), json.loads(expected)
+        assert again.pop("log_p") == pytest.approx(first.pop("log_p"), abs=1e-4)  # a smaller batch may round differently
+        assert again == first
+
+
+def test_power_ablation_makes_a_point_of_every_setting_and_baseline(tmp_path, inputs):
+    grid = [{"alpha": [1.0, 4.0], "temperature": [0.7]}, {"alpha": [4.0], "temperature": [0.25, 0.7]}]
+    config = PowerAblationConfig(grid=grid, num_steps=[0, 2], max_examples=4, max_new_tokens=8, best_of=[1, 2])
+    metrics, record = run(power_ablation, "power_ablation", config, tmp_path, inputs)
+    check_metrics(metrics)
+    power = {name: point for name, point in record.points.items() if point.logged_params["method"] == "power"}
+    assert len(power) == metrics["points"] == 3 * 2
+    assert {(p.logged_params["alpha"], p.logged_params["temperature"], p.logged_params["num_steps"]) for p in power.values()} == {
+        (a, t, s) for a, t in ((1.0, 0.7), (4.0, 0.7), (4.0, 0.25)) for s in (0, 2)}
+    for point in power.values():
+        keys = {key for key, _, step in point.logged_metrics if step is None}
+        assert keys >= {"accuracy", "low", "high", "passed", "total", "positions_per_problem"}
+        assert ("acceptance" in keys) == (point.logged_params["num_steps"] > 0)
+    others = {(p.logged_params["method"], p.logged_params["n"]) for n, p in record.points.items() if n not in power}
+    assert others == {("greedy", 1), ("low_temperature", 1), ("plain", 1), ("best_of", 2), ("majority", 2)}
+    names = {"accuracy_by_alpha", "accuracy_by_steps", "accuracy_by_positions", "acceptance_by_step"}
+    assert set(record.figures) == {f"plots/{name}.png" for name in names} and (tmp_path / "ablation.csv").is_file()
+
+
+RL = RlConfig(steps=4, problems_per_step=3, group_size=4, max_new_tokens=4, checkpoint_every=2, max_examples=4, dtype="float32",
+              learning_rate_scale=1.0)
+
+
+def reward_low_ids(tokenizer, row, completion, plain=False):
+    """A reward that an untrained model sometimes gets: the first token is a byte below 128."""
+    passed = completion.tokens[0] < 128
+    return {"passed": passed, "answer": None, "expected": None, "text": "", "tokens": len(completion.tokens), "log_p": completion.sum_log_p}
+
+
+def test_grpo_raises_the_reward(tmp_path, inputs, monkeypatch):
+    monkeypatch.setattr(rl, "grade_problem", reward_low_ids)
+    config = dataclasses.replace(RL, steps=12, problems_per_step=4, group_size=8, max_new_tokens=2, checkpoint_every=50)
+    metrics, record = run(rl, "rl", config, tmp_path, inputs)
+    check_metrics(metrics)
+    assert metrics["status"] == "finished" and metrics["steps"] == 12
+    assert metrics["reward_last"] > metrics["reward_first"] + 0.2
+    for way in ("greedy", "sampled"):
+        assert {f"{way}/{key}" for key in ("before", "after", "p_value", "n")} < set(metrics)
+    assert [step for key, _, step in record.logged_metrics if key == "train/reward"] == list(range(1, 13))
+
+
+def test_rl_resumes_exactly(tmp_path, inputs, monkeypatch):
+    monkeypatch.setattr(rl, "grade_problem", reward_low_ids)
+    whole, _ = run(rl, "rl", RL, tmp_path / "whole", inputs)
+
+    class Killed(Exception):
+        pass
+
+    collect = rl.collect
+
+    def killed(job, world, subject, rows, update):
+        if update == 3:
+            raise Killed
+        return collect(job, world, subject, rows, update)
+
+    monkeypatch.setattr(rl, "collect", killed)
+    with pytest.raises(Killed):
+        run(rl, "rl", RL, tmp_path / "parts", inputs)
+    monkeypatch.setattr(rl, "collect", collect)
+    resumed, record = run(rl, "rl", RL, tmp_path / "parts", inputs)
+    assert resumed == whole
+    assert [step for key, _, step in record.logged_metrics if key == "train/reward"] == [3, 4]
+    for name, value in checkpoint.load_model(tmp_path / "whole" / "checkpoints")[0].state_dict().items():
+        assert torch.equal(value, checkpoint.load_model(tmp_path / "parts" / "checkpoints")[0].state_dict()[name]), name
+
+
+def test_no_update_where_no_rollout_is_better_than_its_group(tmp_path, inputs, monkeypatch):
+    monkeypatch.setattr(rl, "grade_problem", lambda *a, **k: reward_low_ids(*a) | {"passed": False})
+    run(rl, "rl", RL, tmp_path, inputs)
+    before, after = (checkpoint.load_model(folder / "checkpoints")[0].state_dict() for folder in (inputs["sft"], tmp_path))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(("stage", "step", "config"), [(chat_eval, "chat_eval_sft", ChatEvalConfig()), (power_eval, "power_eval", POWER),
+                                                       (rl, "rl", RL)])
+def test_a_missing_or_foreign_model_is_one_clear_line(tmp_path, inputs, stage, step, config):
+    with pytest.raises(UserError, match="checkpoint"):
+        run(stage, step, config, tmp_path / "a", inputs | {"sft": tmp_path})
+    train_tokenizer(iter(["another text, another vocabulary " * 3 + str(math.pi)] * 9 + [str(i) for i in range(9999)]), 280).save(
+        tmp_path / "tokenizer")
+    with pytest.raises(UserError, match="tokenizer"):
+        run(stage, step, config, tmp_path / "b", inputs | {"tok_train": tmp_path})
