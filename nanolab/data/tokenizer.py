@@ -82,6 +82,10 @@ class Tokenizer:
         """The text of `ids`, special tokens by name; bytes that are not UTF-8 become U+FFFD."""
         return self._encoding.decode(list(ids))
 
+    def piece(self, token: int) -> bytes:
+        """The bytes of an ordinary token; a UTF-8 character may be cut between two."""
+        return self._tokens[token]
+
     def token_bytes(self) -> list[int]:
         """Bytes of text that each id stands for; 0 for special tokens, which stand for no text."""
         return [len(token) for token in self._tokens] + [0] * len(SPECIAL_TOKENS)
