@@ -1,11 +1,15 @@
 """Intervals and paired tests against published values; the runner resumes by example and ignores the number of ranks."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 
 import pytest
 import torch
-from nanolab.dist import World
 
+from nanolab.dist import World
 from nanolab.evals import base
 
 
@@ -80,3 +84,39 @@ def test_files_of_an_earlier_run_with_more_ranks_are_used(tmp_path):
 def test_an_example_without_a_record_is_an_error(tmp_path):
     with pytest.raises(AssertionError, match="got no record"):
         base.run_examples(world(), tmp_path, "task", 3, lambda indexes, done: [done({"index": i, "passed": True}) for i in indexes[1:]])
+
+
+RANKS = """
+import json, sys
+from pathlib import Path
+from nanolab import dist
+from nanolab.evals import base
+
+world = dist.open_world("cpu", "float32", 1)
+asked = []
+
+def evaluate(indexes, done):
+    asked.extend(indexes)
+    for index in indexes:
+        done({"index": index, "passed": index % 3 == 0})
+
+records = base.run_examples(world, Path(sys.argv[1]), "task", 7, evaluate)
+print(json.dumps({"records": records, "asked": asked}))
+dist.close_world(world)
+"""
+
+
+@pytest.mark.dist
+def test_ranks_share_the_examples_and_all_know_every_record(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "task.rank5.jsonl").write_text('\n{"index": 2, "passed": true}\n')  # left by an earlier attempt with more ranks
+    processes = []
+    for rank in range(2):
+        place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        processes.append(subprocess.Popen([sys.executable, "-c", RANKS, str(tmp_path)], env=os.environ | place, stdout=subprocess.PIPE))
+    first, second = (json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in processes)
+    assert first["records"] == second["records"] == [{"index": i, "passed": i % 3 == 0 or i == 2} for i in range(7)]
+    assert sorted(first["asked"] + second["asked"]) == [0, 1, 3, 4, 5, 6] and abs(len(first["asked"]) - len(second["asked"])) <= 1
+    assert len((tmp_path / "task.jsonl").read_text().splitlines()) == 7

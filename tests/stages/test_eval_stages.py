@@ -36,7 +36,7 @@ RESULT_KEYS = ("", "/n", "/passed", "/low", "/high", "/chance")
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """Work folders of a tokenizer and of an untrained model under every training step's name."""
+    """Work folders of a tokenizer and of a random model under every training step's name."""
     folder = tmp_path_factory.mktemp("inputs")
     source = open_source(STUDY.data)
     texts = [document.text for document in itertools.islice(source.documents("train"), 2000)]
@@ -44,6 +44,8 @@ def inputs(tmp_path_factory):
     tokenizer.save(folder / "tokenizer")
     torch.manual_seed(0)
     model = GPT(scaling.derive(STUDY.base_train, tokenizer.vocab_size).model)
+    for matrix in (model.head.weight, *(block.attention.output.weight for block in model.blocks)):  # they start at zero
+        torch.nn.init.normal_(matrix, std=0.2)
     checkpoint.save(folder / "checkpoints", 1, model, {}, {"tokenizer_digest": tokenizer.digest})
     return dict.fromkeys(("tok_train", "base_train", "mid_train", "sft", "rl"), folder)
 
