@@ -1,0 +1,131 @@
+"""The GPT: rotary positions, QK-norm, ReLU^2, RMSNorm without parameters, grouped-query attention, untied head, logit softcap.
+
+Shapes: B rows, T positions, D width, H query heads, K key/value heads, hd = D / H, V vocabulary. Weights are float32; the trunk computes
+in the dtype that autocast sets.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from nanolab.model.attention import causal_attention
+from nanolab.model.loss import softcapped_cross_entropy
+from nanolab.model.scaling import GPTConfig
+
+SOFTCAP = 15.0  # logits are softcap * tanh(logits / softcap)
+
+
+def norm(x: torch.Tensor) -> torch.Tensor:
+    """RMSNorm over the last dimension, without parameters."""
+    return functional.rms_norm(x, (x.shape[-1],))
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary positions for x (B, S, heads, hd); cos and sin (S, hd/2) or (B, S, hd/2)."""
+    cos, sin = cos.unsqueeze(-2).to(x.dtype), sin.unsqueeze(-2).to(x.dtype)
+    first, second = x.chunk(2, -1)
+    return torch.cat([first * cos + second * sin, second * cos - first * sin], -1)
+
+
+class Attention(nn.Module):
+    """Causal grouped-query self-attention with rotary positions and normalised queries and keys."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.width // config.heads
+        self.qkv = nn.Linear(config.width, (config.heads + 2 * config.kv_heads) * self.head_dim, bias=False)
+        self.output = nn.Linear(config.width, config.width, bias=False)
+
+    def queries_keys_values(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """x (B, S, D) -> q (B, H, S, hd), k and v (B, K, S, hd), rotated and normalised."""
+        rows, length, _ = x.shape
+        mixed = self.qkv(x).view(rows, length, self.heads + 2 * self.kv_heads, self.head_dim)
+        queries_keys, v = mixed.split([self.heads + self.kv_heads, self.kv_heads], 2)
+        queries_keys = norm(rotate(queries_keys, cos, sin))
+        q, k = queries_keys.split([self.heads, self.kv_heads], 2)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def project(self, y: torch.Tensor) -> torch.Tensor:
+        """y (B, H, S, hd) -> (B, S, D)."""
+        return self.output(y.transpose(1, 2).flatten(2))
+
+    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        return self.project(causal_attention(*self.queries_keys_values(x, cos, sin)))
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with ReLU^2 between them."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.width, 4 * config.width, bias=False)
+        self.down = nn.Linear(4 * config.width, config.width, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(functional.relu(self.up(x)).square())
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.feed_forward = FeedForward(config)
+
+    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        x = x + self.attention(norm(x), cos, sin)
+        return x + self.feed_forward(norm(x))
+
+
+class GPT(nn.Module):
+    """The language model; `GPT(config)` initialises the weights from torch's current seed."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        bound = 3**0.5 * self.config.width**-0.5  # uniform with the standard deviation width^-1/2
+        nn.init.normal_(self.embedding.weight)
+        nn.init.zeros_(self.head.weight)  # the first loss is log V, and the first step is about the data
+        for block in self.blocks:
+            nn.init.uniform_(block.attention.qkv.weight, -bound, bound)
+            nn.init.uniform_(block.feed_forward.up.weight, -bound, bound)
+            nn.init.zeros_(block.attention.output.weight)
+            nn.init.zeros_(block.feed_forward.down.weight)
+
+    def rotary(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin (..., hd/2) float32 of integer positions (...)."""
+        half = self.config.width // self.config.heads // 2
+        rates = 10_000.0 ** (-torch.arange(half, device=positions.device, dtype=torch.float32) / half)
+        angles = positions.float().unsqueeze(-1) * rates
+        return angles.cos(), angles.sin()
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """ids (B, T) int64 -> the normalised embeddings (B, T, D)."""
+        return norm(self.embedding(ids))
+
+    def trunk(self, ids: torch.Tensor) -> torch.Tensor:
+        """ids (B, T) int64 -> the final normalised hidden states (B, T, D)."""
+        cos, sin = self.rotary(torch.arange(ids.shape[1], device=ids.device))
+        x = self.embed(ids)
+        for block in self.blocks:
+            x = block(x, cos, sin)
+        return norm(x)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden (..., D) -> softcapped logits (..., V) float32."""
+        return SOFTCAP * torch.tanh(self.head(hidden).float() / SOFTCAP)
+
+    def forward(self, ids: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """ids and targets (B, T) int64, target -1 without loss -> (sum of the losses in nats, float32 scalar; number of targets)."""
+        chosen = targets >= 0
+        hidden = self.trunk(ids)[chosen]
+        return softcapped_cross_entropy(hidden, self.head.weight, targets[chosen], SOFTCAP), int(chosen.sum())

@@ -1,0 +1,93 @@
+"""One dial: from `depth` to every hyperparameter of a base training, in numbered steps. Imports no torch.
+
+Every derived value can be overridden by the field of the same name in BaseTrainConfig.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nanolab.config import BaseTrainConfig
+from nanolab.schema import UserError
+
+REFERENCE_WIDTH = 96  # the learning rates below were tuned at this width (LOG.md)
+MATRIX_LR, EMBEDDING_LR, HEAD_LR = 0.02, 0.01, 0.004
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a model."""
+
+    vocab_size: int
+    sequence_length: int
+    depth: int  # layers
+    width: int
+    heads: int  # query heads
+    kv_heads: int  # key and value heads; divides heads
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Everything base training derives from its config."""
+
+    model: GPTConfig
+    batch_size: int  # sequences an optimizer step
+    steps: int
+    matrix_lr: float
+    embedding_lr: float
+    head_lr: float
+    weight_decay: float
+
+
+def derive(config: BaseTrainConfig, vocab_size: int) -> Scale:
+    """The scale of a base training.
+
+    1. width: 64 a layer from depth 8 on, 24 a layer below (a small model is better narrow and deep on a CPU);
+    2. heads of 128 dimensions from width 512 on, of 32 below; as many key/value heads unless stated;
+    3. batch: about half a million tokens at depth 20, shrinking with depth squared, at least 4,096 tokens;
+    4. steps: as stated, or tokens_per_parameter times the matrix parameters over the batch's tokens;
+    5. learning rates fall with the square root of the width.
+
+    Raises UserError for a width that the heads do not divide or a head that rotary positions cannot halve.
+    """
+    width = config.width or config.depth * (64 if config.depth >= 8 else 24)
+    heads = config.heads or max(1, width // (128 if width >= 512 else 32))
+    kv_heads = config.kv_heads or heads
+    if width % heads or (width // heads) % 2:
+        raise UserError(f"base_train: width {width} must split into {heads} heads of an even size; give width and heads that do")
+    if heads % kv_heads:
+        raise UserError(f"base_train: heads = {heads} must be a multiple of kv_heads = {kv_heads}")
+    model = GPTConfig(vocab_size, config.sequence_length, config.depth, width, heads, kv_heads)
+    tokens = max(4096, 2**19 * config.depth**2 // 20**2)
+    batch_size = config.batch_size or max(1, tokens // config.sequence_length)
+    steps = config.steps
+    if steps is None:
+        assert config.tokens_per_parameter is not None, "study_from_dict requires steps or tokens_per_parameter"
+        steps = max(1, round(config.tokens_per_parameter * matrix_parameters(model) / (batch_size * config.sequence_length)))
+    shrink = (REFERENCE_WIDTH / width) ** 0.5
+    return Scale(model, batch_size, steps, config.matrix_lr or MATRIX_LR, config.embedding_lr or EMBEDDING_LR * shrink,
+                 config.head_lr or HEAD_LR * shrink, config.weight_decay)
+
+
+def matrix_parameters(model: GPTConfig) -> int:
+    """Parameters in matrix products: the blocks and the head, without the embedding table."""
+    head_dim = model.width // model.heads
+    attention = model.width * (model.heads + 2 * model.kv_heads) * head_dim + model.width * model.width
+    return model.depth * (attention + 8 * model.width**2) + model.vocab_size * model.width
+
+
+def parameters(model: GPTConfig) -> int:
+    """All parameters."""
+    return matrix_parameters(model) + model.vocab_size * model.width
+
+
+def flops_per_token(model: GPTConfig) -> int:
+    """Floating point operations of training on one token, forward and backward: 6 a matrix parameter, and causal attention."""
+    return 6 * matrix_parameters(model) + 6 * model.depth * model.width * model.sequence_length
+
+
+def memory_bytes(model: GPTConfig, device_batch_size: int, compute_bytes: int = 2) -> int:
+    """Estimated bytes of a training process: weights, gradients, two float32 moments, and the activations kept for the backward pass."""
+    tokens = device_batch_size * model.sequence_length
+    activations = tokens * model.depth * (18 * model.width + model.heads * model.sequence_length * 5 // 8) * compute_bytes
+    return 16 * parameters(model) + activations

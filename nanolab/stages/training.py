@@ -1,0 +1,84 @@
+"""What the three training stages share: the study's scale, the rows, the loop's wiring."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from nanolab import checkpoint, seeds
+from nanolab.config import Job
+from nanolab.data.batches import ChatMixture, PackedText, Rows, training_conversations
+from nanolab.data.sources import DataSource, open_source
+from nanolab.data.tokenizer import Tokenizer
+from nanolab.dist import World, with_dtype
+from nanolab.evals.bpb import bits_per_byte
+from nanolab.files import sha256_text
+from nanolab.journal import Run
+from nanolab.model.gpt import GPT
+from nanolab.model.optim import build_optimizers
+from nanolab.model.scaling import Scale, derive, flops_per_token, memory_bytes, parameters
+from nanolab.training.loop import Schedule, train
+
+
+def text_rows(source: DataSource, tokenizer: Tokenizer, split: str, sequence_length: int) -> PackedText:
+    """Packed rows of a split of the pretraining text."""
+    return PackedText(lambda: (document.text for document in source.documents(split)), tokenizer, sequence_length)
+
+
+def initial_model(job: Job, scale: Scale) -> GPT:
+    """A fresh model, the same whatever the number of processes."""
+    torch.manual_seed(seeds.derive(job.study.seed, "base_train", "initialisation"))
+    return GPT(scale.model)
+
+
+def train_base(job: Job, world: World, run: Run) -> dict[str, Any]:
+    """Base training on the pretraining text."""
+    config, source = job.config, open_source(job.study.data)
+    tokenizer = Tokenizer.load(job.inputs["tok_train"] / "tokenizer")
+    scale = derive(config, tokenizer.vocab_size)
+    facts = {"parameters": parameters(scale.model), "flops_per_token": flops_per_token(scale.model),
+             "memory_estimate_bytes": memory_bytes(scale.model, config.device_batch_size)}
+    run.params({f"derived.{key}": value for key, value in {**vars(scale.model), **facts}.items()})
+    rows = text_rows(source, tokenizer, "train", config.sequence_length)
+    held_out = text_rows(source, tokenizer, "validation", config.sequence_length)
+    run.dataset("text", source.describe("text"), sha256_text(source.identity()), "training")
+    metrics = _train(job, world, run, tokenizer, initial_model(job, scale), scale, rows, held_out, scale.batch_size, scale.steps, 1.0)
+    return metrics | {"parameters": facts["parameters"], "data": source.describe("text")}
+
+
+def train_chat(job: Job, world: World, run: Run, parent: str) -> dict[str, Any]:
+    """Midtraining or SFT: conversations by the config's shares, from the model of step `parent`."""
+    config, source = job.config, open_source(job.study.data)
+    tokenizer = Tokenizer.load(job.inputs["tok_train"] / "tokenizer")
+    model, _ = checkpoint.load_model(job.inputs[parent] / "checkpoints", None, "cpu", tokenizer.digest)
+    scale = derive(job.study.base_train, tokenizer.vocab_size)
+    length = model.config.sequence_length
+    shares = {kind: getattr(config, f"share_{kind}") for kind in ("chats", "problems", "choices", "programs")}
+    text = text_rows(source, tokenizer, "train", length) if config.share_text else None
+    conversations = training_conversations(source, "train")
+    rows = ChatMixture(conversations, shares, tokenizer, length, job.study.seed, job.step, text, config.share_text)
+    held = {kind: [c for c in training_conversations(source, "validation")[kind]] or conversations[kind] for kind in shares}
+    held_out = ChatMixture(held, shares, tokenizer, length, job.study.seed, f"{job.step}/validation")
+    for name, what in (("chats", "chat"), ("problems", "gsm8k"), ("choices", "arc_easy"), ("programs", "humaneval")):
+        if shares[name]:
+            run.dataset(name, source.describe(what), sha256_text(source.identity()), "training")
+    batch_size = config.batch_size or scale.batch_size
+    metrics = _train(job, world, run, tokenizer, model, scale, rows, held_out, batch_size, config.steps, config.learning_rate_scale)
+    return metrics | {"data": source.describe("gsm8k")}
+
+
+def _train(job: Job, world: World, run: Run, tokenizer: Tokenizer, model: GPT, scale: Scale, rows: Rows, held_out: Rows, batch_size: int,
+           steps: int, learning_rate_scale: float) -> dict[str, Any]:
+    config = job.config
+    world = with_dtype(world, config.dtype)
+    model = model.to(world.device)
+    schedule = Schedule(steps, batch_size, config.device_batch_size, config.warmup_steps, config.decay_share, config.eval_every,
+                        config.checkpoint_every, learning_rate_scale)
+    count = max(1, config.eval_tokens // model.config.sequence_length)
+
+    def validate() -> float:
+        return bits_per_byte(model, held_out, count, config.device_batch_size, tokenizer.token_bytes(), world)
+
+    return train(model, build_optimizers(model, scale), rows, world, run, job.folder / "checkpoints", schedule, validate,
+                 {"tokenizer_digest": tokenizer.digest, "made_by": job.step}, torch.compile(model) if config.compile else None)

@@ -1,0 +1,144 @@
+"""The one training loop, for base training, midtraining and SFT.
+
+Step s is rows [s B, (s + 1) B). Its loss is the sum over all ranks divided by the number of supervised tokens over all ranks, so the
+number of processes and the size of a micro-batch change only rounding. A checkpoint holds weights, optimizers, cursor and random state:
+a run that was killed goes on with the losses of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanolab import checkpoint
+from nanolab.data.batches import Rows
+from nanolab.dist import World, barrier, sum_over_ranks
+from nanolab.journal import Run
+from nanolab.model.gpt import GPT
+from nanolab.model.optim import Optimizers
+from nanolab.model.scaling import flops_per_token
+from nanolab.schema import UserError
+
+PROGRESS_SECONDS = 2.0
+FINAL_SHARE = 0.1  # the final loss is the mean over this last share of the steps
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long to train, in what portions, and when to look."""
+
+    steps: int
+    batch_size: int  # rows a step, over all ranks
+    device_batch_size: int  # rows a rank forwards at once
+    warmup_steps: int
+    decay_share: float
+    eval_every: int
+    checkpoint_every: int
+    learning_rate_scale: float = 1.0
+
+
+def learning_rate_multiplier(schedule: Schedule, step: int) -> float:
+    """Linear warm-up, constant, then a linear fall to 5% over the last `decay_share` of the steps; times the stage's scale."""
+    warm = min(1.0, (step + 1) / (schedule.warmup_steps + 1))
+    decay_steps = max(1.0, schedule.decay_share * schedule.steps)
+    fall = min(1.0, max(0.05, (schedule.steps - step) / decay_steps)) if schedule.decay_share else 1.0
+    return schedule.learning_rate_scale * warm * fall
+
+
+def train(model: GPT, optimizers: Optimizers, rows: Rows, world: World, run: Run, folder: Path, schedule: Schedule,
+          validate: Callable[[], float], facts: dict[str, Any], module: Any = None) -> dict[str, Any]:
+    """Train to `schedule.steps` steps, from the newest complete checkpoint in `folder` if there is one.
+
+    `validate` gives bits per byte; `facts` go into each checkpoint; `module` is the compiled form of `model` where there is one.
+    Returns steps, batch_size, loss (nats, mean over the last tenth of the steps), validation_bits_per_byte, tokens, tokens_per_second.
+    Raises UserError when the batch does not divide over the ranks, and when a loss is not finite.
+    """
+    if schedule.batch_size % world.size:
+        raise UserError(f"batch_size = {schedule.batch_size} sequences must divide evenly over {world.size} processes")
+    share = schedule.batch_size // world.size
+    losses, started = _resume(model, optimizers, rows, folder), time.perf_counter()
+    first, shown, spent = len(losses), 0.0, 0.0
+    if first and world.rank == 0:
+        print(f"resuming after step {first}", flush=True)
+    bits = None
+    for step in range(first, schedule.steps):
+        begun = time.perf_counter()
+        multiplier = learning_rate_multiplier(schedule, step)
+        loss = _gradients(module or model, rows, world, schedule, step * schedule.batch_size + world.rank * share, share)
+        if not math.isfinite(loss):
+            last = checkpoint.latest(folder)
+            raise UserError(f"the loss of step {step + 1} is {loss}: training diverged; lower the learning rates and run again "
+                            f"({f'the checkpoint of step {last} is intact' if last else 'no checkpoint was written yet'})")
+        optimizers.step(multiplier)
+        optimizers.zero_grad()
+        losses.append(loss)
+        spent += time.perf_counter() - begun
+        speed = (step + 1 - first) * schedule.batch_size * rows.length / spent
+        done = step + 1 == schedule.steps
+        run.metrics({"train/loss": loss, "train/learning_rate_multiplier": multiplier, "train/tokens_per_second": speed}, step + 1)
+        if done or (step + 1) % schedule.eval_every == 0:
+            bits = validate()
+            run.metrics({"validation/bits_per_byte": bits}, step + 1)
+        if done or (step + 1) % schedule.checkpoint_every == 0:
+            if world.rank == 0:
+                state = {"optimizers": optimizers.state_dict(), "rows": rows.state(), "random": torch.get_rng_state(), "losses": losses}
+                checkpoint.save(folder, step + 1, model, state, facts)
+            barrier(world)
+        if world.rank == 0 and (done or time.perf_counter() - shown >= PROGRESS_SECONDS):
+            shown = time.perf_counter()
+            left = (schedule.steps - step - 1) * (shown - started) / (step + 1 - first)
+            seen = "" if bits is None else f", validation {bits:.3f} bits per byte"
+            print(f"step {step + 1}/{schedule.steps}: loss {loss:.3f}{seen}, {speed:,.0f} tokens/s, {left:.0f} s left", flush=True)
+    return _final(model, rows, schedule, losses, bits if bits is not None else validate(), spent, first)
+
+
+def _resume(model: GPT, optimizers: Optimizers, rows: Rows, folder: Path) -> list[float]:
+    """Set everything to the newest complete checkpoint and return the losses so far."""
+    step = checkpoint.latest(folder)
+    if step is None:
+        return []
+    trained, _ = checkpoint.load_model(folder, step)
+    model.load_state_dict(trained.state_dict())
+    state = checkpoint.load_state(folder, step)
+    optimizers.load_state_dict(state["optimizers"])
+    rows.restore(state["rows"])
+    torch.set_rng_state(state["random"])
+    return list(state["losses"])
+
+
+def _gradients(model: Any, rows: Rows, world: World, schedule: Schedule, first: int, share: int) -> float:
+    """Set the gradients of a step's mean loss over all ranks, and return that loss in nats."""
+    ids, targets = rows.rows(first, share)
+    counts = sum_over_ranks(world, (targets >= 0).sum().to(world.device, torch.float64))
+    tokens = max(1.0, float(counts))
+    total = torch.zeros((), dtype=torch.float64, device=world.device)
+    for start in range(0, share, schedule.device_batch_size):
+        part = slice(start, start + schedule.device_batch_size)
+        with torch.autocast(world.device.type, torch.bfloat16, enabled=world.dtype == torch.bfloat16):
+            nats, _ = model(ids[part].to(world.device), targets[part].to(world.device))
+        (nats / tokens).backward()
+        total += nats.detach().double()
+    if world.size > 1:
+        for parameter in _parameters(model):
+            sum_over_ranks(world, parameter.grad)
+    return float(sum_over_ranks(world, total)) / tokens
+
+
+def _parameters(model: Any) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.grad is not None]
+
+
+def _final(model: GPT, rows: Rows, schedule: Schedule, losses: list[float], bits: float, spent: float, first: int) -> dict[str, Any]:
+    tail = losses[-max(1, round(FINAL_SHARE * schedule.steps)):]
+    metrics = {"steps": schedule.steps, "batch_size": schedule.batch_size, "loss": sum(tail) / len(tail), "validation_bits_per_byte": bits,
+               "tokens": schedule.steps * schedule.batch_size * rows.length}
+    if schedule.steps > first:
+        speed = (schedule.steps - first) * schedule.batch_size * rows.length / spent
+        metrics |= {"tokens_per_second": speed, "flops_per_second": speed * flops_per_token(model.config)}
+    return metrics
