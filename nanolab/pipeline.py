@@ -186,18 +186,26 @@ class Attempt:
     """One try at a step; the seconds of earlier tries count in the wall clock."""
 
     def __init__(self, step: Step, started: float | None = None):
+        """A try that starts now, or (`started`) the one that finished the step."""
         self._path = step.folder / ATTEMPTS
-        self._earlier = files.read_json(self._path) if self._path.is_file() else []
-        if started is not None:  # of a step that is finished: the tries before the one that started then
-            self._earlier = [tried for tried in self._earlier if tried["started"] < started - 60 and tried["status"] != "FINISHED"]
+        tries = files.read_json(self._path) if self._path.is_file() else []
+        for tried in tries:
+            if tried["seconds"] is None:  # killed: its last sign of life is in the log
+                log = step.folder / LOG
+                tried["seconds"] = max(0.0, log.stat().st_mtime - tried["started"]) if log.is_file() else 0.0
+        self._earlier = [tried for tried in tries if started is None or tried["status"] != "FINISHED"]
         self.started = time.time() if started is None else started
         self.number = len(self._earlier) + 1
         self.earlier_seconds = sum(tried["seconds"] for tried in self._earlier)
+        if started is None:
+            self._write(None, "FAILED")
 
     def end(self, status: str) -> None:
         """Keeps how long this try took."""
-        tried = {"started": self.started, "seconds": time.time() - self.started, "status": status}
-        files.write_json(self._path, [*self._earlier, tried])
+        self._write(time.time() - self.started, status)
+
+    def _write(self, seconds: float | None, status: str) -> None:
+        files.write_json(self._path, [*self._earlier, {"started": self.started, "seconds": seconds, "status": status}])
 
 
 def _run_report(study: StudyConfig, parent: str) -> StageResult:
@@ -212,12 +220,13 @@ def _run_report(study: StudyConfig, parent: str) -> StageResult:
         shutil.rmtree(step.folder)  # made again from the same records
     write_job(_job(study, step))
     execution = Execution(study, parent, f"notebooks/{STEPS['report'].notebook}.ipynb")
-    run_id = execution._open_step(step, Attempt(step))
+    attempt = Attempt(step)
+    run_id = execution._open_step(step, attempt)
     courier = Courier(step.folder, lambda: run_id)
     try:
         with tracking.Run(step.folder, run_id) as run:
             metrics = importlib.import_module("nanolab.stages.report").run(_job(study, step), run)
-        files.write_json(step.folder / RESULT, {"step": "report", "metrics": metrics, "started": time.time(), "ended": time.time()})
+        files.write_json(step.folder / RESULT, {"step": "report", "metrics": metrics, "started": attempt.started, "ended": time.time()})
     except BaseException:
         courier.finish("FAILED")
         raise

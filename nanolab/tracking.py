@@ -69,9 +69,7 @@ def _client(uri: str, mlruns: Path) -> Any:
                 _create_store(database)
             _relocate(database, mlruns)
     warnings.filterwarnings("ignore", message="IProgress not found")  # progress bars of a library that we do not show
-    from mlflow import set_tracking_uri
     from mlflow.tracking import MlflowClient
-    set_tracking_uri(uri)
     return MlflowClient(tracking_uri=uri)
 
 

@@ -66,11 +66,11 @@ def run(job, world, run):
     for step in range(start, total + 1):
         run.metrics({"train/loss": 1 / step}, step=step)
         behave = Path(__file__).with_name("behave").read_text() if Path(__file__).with_name("behave").is_file() else ""
-        if step == 3 and behave == "fail":
-            raise RuntimeError("the stage broke at step 3")
-        if step == 3 and behave == "mistake":
-            raise UserError("checkpoint step-3 is truncated")
-        if step == 3 and behave == "wait":
+        if step % 3 == 0 and behave == "fail":
+            raise RuntimeError(f"the stage broke at step {step}")
+        if step % 3 == 0 and behave == "mistake":
+            raise UserError(f"checkpoint step-{step} is truncated")
+        if step % 3 == 0 and behave == "wait":
             print("waiting", flush=True)
             time.sleep(600)
     run.table([{"prompt": "1+1", "answer": "2"}], "samples.json")
@@ -165,8 +165,9 @@ class Lab:
 
 
 @pytest.fixture
-def lab(tmp_path, template_store):
+def lab(tmp_path, template_store, monkeypatch):
     root = tmp_path / "lab"
+    monkeypatch.setattr(files, "MLRUNS", root / "mlruns")  # so that a test reads the lab's store in its own process
     shutil.copytree(ROOT / "nanolab", root / "nanolab", ignore=shutil.ignore_patterns("__pycache__"))
     stages = root / "nanolab" / "stages"
     (root / "nanolab" / "dist.py").write_text(FAKE_DIST)
@@ -176,7 +177,7 @@ def lab(tmp_path, template_store):
     (stages / "report.py").write_text(FAKE_REPORT)
     (root / "experiments").mkdir()
     (root / "experiments" / "tiny.yaml").write_text("steps: [tok_train, tok_eval, report]\nbase_train: {steps: 1}\n"
-                                                    "tokenizer: {vocab_size: 270}\n")
+                                                    "tokenizer: {vocab_size: 275}\n")
     shutil.copytree(ROOT / "scripts", root / "scripts")
     (root / "notebooks").mkdir()
     (root / "notebooks" / "01_tokenizer.ipynb").write_text(fake_notebook("tokenizer"))

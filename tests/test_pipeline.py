@@ -1,0 +1,255 @@
+"""Steps are planned, reused, resumed and failed as the design says; run on a copy of the package with fake stages."""
+
+import json
+import signal
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from nanolab import files, plan, study, tracking
+from nanolab.config import STEPS, load_study, study_from_dict
+from nanolab.fingerprint import code_hash, source_files
+from nanolab.schema import UserError
+
+RUN = "from nanolab import pipeline; r = pipeline.run_stage('tokenizer', experiment='tiny'); "
+
+
+def tiny(**values):
+    return study_from_dict({"experiment": "tiny", "base_train": {"steps": 1}, **values})
+
+
+@pytest.fixture
+def light(monkeypatch, tmp_path):
+    """Planning alone: the code hash and the data identity are given, and work lies in a folder of this test."""
+    monkeypatch.setattr("nanolab.fingerprint.code_hash", lambda module: "code")
+    monkeypatch.setattr("nanolab.fingerprint.data_identity", lambda study: f"{study.data.source} {study.data.seed}")
+    monkeypatch.setattr(files, "MLRUNS", tmp_path)
+
+
+def marks(values):
+    return {name: step.fingerprint for name, step in plan.plan(tiny(**values)).items()}
+
+
+def changed(values):
+    before, after = marks({}), marks(values)
+    return {name for name in before if before[name] != after[name]}
+
+
+def test_a_fingerprint_has_12_hex_digits_and_ends_the_work_folder(light):
+    for name, step in plan.plan(tiny()).items():
+        assert len(step.fingerprint) == 12 and int(step.fingerprint, 16) >= 0
+        assert step.folder == files.MLRUNS / "work" / "tiny" / name / step.fingerprint
+
+
+def test_a_setting_changes_its_step_and_the_steps_that_read_it_and_no_other(light):
+    everything = set(STEPS) - {"report"}
+    assert changed({"tokenizer": {"vocab_size": 300}}) == everything
+    assert changed({"sft": {"steps": 7}}) == {"sft", "chat_eval_sft", "power_eval", "power_ablation", "rl", "chat_eval_rl"}
+    assert changed({"power_eval": {"alpha": 8.0}}) == {"power_eval"}
+    assert changed({"seed": 1}) == everything and changed({"data": {"seed": 1}}) == everything
+
+
+def test_how_a_stage_is_launched_and_what_the_study_is_called_change_no_fingerprint(light):
+    assert changed({"launch": {"nproc": 2, "threads": 1}}) == set()
+    assert changed({"experiment": "other", "description": "text", "hourly_rates": {"H100": 3.0}}) == set()
+
+
+def test_the_device_kind_changes_every_fingerprint(light):
+    assert changed({"launch": {"device": "cuda"}}) == set(STEPS) - {"report"}
+
+
+def test_inputs_follow_the_source(light):
+    planned = plan.plan(tiny(power_eval={"source": "rl"}), ["power_eval"])
+    assert set(planned) == {"tok_train", "base_train", "mid_train", "sft", "rl", "power_eval"}
+    assert list(planned).index("rl") < list(planned).index("power_eval")
+    assert set(planned["power_eval"].inputs) == {"tok_train", "rl"}
+
+
+def test_a_model_trained_from_itself_is_refused(light):
+    with pytest.raises(UserError, match="read its own result"):
+        plan.plan(tiny(rl={"source": "rl"}), ["rl"])
+
+
+def test_model_tag_takes_model_and_tokenizer_of_the_other_study(light, tmp_path):
+    values = tiny()
+    other = plan.plan(study_from_dict({"experiment": "other", "base_train": {"steps": 1}}), ["sft"])["sft"]
+    with pytest.raises(UserError, match="study 'other' has no finished step sft"):
+        plan.plan(tiny(power_eval={"model_tag": "other"}), ["power_eval"])
+    tokenizer = tmp_path / "work" / "other" / "tok_train" / "0123456789ab"
+    plan.write_job(plan.Job("sft", values, values.sft, other.folder, {"tok_train": tokenizer, "mid_train": tmp_path / "work/x"}))
+    files.write_json(other.folder / plan.RESULT, {"metrics": {}})
+    step = plan.plan(tiny(power_eval={"model_tag": "other"}), ["power_eval"])["power_eval"]
+    assert step.inputs["sft"].folder == other.folder
+    assert step.inputs["tok_train"].folder == tokenizer
+
+
+def test_code_hash_follows_imports_at_any_depth_and_nothing_else(tmp_path):
+    package = tmp_path / "nanolab"
+    (package / "stages").mkdir(parents=True)
+    sources = {"__init__.py": "", "stages/__init__.py": "", "stages/one.py": "from nanolab import a\n",
+               "a.py": "def f():\n    import nanolab.b\n", "b.py": "x = 1\n", "unused.py": "y = 1\n"}
+    for name, text in sources.items():
+        (package / name).write_text(text)
+    names = {str(path.relative_to(package)) for path in source_files(package / "stages" / "one.py", tmp_path)}
+    assert names == {"__init__.py", "a.py", "b.py", "stages/one.py"}
+    first = code_hash("one", tmp_path)
+    (package / "unused.py").write_text("y = 2\n")
+    assert code_hash("one", tmp_path) == first
+    (package / "b.py").write_text("x = 2\n")
+    assert code_hash("one", tmp_path) != first
+
+
+def test_a_job_file_gives_the_job_back_wherever_mlruns_lies(light, tmp_path, monkeypatch):
+    job = plan.Job("power_eval", tiny(), tiny().power_eval, tmp_path / "work/tiny/power_eval/a", {"sft": tmp_path / "work/tiny/sft/b"})
+    path = plan.write_job(job)
+    assert plan.read_job(path) == job
+    moved = tmp_path.with_name("moved")
+    tmp_path.rename(moved)
+    monkeypatch.setattr(files, "MLRUNS", moved)
+    assert plan.read_job(moved / "work/tiny/power_eval/a/job.json").inputs == {"sft": moved / "work/tiny/sft/b"}
+
+
+def test_a_truncated_job_file_is_one_clear_line(light, tmp_path):
+    path = plan.write_job(plan.Job("sft", tiny(), tiny().sft, tmp_path / "sft", {}))
+    path.write_text(path.read_text()[:200])
+    with pytest.raises(UserError, match=r"job\.json is not valid JSON"):
+        plan.read_job(path)
+
+
+def test_select_and_grouped_follow_the_study():
+    values = tiny()
+    assert study.select(values, ["sft", "tok_eval"], None) == ["tok_eval", "sft"]
+    assert study.select(values, [], "rl") == ["rl", "chat_eval_rl", "report"]
+    with pytest.raises(UserError, match="unknown step 'stf'"):
+        study.select(values, ["stf"], None)
+    order = [STEPS[group[0]].notebook[:2] for group in study.grouped(values.steps)]
+    assert order == ["01", "02", "03", "04", "05", "06", "05", "07", "08", "09", "05", "10"]
+
+
+# ---- with processes, on fake stages that count to 10 (the steps tok_train and tok_eval of experiments/tiny.yaml)
+
+def attempts(step="tok_train"):
+    """(attempt, status) of the runs of a step, oldest first."""
+    runs = [run for run in tracking.search("tiny") if run.tags.get("step") == step and run.tags["nanolab.kind"] == "step"]
+    return [(run.tags["attempt"], run.status) for run in reversed(runs)]
+
+
+def newest(step="tok_train"):
+    return next(run for run in tracking.search("tiny") if run.tags.get("step") == step and run.tags["nanolab.kind"] == "step")
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def stage_processes(lab):
+    """Processes of a stage of this lab, once it waits and its run is open."""
+    def waits():
+        logs = [path.read_text() for path in (lab.root / "mlruns").glob("work/tiny/tok_train/*/log.txt")]
+        with sqlite3.connect(lab.root / "mlruns" / "mlflow.db") as connection:
+            running = connection.execute("select count(*) from runs where status = 'RUNNING' and name = 'tok_train'").fetchone()[0]
+        return running and any(log.endswith("waiting\n") for log in logs)
+
+    assert wait_for(waits, 60), [path.read_text() for path in (lab.root / "mlruns").glob("work/tiny/tok_train/*/log.txt")]
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"stage" in words and str(lab.root).encode() in b" ".join(words):
+            found.append(int(folder.name))
+    assert found
+    return found
+
+
+def wait_for(condition, seconds):
+    end = time.time() + seconds
+    while time.time() < end:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.slow
+def test_a_killed_step_leaves_no_process_then_goes_on_and_is_reused(lab):
+    lab.behave("wait")
+    first = lab.start("-c", RUN)
+    processes = stage_processes(lab)
+    status, output = lab.call("-c", RUN)
+    assert status == 1 and "study 'tiny' is being run by process" in output
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert wait_for(lambda: not any(alive(pid) for pid in processes), 15)
+    assert attempts() == [("1", "RUNNING")]
+
+    lab.behave("")
+    output = lab.python(RUN + "print(sorted(r.reused), r.metrics)")
+    assert "tok_train: continues in" in output and "counting from 4 to 10" in output
+    assert "[] {'tok_train': {'steps': 10, 'started_at': 4, 'data': 'embedded'}, 'tok_eval': {'coverage': 1.0}}" in output
+    assert attempts() == [("1", "FAILED"), ("2", "FINISHED")]
+    run = newest()
+    assert tracking.history(run.id, "train/loss") == [(step, 1 / step) for step in range(1, 11)]
+    assert [(point.name, point.metrics, point.status) for point in tracking.children(run.id)] == [("half", {"accuracy": 0.5}, "FINISHED")]
+    assert run.metrics["final/steps"] == 10 and run.tags["final/data"] == "embedded" and float(run.tags["earlier_seconds"]) >= 0
+    assert run.params["vocab_size"] == "275" and run.params["study.seed"] == "0" and run.params["data.source"] == "embedded"
+
+    output = lab.python(RUN + "print(sorted(r.reused))")
+    assert "['tok_eval', 'tok_train']" in output and "counting" not in output
+    assert [execution.status for execution in tracking.executions("tiny")] == ["FINISHED", "FINISHED", "FAILED"]
+    assert tracking.executions("tiny")[0].tags["reused.tok_train"] == run.id
+
+
+@pytest.mark.slow
+def test_run_all_is_interrupted_fails_meets_a_mistake_and_goes_on_each_time(lab):
+    def run_all(behaviour):
+        lab.behave(behaviour)
+        return lab.call("scripts/run_all.py", "experiments/tiny.yaml")
+
+    lab.behave("wait")
+    process = lab.start("scripts/run_all.py", "experiments/tiny.yaml")
+    processes = stage_processes(lab)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "tiny: interrupted" in output and "Traceback" not in output.split("waiting")[1]
+    assert wait_for(lambda: not any(alive(pid) for pid in processes), 15)
+
+    status, output = run_all("fail")
+    assert status == 1 and "counting from 4 to 10" in output and "RuntimeError: the stage broke at step 6" in output
+    assert "StageFailed" in output and "a step failed" in output
+
+    status, output = run_all("mistake")
+    assert status == 2 and output.splitlines()[-1] == "error: tok_train: checkpoint step-9 is truncated"
+
+    status, output = run_all("")
+    assert status == 0 and "counting from 10 to 10" in output
+    assert "SUMMARY report tok_eval tok_train" in output and "report: report.md" in output and "make ui" in output
+    assert attempts() == [("1", "FAILED"), ("2", "FAILED"), ("3", "FAILED"), ("4", "FINISHED")]
+    assert [execution.status for execution in tracking.executions("tiny")] == ["FINISHED", "FAILED", "FAILED", "FAILED"]
+    for step in ("tok_train", "tok_eval", "report"):
+        assert list(lab.root.glob(f"mlruns/artifacts/tiny/{newest(step).id}/artifacts/notebook/*.ipynb"))
+
+    status, output = run_all("")
+    assert status == 0 and "tok_train, tok_eval reused" in output and "counting" not in output
+
+
+@pytest.mark.slow
+def test_plain_papermill_takes_the_parameters_that_plan_writes(lab):
+    status, parameters = lab.call("-m", "nanolab", "plan", "tiny", "--set", "tokenizer.vocab_size=268", "--parameters", "tok_train")
+    assert status == 0
+    (lab.root / "parameters.yaml").write_text(parameters)
+    status, output = lab.call("-m", "papermill", "notebooks/01_tokenizer.ipynb", "out.ipynb", "-f", "parameters.yaml")
+    assert status == 0, output
+    shown = json.dumps(json.loads((lab.root / "out.ipynb").read_text())["cells"][-1]["outputs"])
+    assert "metrics {'tok_train': {'steps': 3, 'started_at': 1, 'data': 'embedded'}, 'tok_eval': {'coverage': 0.3}}" in shown
+
+
+def test_the_default_studies_load():
+    for path in sorted((files.ROOT / "experiments").glob("*.yaml")):
+        assert load_study(str(path)).steps
