@@ -1,0 +1,241 @@
+"""The GPT behind the `LanguageModel` and `Scorer` protocols: cached decoding with tools, and scoring of given tokens.
+
+Decoding feeds a flat batch: one token of every row, in slot order, then the earlier tokens of forced outputs. Linear layers see one
+(tokens, width) matrix; attention reads the cache's first slots as they stand. On CPU in float32 the decisions of a chain must not
+depend on its batch, so token batches are padded to multiples of 8 and lengths to multiples of 32: shapes whose results were
+measured to agree bitwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional
+
+from nanolab.data.chat import forced_output, tool_call
+from nanolab.data.tokenizer import Tokenizer
+from nanolab.generation import SpanScore
+from nanolab.model.gpt import GPT, norm
+from nanolab.model.kv_cache import MULTIPLE, KVCache, rounded
+from nanolab.sandbox import Tools
+from nanolab.scheduler import generate, serve
+from nanolab.schema import UserError
+
+__all__ = ["GPTLanguageModel", "GPTScorer", "generate", "serve"]
+
+ROWS = 8  # token batches are padded to a multiple of this
+PREFILL_TOKENS = 16_384  # padded tokens of one prefill forward at most
+EXTRA_TOKENS = 128  # earlier tokens of forced outputs whose cache is gathered at once
+SCORE_TOKENS = 8_192  # padded tokens of one scoring forward at most
+
+
+class GPTLanguageModel:
+    """Rows of a GPT with a key/value cache; rows and length of the cache grow as needed, up to `max_length` positions a row.
+
+    `tools` None: no tool is ever run. `max_length` None: the model's sequence length; a larger one extrapolates the rotary positions.
+    The model is used as it is: put it on its device, in its dtype, and do not train it while rows are alive.
+    """
+
+    def __init__(self, model: GPT, tokenizer: Tokenizer, tools: Tools | None = None, rows: int = 64, max_length: int | None = None,
+                 tool_max_output_tokens: int = 128) -> None:
+        if tokenizer.vocab_size != model.config.vocab_size:
+            raise UserError(f"the tokenizer has {tokenizer.vocab_size} tokens and the model {model.config.vocab_size}: "
+                            "they are not of one study")
+        self.model, self.tokenizer, self.tools = model.eval(), tokenizer, tools
+        self.tool_max_output_tokens = tool_max_output_tokens
+        self.vocab_size, self.end_token = tokenizer.vocab_size, tokenizer.special("<|assistant_end|>")
+        self.call_end = tokenizer.special("<|python_end|>")
+        self.max_length = max_length or model.config.sequence_length
+        weight = model.embedding.weight
+        self.device = weight.device
+        self.cache = KVCache(len(model.blocks), model.config.kv_heads, model.config.width // model.config.heads, weight.dtype, self.device,
+                             2 * rows, 2 * MULTIPLE)
+        self.tokens: dict[int, list[int]] = {}  # row -> the tokens it holds
+
+    @torch.no_grad()
+    def prefill(self, prompts: list[list[int]]) -> list[int]:
+        """As the protocol says; prompts of similar length are forwarded together."""
+        rows = [-1] * len(prompts)
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        self.cache.reserve(len(prompts[order[-1]]))
+        for i in order:
+            rows[i] = self.cache.allocate(len(prompts[i]) - 1)
+            self.tokens[rows[i]] = prompts[i][:-1]
+        for batch in _batches(order, [len(prompt) - 1 for prompt in prompts], PREFILL_TOKENS):
+            self._prefill([rows[i] for i in batch], [prompts[i][:-1] for i in batch])
+        return rows
+
+    def _prefill(self, rows: list[int], prompts: list[list[int]]) -> None:
+        ids = _padded(prompts, self.device)
+        length = ids.shape[1]
+        if length == 0:
+            return
+        self.cache.reserve(length)
+        slots = torch.tensor([self.cache.slots[row] for row in rows], device=self.device)
+        rotary = self.model.rotary(torch.arange(length, device=self.device))
+        store = self.cache.by_slot()
+        x = self.model.embed(ids)
+        for i, block in enumerate(self.model.blocks):
+            q, k, v = block.attention.queries_keys_values(norm(x), *rotary)
+            store[0, i, slots, :, :length] = k
+            store[1, i, slots, :, :length] = v
+            if i == len(self.model.blocks) - 1:
+                break  # nothing reads the last layer's output
+            y = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
+            x = x + block.attention.project(y)
+            x = x + block.feed_forward(norm(x))
+
+    @torch.no_grad()
+    def decode(self, rows: list[int], tokens: list[list[int]]) -> torch.Tensor:
+        """As the protocol says: logits (rows, vocab) float32 on the model's device."""
+        count, lengths = len(rows), self.cache.lengths
+        slots = self.cache.arrange(rows)
+        padded = rounded(count, ROWS)
+        last, places = [0] * padded, [0] * padded
+        extras: list[tuple[int, int, int]] = []  # slot, position, token
+        for row, slot, more in zip(rows, slots, tokens, strict=True):
+            start = lengths[row]
+            for i in range(len(more) - 1):
+                extras.append((slot, start + i, more[i]))
+            last[slot], places[slot] = more[-1], start + len(more) - 1
+            lengths[row] = start + len(more)
+            self.tokens[row] += more
+        longest = max(places) + 1
+        if longest > self.max_length:
+            raise UserError(f"a row of {longest} tokens does not fit into the context of {self.max_length}")
+        self.cache.reserve(longest)
+        hidden = self._hidden(last, places, count, extras, rounded(longest, MULTIPLE))
+        logits = self.model.logits(norm(hidden[:padded, 0])).float()
+        return logits[:count] if slots == list(range(count)) else logits[torch.tensor(slots, device=self.device)]
+
+    def _hidden(self, last: list[int], places: list[int], count: int, extras: list[tuple[int, int, int]], length: int) -> torch.Tensor:
+        """The residual stream (tokens, 1, width) after all layers, the rows' last tokens first, in slot order."""
+        device, heads = self.device, self.cache.kv_heads
+        spare = rounded(len(extras), ROWS) - len(extras)
+        ids = torch.tensor(last + [extra[2] for extra in extras] + [0] * spare, device=device)
+        positions = torch.tensor(places + [extra[1] for extra in extras] + [0] * spare, device=device)
+        slots = torch.tensor([*range(count), *(extra[0] for extra in extras)], device=device)
+        rows = len(last)
+        real = torch.cat([torch.arange(count, device=device), torch.arange(rows, rows + len(extras), device=device)]) if extras else None
+        written = positions[:count] if real is None else positions[real]
+        hidden_later = torch.arange(length, device=device) > positions[:, None]
+        mask = torch.zeros(hidden_later.shape, dtype=self.cache.store.dtype, device=device).masked_fill_(hidden_later, float("-inf"))
+        mask = mask[:, None, None]  # (tokens, 1, 1, length)
+        rotary = self.model.rotary(positions[:, None])
+        store = self.cache.by_slot()
+        x = self.model.embed(ids[:, None])
+        for i, block in enumerate(self.model.blocks):
+            q, k, v = block.attention.queries_keys_values(norm(x), *rotary)
+            store[0, i][slots, :, written] = k[:count, :, 0] if real is None else k[real, :, 0]
+            store[1, i][slots, :, written] = v[:count, :, 0] if real is None else v[real, :, 0]
+            groups = q.shape[1] // heads
+            q = q.reshape(len(ids), heads, groups, -1)
+            keys, values = self.cache.keys[i, :rows * heads, :length], self.cache.values[i, :rows * heads, :length]
+            outputs = [_attend(q[:rows], keys, values, mask[:rows])]
+            for start in range(rows, rows + len(extras), EXTRA_TOKENS):
+                part = slots[count + start - rows:count + start - rows + EXTRA_TOKENS]
+                stop = start + len(part)
+                gathered = store[:, i, part, :, :length].flatten(1, 2)
+                outputs.append(_attend(q[start:stop], gathered[0], gathered[1], mask[start:stop]))
+            if spare:
+                outputs.append(torch.zeros_like(q[:spare]))
+            y = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+            x = x + block.attention.project(y.reshape(len(ids), heads * groups, 1, -1))
+            x = x + block.feed_forward(norm(x))
+        return x
+
+    def fork(self, rows: list[int], parents: list[int], lengths: list[int]) -> list[int]:
+        """As the protocol says."""
+        new = self.cache.fork(rows, parents, lengths)
+        kept = [self.tokens[parent][:length] if parent != -1 else [] for parent, length in zip(parents, lengths, strict=True)]
+        for row, target, tokens in zip(rows, new, kept, strict=True):
+            if target == -1:
+                del self.tokens[row]
+            else:
+                self.tokens[target] = tokens
+        return new
+
+    def forced(self, row: int, token: int) -> list[int]:
+        """A tool's output between its two marks, once `token` closes a call; cut to `tool_max_output_tokens`."""
+        if token != self.call_end or self.tools is None:
+            return []
+        call = tool_call(self.tokenizer, [*self.tokens[row], token])
+        return [] if call is None else forced_output(self.tokenizer, self.tools.output(call), self.tool_max_output_tokens)
+
+
+def _attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """One query position a row against its cache: q (rows, kv_heads, group, d), keys and values (rows * kv_heads, length, d), mask
+    (rows, 1, 1, length) added to the scores. Returns (rows, kv_heads, group, d)."""
+    rows, heads, group, width = q.shape
+    scores = torch.bmm((q * width**-0.5).reshape(rows * heads, group, width), keys.transpose(1, 2))
+    weights = torch.softmax(scores.view(rows, heads, group, -1) + mask, -1)
+    return torch.bmm(weights.view(rows * heads, group, -1), values).view(rows, heads, group, width)
+
+
+def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+    """Token rows (rows, length) int64, padded with 0 at their ends to a common multiple of 8."""
+    length = rounded(max(len(row) for row in rows), ROWS)
+    return torch.tensor([[*row, *[0] * (length - len(row))] for row in rows], dtype=torch.int64, device=device).view(len(rows), length)
+
+
+def _batches(order: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """`order` (by rising length) in batches of at most `tokens` padded tokens, and of lengths that waste at most about a quarter."""
+    batches: list[list[int]] = []
+    for i in order:
+        longest = rounded(max(lengths[i], 1), ROWS)
+        fits = batches and (len(batches[-1]) + 1) * longest <= tokens and longest <= 1.5 * rounded(max(lengths[batches[-1][0]], 1), ROWS)
+        if fits:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+class GPTScorer:
+    """The `Scorer` protocol over a GPT: rows of similar length in one forward, logits only where they are needed."""
+
+    def __init__(self, model: GPT) -> None:
+        self.model = model.eval()
+        self.device = model.embedding.weight.device
+
+    def _hidden_of(self, ids: list[list[int]]):
+        """Batches of (row numbers, final hidden states (rows, length, width))."""
+        for i, row in enumerate(ids):
+            if not row:
+                raise UserError(f"row {i} to score is empty")
+        lengths = [len(row) for row in ids]
+        for batch in _batches(sorted(range(len(ids)), key=lengths.__getitem__), lengths, SCORE_TOKENS):
+            yield batch, self.model.trunk(_padded([ids[i] for i in batch], self.device))
+
+    @torch.no_grad()
+    def score(self, ids: list[list[int]], spans: list[tuple[int, int]]) -> list[SpanScore]:
+        """log p of ids[i][start:end] given ids[i][:start], for (start, end) = spans[i]; raises UserError for a span outside its row."""
+        for i, (row, (start, end)) in enumerate(zip(ids, spans, strict=True)):
+            if not 1 <= start <= end <= len(row):
+                raise UserError(f"span {i} = ({start}, {end}) does not lie in its row of {len(row)} tokens, start at least 1")
+        scores: list[SpanScore | None] = [None] * len(ids)
+        for batch, hidden in self._hidden_of(ids):
+            spots = [(r, position) for r, i in enumerate(batch) for position in range(spans[i][0] - 1, spans[i][1] - 1)]
+            where = torch.tensor(spots, device=self.device).reshape(-1, 2)
+            wanted = torch.tensor([ids[batch[r]][position + 1] for r, position in spots], dtype=torch.int64, device=self.device)
+            log_p, best = [], []
+            for part, tokens in zip(where.split(1024), wanted.split(1024), strict=True):
+                logits = self.model.logits(hidden[part[:, 0], part[:, 1]]).float()
+                log_p += torch.log_softmax(logits, -1).gather(1, tokens[:, None])[:, 0].tolist()
+                best += (logits.argmax(-1) == tokens).tolist()
+            start = 0
+            for i in batch:
+                stop = start + spans[i][1] - spans[i][0]
+                scores[i] = SpanScore(float(sum(log_p[start:stop])), log_p[start:stop], all(best[start:stop]))
+                start = stop
+        return scores
+
+    @torch.no_grad()
+    def next_logits(self, ids: list[list[int]]) -> torch.Tensor:
+        """Logits after the last token of each row: (rows, vocab) float32 on the CPU."""
+        found = torch.empty(len(ids), self.model.config.vocab_size)
+        for batch, hidden in self._hidden_of(ids):
+            last = torch.tensor([len(ids[i]) - 1 for i in batch], device=self.device)
+            found[batch] = self.model.logits(hidden[torch.arange(len(batch), device=self.device), last]).float().cpu()
+        return found
