@@ -37,7 +37,7 @@ class LanguageModel(Protocol):
     def fork(self, rows: list[int], parents: list[int], lengths: list[int]) -> list[int]:
         """Let `rows[i]` hold the first `lengths[i]` tokens of `parents[i]`, all at once from the contents before the call.
 
-        rows[i] = -1 takes a new row; rows[i] = parents[i] rewinds; lengths[i] = 0 gives rows[i] back. Returns the rows (-1: given back).
+        rows[i] = -1 takes a new row; rows[i] = parents[i] rewinds; parents[i] = -1 gives rows[i] back. Returns the rows (-1: given back).
         A row that is overwritten is not a parent of another row in the same call.
         """
 

@@ -96,7 +96,8 @@ def test_logits_that_are_not_numbers_stop_with_one_line():
 @pytest.mark.parametrize("values, words", [
     (dict(temperature=-0.1, top_k=None, max_new_tokens=1), "temperature = -0.1"),
     (dict(temperature=math.nan, top_k=None, max_new_tokens=1), "temperature = nan"),
-    (dict(temperature=1, top_k=0, max_new_tokens=1), "top_k = 0"), (dict(temperature=1, top_k=None, max_new_tokens=0), "max_new_tokens = 0")])
+    (dict(temperature=1, top_k=0, max_new_tokens=1), "top_k = 0"),
+    (dict(temperature=1, top_k=None, max_new_tokens=0), "max_new_tokens = 0")])
 def test_settings_out_of_range(values, words):
     with pytest.raises(UserError, match=words):
         check_sampling(**values)

@@ -85,7 +85,7 @@ class KVCache:
         source = {parent: (self.slots[parent], self.lengths[parent]) for parent in parents if parent != -1}
         new = []
         for row, parent, length in zip(rows, parents, lengths, strict=True):
-            if length == 0 and parent == -1:
+            if parent == -1:
                 self.release(row)
                 new.append(-1)
                 continue

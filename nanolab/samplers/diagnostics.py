@@ -46,7 +46,7 @@ def autocorrelation(values: Sequence[float]) -> numpy.ndarray:
 
 
 def effective_sample_size(values: Sequence[float]) -> float:
-    """Independent draws that one chain is worth, by Geyer's initial monotone positive sequence (1992): 0 if constant, NaN for a NaN draw."""
+    """Independent draws that one chain is worth (Geyer 1992, initial monotone sequence): 0 if constant, NaN for a NaN draw."""
     x = numpy.asarray(values, dtype=numpy.float64)
     if numpy.isnan(x).any():
         return math.nan

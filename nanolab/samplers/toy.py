@@ -126,7 +126,7 @@ class ToyModel:
         """As the protocol says."""
         new = []
         for row, parent, length in zip(rows, parents, lengths, strict=True):
-            if length == 0 and parent == -1:
+            if parent == -1:
                 del self.rows[row]
                 new.append(-1)
                 continue
