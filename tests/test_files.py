@@ -1,0 +1,88 @@
+"""Files are written whole or not at all, and a damaged one is named."""
+
+import multiprocessing
+import time
+
+import pytest
+
+from nanolab import files
+from nanolab.schema import UserError
+
+
+def test_an_atomic_write_replaces_the_content_and_leaves_no_other_file(tmp_path):
+    path = tmp_path / "deep" / "a.txt"
+    files.write_atomic(path, "one")
+    files.write_atomic(path, b"two")
+    assert path.read_bytes() == b"two" and [p.name for p in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_a_write_that_fails_keeps_the_old_content(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    files.write_json(path, {"a": 1})
+    monkeypatch.setattr(files.os, "fsync", lambda number: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        files.write_json(path, {"a": 2})
+    assert files.read_json(path) == {"a": 1} and [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_missing_and_truncated_json_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"no file .*absent\.json"):
+        files.read_json(tmp_path / "absent.json")
+    (tmp_path / "cut.json").write_text('{"a": 1, "b"')
+    with pytest.raises(UserError, match=r"cut\.json is not valid JSON"):
+        files.read_json(tmp_path / "cut.json")
+
+
+def test_sha256_of_known_texts(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert files.sha256_file(tmp_path / "a") == files.sha256_text("abc") == (
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    (tmp_path / "weights").write_bytes(b"12345678")
+    files.mark_complete(tmp_path, ["weights"], step=3)
+    return tmp_path
+
+
+def test_a_complete_folder_gives_its_facts(checkpoint):
+    assert files.is_complete(checkpoint) and files.verify_complete(checkpoint) == {"step": 3}
+
+
+@pytest.mark.parametrize("content, words", [(None, "weights is missing"), (b"1234", "weights is truncated: 4 bytes, expected 8"),
+                                            (b"12345679", "weights was altered")])
+def test_a_damaged_file_is_named(checkpoint, content, words):
+    (checkpoint / "weights").unlink()
+    if content is not None:
+        (checkpoint / "weights").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        files.verify_complete(checkpoint)
+
+
+def test_a_folder_without_its_marker_is_not_complete(checkpoint):
+    (checkpoint / files.COMPLETE).unlink()
+    assert not files.is_complete(checkpoint)
+    with pytest.raises(UserError, match="is not complete"):
+        files.verify_complete(checkpoint)
+
+
+def hold(path, held):
+    with files.file_lock(path) as announce:
+        announce("holder")
+        held.set()
+        time.sleep(60)
+
+
+def test_a_lock_tells_its_holder_and_is_freed_when_the_holder_is_killed(tmp_path):
+    held = multiprocessing.get_context("spawn").Event()
+    process = multiprocessing.get_context("spawn").Process(target=hold, args=(tmp_path / "lock", held))
+    process.start()
+    assert held.wait(30)
+    with pytest.raises(BlockingIOError), files.file_lock(tmp_path / "lock", wait=False):
+        pass
+    assert (tmp_path / "lock").read_text() == "holder"
+    process.kill()
+    process.join()
+    with files.file_lock(tmp_path / "lock", wait=False):
+        pass

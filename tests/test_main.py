@@ -1,0 +1,75 @@
+"""The command line: one line and status 2 for a mistake, before anything starts."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from nanolab import files, worker
+from nanolab.__main__ import main
+
+SMALL = "base_train: {steps: 1}\n"
+
+
+def command(*arguments, **options):
+    return subprocess.run([sys.executable, "-m", "nanolab", *arguments], capture_output=True, text=True, cwd=files.ROOT, **options)
+
+
+@pytest.mark.parametrize("text, arguments, words", [
+    (SMALL + "power_eval: {alpah: 8}\n", (), "unknown key power_eval.alpah; the nearest valid key is power_eval.alpha"),
+    (SMALL + "sft: {steps: many}\n", (), "sft.steps = 'many' must be a whole number"),
+    (SMALL, ("--set", "power_eval.alpha=0"), "power_eval.alpha = 0.0 is out of range"),
+    (SMALL, ("--only", "stf"), "unknown step 'stf'"),
+    (SMALL, ("--from", "stf"), "unknown step 'stf'"),
+    (None, (), "no experiment file"),
+])
+def test_a_mistake_is_one_line_and_status_2_and_nothing_starts(tmp_path, text, arguments, words):
+    path = tmp_path / "study.yaml"
+    if text is not None:
+        path.write_text(text)
+    done = command("run", str(path), *arguments, env={"NANOLAB_MLRUNS": str(tmp_path / "mlruns"), "PATH": "/usr/bin:/bin"})
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and words in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "mlruns").exists()
+
+
+def test_help_is_quick_and_names_the_commands():
+    times = []
+    for _ in range(3):
+        started = time.time()
+        done = command("--help")
+        times.append(time.time() - started)
+    assert done.returncode == 0 and all(name in done.stdout for name in ("run", "stage", "plan", "report"))
+    assert min(times) < 0.5, f"{min(times):.2f} s"
+
+
+def test_a_job_that_is_missing_or_damaged_is_one_line(tmp_path, capsys):
+    assert main(["stage", str(tmp_path / "job.json")]) == 2
+    (tmp_path / "job.json").write_text("{}")
+    assert main(["stage", str(tmp_path / "job.json")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and "no file" in lines[0] and "is not a job file" in lines[1]
+    assert "is not a job file" in files.read_json(tmp_path / worker.ERROR)["message"]
+
+
+def test_plan_shows_each_step_with_its_state_and_fingerprint(lab):
+    status, output = lab.call("-m", "nanolab", "plan", "tiny")
+    assert status == 0
+    rows = [line.split() for line in output.splitlines()]
+    assert [row[:2] for row in rows[1:]] == [["tok_train", "missing"], ["tok_eval", "missing"]] and len(rows[1][2]) == 12
+    assert lab.call("scripts/run_all.py", "tiny", "--dry-run") == (0, output)
+
+
+def test_plan_parameters_are_the_fields_of_the_stage_and_the_execution(lab):
+    status, output = lab.call("-m", "nanolab", "plan", "tiny", "--parameters", "chat_eval_rl")
+    assert status == 0 and "source: rl\n" in output and "max_examples: 200\n" in output
+    assert output.endswith(f"experiment: {lab.root}/experiments/tiny.yaml\nparent_run_id: ''\nfresh: false\n")
+
+
+def test_a_notebook_without_a_parameter_is_refused_before_anything_starts(lab):
+    notebook = lab.root / "notebooks" / "01_tokenizer.ipynb"
+    notebook.write_text(notebook.read_text().replace("eval_chars = ", "eval_char = "))
+    status, output = lab.call("scripts/run_all.py", "tiny")
+    assert status == 2 and output.startswith("error: unknown parameter 'eval_chars'") and output.count("\n") == 1
+    assert not (lab.root / "mlruns" / "work").exists()
