@@ -217,7 +217,7 @@ class GPTScorer:
         scores: list[SpanScore | None] = [None] * len(ids)
         for batch, hidden in self._hidden_of(ids):
             spots = [(r, position) for r, i in enumerate(batch) for position in range(spans[i][0] - 1, spans[i][1] - 1)]
-            where = torch.tensor(spots, device=self.device).reshape(-1, 2)
+            where = torch.tensor(spots, dtype=torch.int64, device=self.device).reshape(-1, 2)
             wanted = torch.tensor([ids[batch[r]][position + 1] for r, position in spots], dtype=torch.int64, device=self.device)
             log_p, best = [], []
             for part, tokens in zip(where.split(1024), wanted.split(1024), strict=True):

@@ -147,12 +147,13 @@ def initial_law(toy, settings, states):
     return numpy.exp([sum(parts(toy, x, values)[3]) for x in states])
 
 
-def last_states(toy, settings, chains, stage, batch_rows=2000):
-    results = sample(toy, [toy.prompt], settings, 0, stage, chains=chains, batch_rows=batch_rows)
+def last_states(toy, settings, chains, stage, batch_rows=1000):
+    """How often each completion is a chain's last state; in lots, so that only one lot's trajectories are held."""
     counts = {}
-    for result in results:
-        key = tuple(result.final.tokens)
-        counts[key] = counts.get(key, 0) + 1
+    for lot in range(chains // batch_rows):
+        for result in sample(toy, [toy.prompt], settings, 0, stage, chains=batch_rows, batch_rows=batch_rows, examples=[lot]):
+            key = tuple(result.final.tokens)
+            counts[key] = counts.get(key, 0) + 1
     return counts
 
 

@@ -1,0 +1,207 @@
+"""The GPT behind the protocols: the cache changes nothing, tools are forced in, a chain does not depend on its batch."""
+
+import numpy
+import pytest
+import torch
+
+from nanolab.data.tokenizer import Tokenizer
+from nanolab.engine import GPTLanguageModel, GPTScorer
+from nanolab.generation import log_p_log_q
+from nanolab.model.gpt import GPT
+from nanolab.model.scaling import GPTConfig
+from nanolab.samplers.power_mh import PowerSettings, sample
+from nanolab.scheduler import generate
+from nanolab.schema import UserError
+from nanolab.seeds import generator
+
+TOKENIZER = Tokenizer([bytes([i]) for i in range(256)])
+LIMIT = 40
+
+
+class EchoTools:
+    """A tool whose output depends on the call, of several tokens."""
+
+    def output(self, call):
+        return f"{len(call)}!"
+
+
+def tiny(kv_heads=2, seed=0):
+    """A GPT of random weights that likes to call the tool and to end."""
+    torch.manual_seed(seed)
+    model = GPT(GPTConfig(vocab_size=TOKENIZER.vocab_size, sequence_length=128, depth=2, width=32, heads=4, kv_heads=kv_heads))
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=1.5 * weight.shape[-1] ** -0.5)
+    with torch.no_grad():
+        for token, scale in ((TOKENIZER.python_start, 3), (TOKENIZER.python_end, 3), (TOKENIZER.assistant_end, 2)):
+            model.head.weight[token] *= scale
+    return model
+
+
+@pytest.fixture(scope="module", params=[4, 2], ids=["all heads", "grouped"])
+def model(request):
+    return tiny(request.param)
+
+
+def language_model(model, **changes):
+    return GPTLanguageModel(model, TOKENIZER, EchoTools(), **{"rows": 8, "max_length": 100, **changes})
+
+
+def prompts(count, longest=40):
+    random = generator("prompts", count)
+    return [random.integers(0, 256, random.integers(1, longest)).tolist() for _ in range(count)]
+
+
+def settings_of(**changes):
+    return PowerSettings(**{**dict(alpha=4.0, num_steps=4, temperature=0.7, top_k=50, max_new_tokens=LIMIT, restart_prob=0.3), **changes})
+
+
+def rescored(model, prompt, completion, temperature, top_k):
+    """log p and log q of a completion's chosen tokens by one full forward."""
+    with torch.no_grad():
+        logits = model.logits(model.trunk(torch.tensor([prompt + completion.tokens])))[0, len(prompt) - 1:-1]
+    log_p, log_q, _ = log_p_log_q(logits, completion.tokens, temperature, top_k)
+    chosen = [not forced for forced in completion.forced]
+    return log_p[chosen], log_q[chosen]
+
+
+@pytest.mark.parametrize("top_k", [50, None])
+def test_recorded_log_p_and_log_q_equal_a_full_forward(model, top_k):
+    """After prefill, ragged cuts, forks, forced outputs, early stops and two blocks: every state of every chain, to 1e-5."""
+    questions = prompts(12)
+    results = sample(language_model(model), questions, settings_of(top_k=top_k, num_blocks=2), 0, "power", batch_rows=5)
+    states = [(questions[r.problem], state) for r in results for state in r.states]
+    assert any(any(state.forced) for _, state in states) and any(state.ended for _, state in states)
+    for prompt, state in states:
+        log_p, log_q = rescored(model, prompt, state, 0.7, top_k)
+        chosen = [i for i, forced in enumerate(state.forced) if not forced]
+        assert numpy.abs(log_p - numpy.array(state.log_p)[chosen]).max() < 1e-5
+        assert numpy.abs(log_q - numpy.array(state.log_q)[chosen]).max() < 1e-5
+
+
+def full_logits(model, tokens):
+    with torch.no_grad():
+        return model.logits(model.trunk(torch.tensor([tokens])))[0, -1]
+
+
+def test_cached_decode_equals_the_full_forward(model):
+    lm, questions = language_model(model), prompts(5)
+    rows = lm.prefill(questions)
+    texts = [prompt[:-1] for prompt in questions]
+    steps = [[prompt[-1:] for prompt in questions], [[1], [2, 3, 4], [5], [6, 7], [8]], [[9], [9], [9, 10], [9], [9]]]
+    for tokens in steps:
+        logits = lm.decode(rows, tokens)
+        texts = [text + more for text, more in zip(texts, tokens)]
+        for found, text in zip(logits, texts):
+            assert torch.allclose(found, full_logits(model, text), atol=1e-5)
+
+
+def test_a_batch_of_eight_equals_eight_single_rows(model):
+    questions = prompts(8)
+    together = generate(language_model(model), questions, temperature=1.0, top_k=None, max_new_tokens=LIMIT, seed=0, stage="s")
+    for i, question in enumerate(questions):
+        alone = generate(language_model(model), [question], temperature=1.0, top_k=None, max_new_tokens=LIMIT, seed=0, stage="s",
+                         examples=[i])[0][0]
+        assert alone.tokens == together[i][0].tokens and alone.forced == together[i][0].forced
+        assert numpy.abs(numpy.array(alone.log_p) - together[i][0].log_p).max() < 1e-5
+
+
+def test_fork_then_decode_equals_a_fresh_prefill(model):
+    lm = language_model(model)
+    text = list(range(60, 90))
+    row, other = lm.prefill([[*text, 0], [1, 2, 3]])
+    child, again = lm.fork([-1, -1], [row, row], [20, 11])
+    lm.fork([other], [row], [15])
+    lm.decode([row], [[7]])
+    logits = lm.decode([other, child, again], [[5], [5, 6], [5]])
+    for found, tokens in zip(logits, [[*text[:15], 5], [*text[:20], 5, 6], [*text[:11], 5]]):
+        assert torch.allclose(found, full_logits(model, tokens), atol=1e-5)
+        fresh = language_model(model)
+        assert torch.allclose(found, fresh.decode(fresh.prefill([tokens]), [tokens[-1:]])[0], atol=1e-5)
+    assert lm.fork([row], [row], [4]) == [row] and lm.tokens[row] == text[:4]
+    assert torch.allclose(lm.decode([row], [[8]])[0], full_logits(model, [*text[:4], 8]), atol=1e-5)
+
+
+def test_a_chain_alone_takes_the_decisions_of_the_chain_in_a_batch_of_64(model):
+    """float32 on CPU: the same tokens, decisions and recorded numbers, bit for bit."""
+    questions = prompts(64, 30)
+    together = sample(language_model(model), questions, settings_of(), 0, "power", batch_rows=64)
+    for i in (0, 9, 33, 63):
+        alone, = sample(language_model(model), [questions[i]], settings_of(), 0, "power", examples=[i])
+        assert [info.accepted for info in alone.infos] == [info.accepted for info in together[i].infos]
+        assert [state.tokens for state in alone.states] == [state.tokens for state in together[i].states]
+        assert [info.log_ratio for info in alone.infos] == pytest.approx([info.log_ratio for info in together[i].infos], abs=1e-4)
+
+
+def test_early_rejection_makes_the_same_decisions(model):
+    questions = prompts(20)
+    fast, full = (sample(language_model(model), questions, settings_of(), 0, "power", early_rejection=on) for on in (True, False))
+    assert [r.final.tokens for r in fast] == [r.final.tokens for r in full]
+    assert [[i.accepted for i in r.infos] for r in fast] == [[i.accepted for i in r.infos] for r in full]
+
+
+def test_tool_output_is_forced_in_and_cut(model):
+    """Between its marks, of at most tool_max_output_tokens tokens, as a function of the call's text."""
+    lm = language_model(model, tool_max_output_tokens=1)
+    call = TOKENIZER.encode("1+1")
+    row, = lm.prefill([[5, TOKENIZER.python_start, *call, 0]])
+    assert lm.forced(row, TOKENIZER.python_end) == [TOKENIZER.output_start, *TOKENIZER.encode("3"), TOKENIZER.output_end]
+    assert lm.forced(row, 7) == []
+    row, = lm.prefill([[5, *call, 0]])
+    assert lm.forced(row, TOKENIZER.python_end) == []  # no call was opened
+    assert GPTLanguageModel(model, TOKENIZER, None).forced(row, TOKENIZER.python_end) == []
+
+    answers = generate(language_model(model), prompts(40), temperature=1.0, top_k=None, max_new_tokens=LIMIT, seed=0, stage="s")
+    completions = [completion for completion, in answers]
+    calls = 0
+    for completion in completions:
+        assert len(completion.tokens) <= LIMIT
+        for i, forced in enumerate(completion.forced):
+            if forced and not completion.forced[i - 1]:
+                start = max(j for j in range(i) if completion.tokens[j] == TOKENIZER.python_start)
+                call = TOKENIZER.decode([t for t in completion.tokens[start + 1:i - 1] if t < 256])
+                expected = [TOKENIZER.output_start, *TOKENIZER.encode(EchoTools().output(call)), TOKENIZER.output_end][:LIMIT - i]
+                assert completion.tokens[i:i + len(expected)] == expected and all(completion.forced[i:i + len(expected)])
+                calls += 1
+    assert calls > 3
+
+
+def test_rows_and_length_grow_beyond_the_first_allocation(model):
+    lm = language_model(model, rows=2)
+    assert lm.cache.length < 80
+    answers = generate(lm, prompts(70), temperature=0.0, top_k=None, max_new_tokens=LIMIT, seed=0, stage="s", batch_rows=64)
+    assert len(answers) == 70 and not lm.tokens and not lm.cache.slots
+
+
+def test_scores_equal_the_plain_computation(model):
+    scorer, random = GPTScorer(model), generator("score")
+    ids = [random.integers(0, 256, n).tolist() for n in (5, 40, 9, 60, 2, 33)]
+    spans = [(1, 5), (30, 40), (3, 3), (1, 60), (1, 2), (32, 33)]
+    for row, (start, end), score in zip(ids, spans, scorer.score(ids, spans)):
+        with torch.no_grad():
+            logits = model.logits(model.trunk(torch.tensor([row])))[0]
+        expected = [float(torch.log_softmax(logits[i - 1], -1)[row[i]]) for i in range(start, end)]
+        assert score.per_token == pytest.approx(expected, abs=1e-5) and score.log_p == pytest.approx(sum(expected), abs=1e-4)
+        assert score.greedy == all(int(logits[i - 1].argmax()) == row[i] for i in range(start, end))
+    found = scorer.next_logits(ids)
+    assert found.shape == (6, TOKENIZER.vocab_size) and found.dtype == torch.float32
+    for row, logits in zip(ids, found):
+        assert torch.allclose(logits, full_logits(model, row), atol=1e-5)
+
+
+def test_bad_input_gets_one_line(model):
+    with pytest.raises(UserError, match="tokenizer has 264 tokens and the model 265"):
+        GPTLanguageModel(model, type("Short", (), {"vocab_size": 264})())
+    with pytest.raises(UserError, match="prompt 0 has 30 tokens and max_new_tokens = 100"):
+        generate(language_model(model), [[1] * 30], temperature=1.0, top_k=None, max_new_tokens=100, seed=0, stage="s")
+    with pytest.raises(UserError, match=r"span 0 = \(0, 2\)"):
+        GPTScorer(model).score([[1, 2, 3]], [(0, 2)])
+    with pytest.raises(UserError, match="row 1 to score is empty"):
+        GPTScorer(model).next_logits([[1], []])
+
+
+def test_logits_that_are_not_numbers_stop_the_run():
+    broken = tiny()
+    with torch.no_grad():
+        broken.head.weight[3, 0] = float("nan")
+    with pytest.raises(UserError, match="not finite"):
+        generate(language_model(broken), prompts(3), temperature=1.0, top_k=None, max_new_tokens=4, seed=0, stage="s")
