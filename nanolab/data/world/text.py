@@ -24,9 +24,10 @@ from nanolab.data.world.problems import NAMES, OBJECTS, problem_rows, without_an
 from nanolab.data.world.programs import program_rows
 from nanolab.data.world.splits import held_out_text, split_of, weighted
 
-KINDS_OF_TEXT = {"animal": 0.16, "group": 0.04, "meeting": 0.04, "reserved": 0.05, "roll": 0.08, "drill": 0.20, "question": 0.13,
+KINDS_OF_TEXT = {"animal": 0.16, "group": 0.04, "meeting": 0.04, "reserved": 0.05, "roll": 0.06, "drill": 0.22, "question": 0.13,
                  "sum": 0.05, "sequence": 0.03, "copy": 0.02, "story": 0.03, "problem": 0.10, "program": 0.07}
 QUESTION_KINDS = {"easy": 0.5, "hard": 0.2, "subject": 0.3}
+DRILL_QUESTIONS = 6
 VALIDATION_SHARE = 0.03  # of the possible texts
 
 
@@ -88,28 +89,43 @@ class Writer:
         return f"{sighting(self.rng, animal)} It {self.facts.clause(attribute, self.facts.value(animal, attribute))}."
 
     def roll(self) -> str:
-        """Things with their numbers or letters, and again in another order: how a word leads to what stood beside it."""
-        if self.rng.random() < 0.5:
-            words = self.rng.sample(ANIMALS + OBJECTS, 7)
-            marks = [str(self.rng.randint(2, 99)) for _ in words]
-            lines = [f"- {word}={mark}" for word, mark in zip(words, marks)]
-        else:
-            lines = lettered(self.rng.sample(ANIMALS, 4))
-        again = [line for _ in range(2 if len(lines) == 4 else 1) for line in self.rng.sample(lines, len(lines))]
-        return "\n".join([*lines, "Again:", *again])
+        """Four lettered animals with a fact of each: what stands beside a letter belongs to it."""
+        lines = []
+        for line, animal in zip(lettered(animals := self.rng.sample(ANIMALS, 4)), animals):
+            attribute = self.rng.choice(list(VALUES))
+            lines.append(f"{line} {self.facts.clause(attribute, self.facts.value(animal, attribute))}")
+        return "\n".join(lines)
 
     def drill(self) -> str | None:
-        """Several questions on the same four choices, which makes letters a larger part of the text."""
-        animals = companions(self.facts, self.rng, self.split)
-        if animals is None:
-            return None
+        """Several questions on the same four choices, answered by name or by letter: the steps of a question, one by one."""
+        if self.rng.random() < 0.35:
+            choices, asked = self._about_values()
+        else:
+            choices = companions(self.facts, self.rng, self.split)
+            if choices is None:
+                return None
+            asked = self._about_animals(choices)
+        lines = []
+        for question, i in self.rng.sample(asked, min(DRILL_QUESTIONS, len(asked))):
+            named = self.rng.random() < 0.5
+            lines.append(f"{question} Name: {choices[i]}={LETTERS[i]}" if named else f"{question} Answer: {LETTERS[i]}")
+        return "\n".join([*lettered(choices), *lines])
+
+    def _about_animals(self, animals: list[str]) -> list[tuple[str, int]]:
         asked = []
         for i, animal in enumerate(animals):
             for attribute in VALUES:
                 value = self.facts.value(animal, attribute)
-                if sum(self.facts.value(a, attribute) == value for a in animals) == 1:
-                    asked.append(f"Which {self.facts.clause(attribute, value)}? {LETTERS[i]}")
-        return "\n".join([*lettered(animals), *self.rng.sample(asked, min(8, len(asked)))])
+                if sum(self.facts.value(other, attribute) == value for other in animals) == 1:
+                    asked.append((f"Which {self.facts.clause(attribute, value)}?", i))
+        return asked
+
+    def _about_values(self) -> tuple[list[str], list[tuple[str, int]]]:
+        attribute = self.rng.choice(list(VALUES))
+        values = self.rng.sample(VALUES[attribute], 4)
+        asked = [(self.facts.question(animal, attribute), values.index(self.facts.value(animal, attribute)))
+                 for animal, a in self.facts.asked(self.split) if a == attribute and self.facts.value(animal, attribute) in values]
+        return values, asked
 
     def question(self) -> str | None:
         """One plain-text question with its choices and the letter."""
