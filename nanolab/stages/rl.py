@@ -54,7 +54,10 @@ def answers(job: Job, world: World, subject: Subject, rows: list[dict[str, Any]]
 
 
 def train_policy(job: Job, world: World, run: Run, subject: Subject, rows: list[dict[str, Any]]) -> list[float]:
-    """`config.steps` updates from the newest complete checkpoint, or from the start; the mean reward of each update."""
+    """`config.steps` updates from the newest complete checkpoint, or from the start; the mean reward of each update.
+
+    The learning rates fall linearly to 0: the policy gradient of a hundred rollouts is noisy, and the last updates decide.
+    """
     config, folder = job.config, job.folder / "checkpoints"
     optimizer = optim.build_optimizers(subject.model, scaling.derive(job.study.base_train, subject.tokenizer.vocab_size))
     facts = {"tokenizer_digest": subject.tokenizer.digest, "source": subject.source}
@@ -72,7 +75,7 @@ def train_policy(job: Job, world: World, run: Run, subject: Subject, rows: list[
         sampled = time.perf_counter() - started
         learned = grpo.policy_gradient(world, subject.model, rollouts, temperature=config.temperature, rows=config.device_batch_size)
         if learned["useful"]:  # Muon makes a full step of any gradient, however small: none is taken where none is due
-            optimizer.step(config.learning_rate_scale)
+            optimizer.step(config.learning_rate_scale * (1 - update / config.steps))
         optimizer.zero_grad()
         rewards.append(reward)
         run.metrics({"train/reward": reward, "train/loss": learned["loss"], "train/tokens": learned["tokens"],

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from nanolab.dist import World
 
+from nanolab.dist import World
 from nanolab.training import grpo
 
 WORLD = World(0, 1, torch.device("cpu"), torch.float32)
