@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch.nn import functional
 
 from nanolab.data.chat import forced_output, tool_call
 from nanolab.data.tokenizer import Tokenizer
 from nanolab.generation import SpanScore
+from nanolab.model.attention import causal_attention
 from nanolab.model.gpt import GPT, norm
 from nanolab.model.kv_cache import MULTIPLE, KVCache, rounded
 from nanolab.sandbox import Tools
@@ -82,8 +82,7 @@ class GPTLanguageModel:
             store[1, i, slots, :, :length] = v
             if i == len(self.model.blocks) - 1:
                 break  # nothing reads the last layer's output
-            y = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
-            x = x + block.attention.project(y)
+            x = x + block.attention.project(causal_attention(q, k, v))
             x = x + block.feed_forward(norm(x))
 
     @torch.no_grad()

@@ -122,7 +122,7 @@ def test_fork_then_decode_equals_a_fresh_prefill(model):
 
 
 def test_a_chain_alone_takes_the_decisions_of_the_chain_in_a_batch_of_64(model):
-    """float32 on CPU: the same tokens, decisions and recorded numbers, bit for bit."""
+    """float32 on CPU: the same tokens and decisions (the numbers were measured to agree bitwise; here to rounding)."""
     questions = prompts(64, 30)
     together = sample(language_model(model), questions, settings_of(), 0, "power", batch_rows=64)
     for i in (0, 9, 33, 63):
