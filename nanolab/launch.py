@@ -40,8 +40,8 @@ def command(job_file: Path, launch: LaunchConfig) -> list[str]:
 class Stage:
     """A running stage: the process, in a process group of its own, that dies when the one that launched it dies."""
 
-    def __init__(self, arguments: list[str], log: Path, threads: int | None = None):
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads or _default_threads())}
+    def __init__(self, arguments: list[str], log: Path, threads: int):
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
         environment.pop("MPLBACKEND", None)  # a kernel's inline backend needs IPython
         self._log = open(log, "ab")  # noqa: SIM115  (closed by wait)
         self._last: collections.deque[str] = collections.deque(maxlen=15)
@@ -83,8 +83,10 @@ class Stage:
         self._log.close()
 
 
-def _default_threads() -> int:
-    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+def threads(launch: LaunchConfig) -> int:
+    """CPU threads of each process: as configured, or an equal share of the cores that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return launch.threads or max(1, cores // launch.nproc)
 
 
 def _signal_group(group: int, number: int) -> None:

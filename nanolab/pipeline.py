@@ -35,6 +35,7 @@ class StageResult:
     folders: dict[str, Path] = field(default_factory=dict)
     run_ids: dict[str, str] = field(default_factory=dict)
     reused: set[str] = field(default_factory=set)
+    own: list[str] = field(default_factory=list)  # the steps of the stage itself
 
 
 def run_stage(stage: str, parameters: dict[str, Any] | None = None, experiment: str = "smoke", parent_run_id: str | None = None,
@@ -51,7 +52,7 @@ def run_stage(stage: str, parameters: dict[str, Any] | None = None, experiment: 
     own = steps_of(stage, study.stage(stage))
     missing, reused = _missing(plan(study, own), own, fresh)
     if study.launch.node_rank > 0:
-        return _follow(study, missing, reused)
+        return _follow(study, own, missing, reused)
     with study_lock(study.experiment, parent_run_id or ""):
         execution = Execution(study, parent_run_id or "", f"notebooks/{STEPS[own[0]].notebook}.ipynb")
         try:
@@ -59,6 +60,7 @@ def run_stage(stage: str, parameters: dict[str, Any] | None = None, experiment: 
                 execution.run(step, fresh and step.name in own)
             for step in reused:
                 execution.reuse(step)
+            execution.result.own = own
         except BaseException:
             execution.close("FAILED")
             raise
@@ -133,7 +135,7 @@ class Execution:
         job_file = write_job(_job(self.study, step))
         settings = self.study.launch
         print(f"{step.name}: {'continues' if attempt.number > 1 else 'starts'} in {_shown(step.folder)}", flush=True)
-        process = launch.Stage(launch.command(job_file, settings), step.folder / LOG, settings.threads)
+        process = launch.Stage(launch.command(job_file, settings), step.folder / LOG, launch.threads(settings))
         courier = Courier(step.folder, lambda: self._open_step(step, attempt), process.terminate)
         try:
             process.wait()
@@ -231,20 +233,21 @@ def _run_report(study: StudyConfig, parent: str) -> StageResult:
         courier.finish("FAILED")
         raise
     execution._add(step, courier.finish("FINISHED", metrics))
+    execution.result.own = ["report"]
     return execution.result
 
 
-def _follow(study: StudyConfig, missing: list[Step], reused: list[Step]) -> StageResult:
+def _follow(study: StudyConfig, own: list[str], missing: list[Step], reused: list[Step]) -> StageResult:
     """What machines after the first do: take part in each missing step; the first machine keeps the records.
 
     All machines must see the same mlruns folder.
     """
-    result = StageResult(reused={step.name for step in reused})
+    result = StageResult(reused={step.name for step in reused}, own=own)
     for step in missing:
         step.folder.mkdir(parents=True, exist_ok=True)
         job_file = write_job(_job(study, step))
         log = step.folder / f"log-{study.launch.node_rank}.txt"
-        launch.Stage(launch.command(job_file, study.launch), log, study.launch.threads).wait()
+        launch.Stage(launch.command(job_file, study.launch), log, launch.threads(study.launch)).wait()
         while not step.finished:  # the first machine writes it, a moment later
             time.sleep(1)
     for step in [*missing, *reused]:

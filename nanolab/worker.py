@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import time
 import traceback
 from pathlib import Path
 
-from nanolab import files
+from nanolab import files, launch
 from nanolab.config import STEPS
-from nanolab.launch import die_with_parent
 from nanolab.plan import ERROR, RESULT, read_job
 from nanolab.schema import UserError
 from nanolab.tracking import NullRun, Run
@@ -19,7 +17,7 @@ from nanolab.tracking import NullRun, Run
 
 def main(job_file: str, run_id: str = "") -> int:
     """Runs one stage and returns the exit status: 0, 1 for a failure (with its traceback), 2 for a person's mistake."""
-    die_with_parent()  # torchrun starts its workers in sessions of their own
+    launch.die_with_parent()  # torchrun starts its workers in sessions of their own
     folder = Path(job_file).absolute().parent
     try:
         work(Path(job_file), run_id)
@@ -38,8 +36,7 @@ def work(job_file: Path, run_id: str) -> None:
     started = time.time()
     job = read_job(job_file)
     from nanolab import dist
-    launch = job.study.launch
-    world = dist.open_world(launch.device, "auto", launch.threads or max(1, (os.cpu_count() or 1) // launch.nproc))
+    world = dist.open_world(job.study.launch.device, "auto", launch.threads(job.study.launch))
     run = Run(job.folder, run_id) if world.rank == 0 else NullRun()
     stage = importlib.import_module(f"nanolab.stages.{STEPS[job.step].module or job.step}")
     metrics = stage.run(job, world, run)
