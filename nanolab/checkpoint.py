@@ -29,7 +29,10 @@ def step_folder(folder: Path, step: int) -> Path:
 
 
 def save(folder: Path, step: int, model: GPT, state: dict[str, Any], facts: dict[str, Any]) -> Path:
-    """Write the checkpoint of `step` (optimizer steps done) and return its folder; `facts` are JSON-able and come back from `load_model`."""
+    """Write the checkpoint of `step` (optimizer steps done) and return its folder.
+
+    `facts` (JSON-able) come back from `load_model`, `state` (tensors and plain values) from `load_state`.
+    """
     final = step_folder(folder, step)
     temporary = final.with_name(final.name + ".writing")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -1,15 +1,16 @@
 """From documents and conversations to packed rows of tokens, numbered globally.
 
-Step s of a training is rows [s B, (s + 1) B) whatever the number of processes; each takes its slice. A row is a pure function of its
-number: `PackedText` reads its documents in order and can be set back to a saved cursor; `ChatMixture` draws each conversation at an
-address. No token is thrown away but the tail of a conversation longer than a row.
+Step s of a training is rows [s B, (s + 1) B) whatever the number of processes; each takes its slice. What a row holds follows from
+its number: rows are made in order, and a saved cursor goes on where it stood. No token is thrown away but the tail of a conversation
+longer than a row.
 """
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -20,6 +21,11 @@ from nanolab.data.tokenizer import Tokenizer
 from nanolab.schema import UserError
 
 DOCUMENTS_AT_ONCE = 256  # documents encoded together
+WAITING = 32  # conversations among which a row chooses: with fewer it fills worse
+CHAT_FORMS: list[tuple[str, str | None, Callable[[Any], list[dict]]]] = [  # (kind, task, a row's conversation)
+    ("chats", None, lambda row: row["messages"]), ("problems", "gsm8k", chat.gsm8k_messages), ("choices", "arc_easy", chat.arc_messages),
+    ("choices", "arc_challenge", chat.arc_messages), ("choices", "mmlu", chat.mmlu_messages),
+    ("programs", "humaneval", chat.program_messages)]
 
 
 class Rows(Protocol):
@@ -33,6 +39,15 @@ class Rows(Protocol):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Set the cursor to a saved state."""
+
+
+class Conversation(NamedTuple):
+    """A rendered conversation: its place in the data, its ids and its targets (-1 without loss), both at most a row long."""
+
+    kind: str
+    index: int
+    ids: list[int]
+    targets: list[int]
 
 
 class PackedText:
@@ -94,10 +109,11 @@ class PackedText:
 
 
 class ChatMixture:
-    """Conversations of several kinds, drawn by their shares and packed whole into rows; a row of text where `text_share` says so.
+    """Conversations of several kinds by their shares, packed whole into rows; `text_share` of the rows, spread evenly, are text.
 
-    Row r draws at addresses (seed, stage, r, ...): it does not depend on other rows, so the cursor is nothing. Conversations are
-    packed until the next one does not fit; the rest of the row is padding without loss. One longer than a row is cut.
+    Conversation n takes its kind at address (seed, stage, "kind", n); each kind is gone through in an order of its own, pass after pass.
+    A row starts with the conversation that has waited longest and takes the longest waiting ones that still fit; the rest of the row is
+    padding without loss. One conversation longer than a row is cut. Every process packs all rows, so they do not depend on the world.
     """
 
     def __init__(self, conversations: dict[str, list[list[dict]]], shares: dict[str, float], tokenizer: Tokenizer, sequence_length: int,
@@ -105,67 +121,101 @@ class ChatMixture:
         self._kinds = [kind for kind, share in shares.items() if share > 0]
         for kind in self._kinds:
             if not conversations.get(kind):
-                raise UserError(f"share_{kind} = {shares[kind]} but the data has no {kind} to train on; set share_{kind} to 0")
+                raise UserError(f"share_{kind} = {shares[kind]}, but the data has no {kind} to train on; set share_{kind} to 0")
+        assert (text is not None) == (text_share > 0)
         total = sum(shares[kind] for kind in self._kinds)
         self._bounds = [sum(shares[kind] for kind in self._kinds[:i + 1]) / total for i in range(len(self._kinds))]
         self._conversations, self._tokenizer, self.length = conversations, tokenizer, sequence_length
         self._seed, self._stage, self._text, self._text_share = seed, stage, text, text_share
-        self._rendered: dict[tuple[str, int], tuple[list[int], list[int]]] = {}
+        self._orders: dict[tuple[str, int], list[int]] = {}  # (kind, pass) -> the order of that pass
+        self._begin()
 
-    def _is_text(self, row: int) -> bool:
-        """Text rows are spread evenly, so that row r is text row number floor(r share)."""
-        return int((row + 1) * self._text_share) > int(row * self._text_share)
+    def _begin(self) -> None:
+        self._next_row = 0
+        self._drawn = dict.fromkeys(self._kinds, 0)  # conversations of each kind drawn so far
+        self._waiting: list[Conversation] = []
 
-    def _conversation(self, kind: str, index: int) -> tuple[list[int], list[int]]:
-        if (kind, index) not in self._rendered:
-            self._rendered[kind, index] = chat.render(self._tokenizer, self._conversations[kind][index])
-        return self._rendered[kind, index]
+    def _draw(self) -> Conversation:
+        number = sum(self._drawn.values())
+        kind = self._kinds[bisect.bisect(self._bounds[:-1], seeds.uniform(self._seed, self._stage, "kind", number))]
+        turn, place = divmod(self._drawn[kind], len(self._conversations[kind]))
+        self._drawn[kind] += 1
+        if (kind, turn) not in self._orders:
+            order = seeds.generator(self._seed, self._stage, kind, turn).permutation(len(self._conversations[kind]))
+            self._orders = {key: value for key, value in self._orders.items() if key[0] != kind} | {(kind, turn): order.tolist()}
+        return self._render(kind, self._orders[kind, turn][place])
 
-    def _row(self, row: int) -> tuple[list[int], list[int]]:
-        random = seeds.generator(self._seed, self._stage, row)
-        ids: list[int] = []
-        targets: list[int] = []
-        while True:
-            kind = self._kinds[min(sum(bound <= (u := random.random()) for bound in self._bounds), len(self._kinds) - 1)]
-            more, mask = self._conversation(kind, int(random.integers(len(self._conversations[kind]))))
-            if ids and len(ids) + len(more) > self.length + 1:
-                break
-            targets += [token if supervised else -1 for token, supervised in zip(more, mask)]
-            ids += more
-            if len(ids) > self.length:
-                break
-        ids, targets = ids[:self.length + 1], targets[:self.length + 1]
-        padding = self.length + 1 - len(ids)
-        return (ids + [self._tokenizer.bos] * padding)[:-1], (targets + [-1] * padding)[1:]
+    def _render(self, kind: str, index: int) -> Conversation:
+        ids, mask = chat.render(self._tokenizer, self._conversations[kind][index])
+        targets = [token if supervised else -1 for token, supervised in zip(ids, mask)]
+        return Conversation(kind, index, ids[:self.length + 1], targets[:self.length + 1])
+
+    def _pack(self) -> tuple[list[int], list[int]]:
+        """Inputs and targets of the next row of conversations."""
+        self._waiting += [self._draw() for _ in range(WAITING - len(self._waiting))]
+        chosen, room = [self._waiting.pop(0)], self.length + 1
+        room -= len(chosen[0].ids)
+        while fitting := [i for i, conversation in enumerate(self._waiting) if len(conversation.ids) <= room]:
+            best = max(fitting, key=lambda i: (len(self._waiting[i].ids), -i))
+            room -= len(self._waiting[best].ids)
+            chosen.append(self._waiting.pop(best))
+        ids = [token for conversation in chosen for token in conversation.ids] + [self._tokenizer.bos] * room
+        targets = [token for conversation in chosen for token in conversation.targets] + [-1] * room
+        return ids[:-1], targets[1:]
+
+    def _text_rows_before(self, row: int) -> int:
+        return int(row * self._text_share)
 
     def rows(self, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if first < self._next_row:
+            self._begin()
         inputs, targets = [], []
-        for row in range(first, first + count):
-            if self._text is not None and self._is_text(row):
-                x, y = self._text.rows(int(row * self._text_share), 1)
-                inputs.append(x[0])
-                targets.append(y[0])
+        while self._next_row < first + count:
+            row, text_row = self._next_row, self._text_rows_before(self._next_row)
+            if self._text is not None and self._text_rows_before(row + 1) > text_row:
+                if row >= first:
+                    x, y = self._text.rows(text_row, 1)
+                    inputs += x.tolist()
+                    targets += y.tolist()
             else:
-                x, y = self._row(row)
-                inputs.append(torch.tensor(x))
-                targets.append(torch.tensor(y))
-        return torch.stack(inputs), torch.stack(targets)
+                x, y = self._pack()
+                if row >= first:
+                    inputs.append(x)
+                    targets.append(y)
+            self._next_row += 1
+        return torch.tensor(inputs), torch.tensor(targets)
 
     def state(self) -> dict[str, Any]:
-        return {"text": self._text.state()} if self._text is not None else {}
+        return {"row": self._next_row, "drawn": dict(self._drawn), "waiting": [[c.kind, c.index] for c in self._waiting],
+                "text": self._text.state() if self._text is not None else None}
 
     def restore(self, state: dict[str, Any]) -> None:
+        self._next_row, self._drawn = state["row"], dict(state["drawn"])
+        self._waiting = [self._render(kind, index) for kind, index in state["waiting"]]
         if self._text is not None:
             self._text.restore(state["text"])
 
 
-def training_conversations(source: DataSource, split: str) -> dict[str, list[list[dict]]]:
-    """The chat-format conversations of a split by kind: chats, problems, choices and programs (only those the source has)."""
-    def rows(task: str) -> list[dict]:
-        return source.task(task, split) if split in source.task_splits(task) else []
+def chat_conversations(source: DataSource, kinds: list[str]) -> tuple[dict[str, list[list[dict]]], dict[str, list[list[dict]]]]:
+    """Conversations of each kind (chats, problems, choices, programs) to train on, and others held out for validation.
 
-    return {"chats": [row["messages"] for row in source.chats("train" if split == "train" else "test")],
-            "problems": [chat.gsm8k_messages(row) for row in rows("gsm8k")],
-            "choices": [chat.arc_messages(row) for task in ("arc_easy", "arc_challenge") for row in rows(task)]
-            + [chat.mmlu_messages(row) for row in rows("mmlu")],
-            "programs": [chat.program_messages(row) for row in rows("humaneval")]}
+    Held out is the task's validation split where the source has one, and else the last fiftieth of its training rows.
+    """
+    training: dict[str, list[list[dict]]] = {kind: [] for kind in kinds}
+    held_out: dict[str, list[list[dict]]] = {kind: [] for kind in kinds}
+    for kind, task, messages in CHAT_FORMS:
+        if kind not in kinds:
+            continue
+        if task is None:
+            rows, splits = source.chats("train"), ()
+        else:
+            splits = source.task_splits(task)
+            rows = source.task(task, "train") if "train" in splits else []
+        if task is not None and "validation" in splits:
+            others = source.task(task, "validation")
+        else:
+            cut = len(rows) - max(min(1, len(rows) - 1), len(rows) // 50)
+            rows, others = rows[:cut], rows[cut:]
+        training[kind] += [messages(row) for row in rows]
+        held_out[kind] += [messages(row) for row in others]
+    return training, held_out

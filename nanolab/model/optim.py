@@ -41,7 +41,8 @@ def build_optimizers(model: GPT, scale: Scale) -> Optimizers:
     """Torch's Muon (momentum 0.95, Nesterov, five Newton-Schulz steps; a matrix's step grows with sqrt(rows / columns) when it is tall)
     and fused AdamW (betas 0.8 and 0.95)."""
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
-    muon = torch.optim.Muon(matrices, lr=scale.matrix_lr, weight_decay=scale.weight_decay, momentum=0.95, nesterov=True, adjust_lr_fn="original")
+    muon = torch.optim.Muon(matrices, lr=scale.matrix_lr, weight_decay=scale.weight_decay, momentum=0.95, nesterov=True,
+                            adjust_lr_fn="original")
     groups = [{"params": [model.embedding.weight], "lr": scale.embedding_lr}, {"params": [model.head.weight], "lr": scale.head_lr}]
     adamw = torch.optim.AdamW(groups, betas=(0.8, 0.95), eps=1e-10, weight_decay=0.0, fused=True)
     return Optimizers([muon, adamw])

@@ -5,6 +5,7 @@ Every derived value can be overridden by the field of the same name in BaseTrain
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from nanolab.config import BaseTrainConfig
@@ -12,6 +13,7 @@ from nanolab.schema import UserError
 
 REFERENCE_WIDTH = 96  # the learning rates below were tuned at this width (LOG.md)
 MATRIX_LR, EMBEDDING_LR, HEAD_LR = 0.02, 0.01, 0.004
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}  # bfloat16, dense, as the makers state
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,10 @@ def derive(config: BaseTrainConfig, vocab_size: int) -> Scale:
 
     1. width: 64 a layer from depth 8 on, 24 a layer below (a small model is better narrow and deep on a CPU);
     2. heads of 128 dimensions from width 512 on, of 32 below; as many key/value heads unless stated;
-    3. batch: about half a million tokens at depth 20, shrinking with depth squared, at least 4,096 tokens;
+    3. batch: the power of two nearest to 2^20 tokens times (depth / 20)^3.5, at least one row: 2^20 tokens at depth 20 (the
+       reference study's), 2^12 at depth 4 (the size measured on two cores);
     4. steps: as stated, or tokens_per_parameter times the matrix parameters over the batch's tokens;
-    5. learning rates fall with the square root of the width.
+    5. learning rates of embedding and head fall with the square root of the width; Muon's steps have a size of their own.
 
     Raises UserError for a width that the heads do not divide or a head that rotary positions cannot halve.
     """
@@ -58,7 +61,7 @@ def derive(config: BaseTrainConfig, vocab_size: int) -> Scale:
     if heads % kv_heads:
         raise UserError(f"base_train: heads = {heads} must be a multiple of kv_heads = {kv_heads}")
     model = GPTConfig(vocab_size, config.sequence_length, config.depth, width, heads, kv_heads)
-    tokens = max(4096, 2**19 * config.depth**2 // 20**2)
+    tokens = 2 ** max(0, round(20 + 3.5 * math.log2(config.depth / 20)))
     batch_size = config.batch_size or max(1, tokens // config.sequence_length)
     steps = config.steps
     if steps is None:
@@ -91,3 +94,8 @@ def memory_bytes(model: GPTConfig, device_batch_size: int, compute_bytes: int = 
     tokens = device_batch_size * model.sequence_length
     activations = tokens * model.depth * (18 * model.width + model.heads * model.sequence_length * 5 // 8) * compute_bytes
     return 16 * parameters(model) + activations
+
+
+def peak_flops(device_name: str) -> float | None:
+    """The bfloat16 operations a second that a device's maker states; None for a device not in the table."""
+    return next((peak for name, peak in PEAK_FLOPS.items() if name in device_name), None)

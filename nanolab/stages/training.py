@@ -8,11 +8,11 @@ import torch
 
 from nanolab import checkpoint, seeds
 from nanolab.config import Job
-from nanolab.data.batches import ChatMixture, PackedText, Rows, training_conversations
+from nanolab.data.batches import ChatMixture, PackedText, Rows, chat_conversations
 from nanolab.data.sources import DataSource, open_source
 from nanolab.data.tokenizer import Tokenizer
 from nanolab.dist import World, with_dtype
-from nanolab.evals.bpb import bits_per_byte
+from nanolab.evals.bpb import batches_of_rank, evaluate
 from nanolab.files import sha256_text
 from nanolab.journal import Run
 from nanolab.model.gpt import GPT
@@ -56,10 +56,9 @@ def train_chat(job: Job, world: World, run: Run, parent: str) -> dict[str, Any]:
     length = model.config.sequence_length
     shares = {kind: getattr(config, f"share_{kind}") for kind in ("chats", "problems", "choices", "programs")}
     text = text_rows(source, tokenizer, "train", length) if config.share_text else None
-    conversations = training_conversations(source, "train")
-    rows = ChatMixture(conversations, shares, tokenizer, length, job.study.seed, job.step, text, config.share_text)
-    held = {kind: [c for c in training_conversations(source, "validation")[kind]] or conversations[kind] for kind in shares}
-    held_out = ChatMixture(held, shares, tokenizer, length, job.study.seed, f"{job.step}/validation")
+    training, validation = chat_conversations(source, [kind for kind in shares if shares[kind]])
+    rows = ChatMixture(training, shares, tokenizer, length, job.study.seed, job.step, text, config.share_text)
+    held_out = ChatMixture(validation, shares, tokenizer, length, job.study.seed, f"{job.step}/validation")
     for name, what in (("chats", "chat"), ("problems", "gsm8k"), ("choices", "arc_easy"), ("programs", "humaneval")):
         if shares[name]:
             run.dataset(name, source.describe(what), sha256_text(source.identity()), "training")
@@ -75,10 +74,9 @@ def _train(job: Job, world: World, run: Run, tokenizer: Tokenizer, model: GPT, s
     model = model.to(world.device)
     schedule = Schedule(steps, batch_size, config.device_batch_size, config.warmup_steps, config.decay_share, config.eval_every,
                         config.checkpoint_every, learning_rate_scale)
+    if config.compile:
+        model.trunk = torch.compile(model.trunk)  # the loss is made of few large products: nothing to fuse
     count = max(1, config.eval_tokens // model.config.sequence_length)
-
-    def validate() -> float:
-        return bits_per_byte(model, held_out, count, config.device_batch_size, tokenizer.token_bytes(), world)
-
-    return train(model, build_optimizers(model, scale), rows, world, run, job.folder / "checkpoints", schedule, validate,
-                 {"tokenizer_digest": tokenizer.digest, "made_by": job.step}, torch.compile(model) if config.compile else None)
+    batches, token_bytes = batches_of_rank(held_out, count, config.device_batch_size, world), tokenizer.token_bytes()
+    return train(model, build_optimizers(model, scale), rows, world, run, job.folder / "checkpoints", schedule,
+                 lambda: evaluate(model, batches, token_bytes, world), {"tokenizer_digest": tokenizer.digest, "made_by": job.step})

@@ -22,7 +22,7 @@ from nanolab.dist import World, barrier, sum_over_ranks
 from nanolab.journal import Run
 from nanolab.model.gpt import GPT
 from nanolab.model.optim import Optimizers
-from nanolab.model.scaling import flops_per_token
+from nanolab.model.scaling import flops_per_token, peak_flops
 from nanolab.schema import UserError
 
 PROGRESS_SECONDS = 2.0
@@ -52,25 +52,26 @@ def learning_rate_multiplier(schedule: Schedule, step: int) -> float:
 
 
 def train(model: GPT, optimizers: Optimizers, rows: Rows, world: World, run: Run, folder: Path, schedule: Schedule,
-          validate: Callable[[], float], facts: dict[str, Any], module: Any = None) -> dict[str, Any]:
+          validate: Callable[[], float], facts: dict[str, Any]) -> dict[str, Any]:
     """Train to `schedule.steps` steps, from the newest complete checkpoint in `folder` if there is one.
 
-    `validate` gives bits per byte; `facts` go into each checkpoint; `module` is the compiled form of `model` where there is one.
-    Returns steps, batch_size, loss (nats, mean over the last tenth of the steps), validation_bits_per_byte, tokens, tokens_per_second.
+    `validate` gives bits per byte; `facts` go into each checkpoint. Returns steps, batch_size, loss (nats, mean over the last tenth of
+    the steps), validation_bits_per_byte, tokens, tokens_per_second (validation and checkpoints not counted) and, where the
+    device's peak is known, mfu (share of it used).
     Raises UserError when the batch does not divide over the ranks, and when a loss is not finite.
     """
     if schedule.batch_size % world.size:
         raise UserError(f"batch_size = {schedule.batch_size} sequences must divide evenly over {world.size} processes")
     share = schedule.batch_size // world.size
     losses, started = _resume(model, optimizers, rows, folder), time.perf_counter()
-    first, shown, spent = len(losses), 0.0, 0.0
+    first, shown, spent, peak = len(losses), 0.0, 0.0, _peak(world)
     if first and world.rank == 0:
         print(f"resuming after step {first}", flush=True)
     bits = None
     for step in range(first, schedule.steps):
         begun = time.perf_counter()
         multiplier = learning_rate_multiplier(schedule, step)
-        loss = _gradients(module or model, rows, world, schedule, step * schedule.batch_size + world.rank * share, share)
+        loss = _gradients(model, rows, world, schedule, step * schedule.batch_size + world.rank * share, share)
         if not math.isfinite(loss):
             last = checkpoint.latest(folder)
             raise UserError(f"the loss of step {step + 1} is {loss}: training diverged; lower the learning rates and run again "
@@ -79,9 +80,10 @@ def train(model: GPT, optimizers: Optimizers, rows: Rows, world: World, run: Run
         optimizers.zero_grad()
         losses.append(loss)
         spent += time.perf_counter() - begun
-        speed = (step + 1 - first) * schedule.batch_size * rows.length / spent
+        speeds = _speeds((step + 1 - first) * schedule.batch_size * rows.length / spent, model, peak)
         done = step + 1 == schedule.steps
-        run.metrics({"train/loss": loss, "train/learning_rate_multiplier": multiplier, "train/tokens_per_second": speed}, step + 1)
+        run.metrics({"train/loss": loss, "train/learning_rate_multiplier": multiplier} | {f"train/{k}": v for k, v in speeds.items()},
+                    step + 1)
         if done or (step + 1) % schedule.eval_every == 0:
             bits = validate()
             run.metrics({"validation/bits_per_byte": bits}, step + 1)
@@ -94,8 +96,26 @@ def train(model: GPT, optimizers: Optimizers, rows: Rows, world: World, run: Run
             shown = time.perf_counter()
             left = (schedule.steps - step - 1) * (shown - started) / (step + 1 - first)
             seen = "" if bits is None else f", validation {bits:.3f} bits per byte"
-            print(f"step {step + 1}/{schedule.steps}: loss {loss:.3f}{seen}, {speed:,.0f} tokens/s, {left:.0f} s left", flush=True)
-    return _final(model, rows, schedule, losses, bits if bits is not None else validate(), spent, first)
+            print(f"step {step + 1}/{schedule.steps}: loss {loss:.3f}{seen}, {speeds['tokens_per_second']:,.0f} tokens/s, "
+                  f"{left:.0f} s left", flush=True)
+    tail = losses[-max(1, round(FINAL_SHARE * schedule.steps)):]
+    metrics = {"steps": schedule.steps, "batch_size": schedule.batch_size, "loss": sum(tail) / len(tail),
+               "validation_bits_per_byte": bits if bits is not None else validate(),
+               "tokens": schedule.steps * schedule.batch_size * rows.length}
+    return metrics | (speeds if schedule.steps > first else {})
+
+
+def _peak(world: World) -> float | None:
+    """Operations a second that all ranks' devices could do at most, where that is known (bfloat16 on a known GPU)."""
+    if world.device.type != "cuda" or world.dtype != torch.bfloat16:
+        return None
+    peak = peak_flops(torch.cuda.get_device_name(world.device))
+    return None if peak is None else peak * world.size
+
+
+def _speeds(tokens_per_second: float, model: GPT, peak: float | None) -> dict[str, float]:
+    speeds = {"tokens_per_second": tokens_per_second}
+    return speeds if peak is None else speeds | {"mfu": tokens_per_second * flops_per_token(model.config) / peak}
 
 
 def _resume(model: GPT, optimizers: Optimizers, rows: Rows, folder: Path) -> list[float]:
@@ -112,7 +132,7 @@ def _resume(model: GPT, optimizers: Optimizers, rows: Rows, folder: Path) -> lis
     return list(state["losses"])
 
 
-def _gradients(model: Any, rows: Rows, world: World, schedule: Schedule, first: int, share: int) -> float:
+def _gradients(model: GPT, rows: Rows, world: World, schedule: Schedule, first: int, share: int) -> float:
     """Set the gradients of a step's mean loss over all ranks, and return that loss in nats."""
     ids, targets = rows.rows(first, share)
     counts = sum_over_ranks(world, (targets >= 0).sum().to(world.device, torch.float64))
@@ -124,21 +144,9 @@ def _gradients(model: Any, rows: Rows, world: World, schedule: Schedule, first: 
             nats, _ = model(ids[part].to(world.device), targets[part].to(world.device))
         (nats / tokens).backward()
         total += nats.detach().double()
-    if world.size > 1:
-        for parameter in _parameters(model):
-            sum_over_ranks(world, parameter.grad)
+    if world.size > 1:  # in one piece: a call costs more than its bytes
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        summed = sum_over_ranks(world, torch.cat([gradient.flatten() for gradient in gradients]))
+        for gradient, part in zip(gradients, summed.split([gradient.numel() for gradient in gradients])):
+            gradient.copy_(part.view_as(gradient))
     return float(sum_over_ranks(world, total)) / tokens
-
-
-def _parameters(model: Any) -> list[torch.nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.grad is not None]
-
-
-def _final(model: GPT, rows: Rows, schedule: Schedule, losses: list[float], bits: float, spent: float, first: int) -> dict[str, Any]:
-    tail = losses[-max(1, round(FINAL_SHARE * schedule.steps)):]
-    metrics = {"steps": schedule.steps, "batch_size": schedule.batch_size, "loss": sum(tail) / len(tail), "validation_bits_per_byte": bits,
-               "tokens": schedule.steps * schedule.batch_size * rows.length}
-    if schedule.steps > first:
-        speed = (schedule.steps - first) * schedule.batch_size * rows.length / spent
-        metrics |= {"tokens_per_second": speed, "flops_per_second": speed * flops_per_token(model.config)}
-    return metrics
