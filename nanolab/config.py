@@ -48,7 +48,7 @@ class LaunchConfig:
 class TokenizerConfig:
     """Steps tok_train and tok_eval."""
 
-    vocab_size: int = setting(1024, "tokens, special ones included", minimum=265)
+    vocab_size: int = setting(896, "tokens, special ones included", minimum=265)
     max_chars: int = setting(2_000_000, "characters of training text read", minimum=1)
     eval_chars: int = setting(200_000, "held-out characters evaluated", minimum=1)
 
@@ -62,9 +62,9 @@ class BaseTrainConfig:
     heads: int | None = setting(None, "query heads", minimum=1)
     kv_heads: int | None = setting(None, "key and value heads", minimum=1)
     sequence_length: int = setting(256, "tokens a row", minimum=8)
-    steps: int | None = setting(None, "optimizer steps; null: from tokens_per_parameter", minimum=1)
+    steps: int | None = setting(300, "optimizer steps; null: from tokens_per_parameter", minimum=1)
     tokens_per_parameter: float | None = setting(None, "horizon in tokens per matrix parameter; give this or steps", above=0)
-    batch_size: int | None = setting(None, "sequences an optimizer step, over all processes", minimum=1)
+    batch_size: int | None = setting(16, "sequences an optimizer step, over all processes", minimum=1)
     device_batch_size: int = setting(16, "sequences a process forwards at once", minimum=1)
     matrix_lr: float | None = setting(None, "Muon learning rate", above=0)
     embedding_lr: float | None = setting(None, "AdamW learning rate of the token embedding", above=0)
@@ -75,7 +75,7 @@ class BaseTrainConfig:
     dtype: Dtype = setting("auto", "compute type; auto: bfloat16 where the processor has it")
     compile: bool = setting(False, "compile the model with torch.compile")
     eval_every: int = setting(50, "optimizer steps between validations", minimum=1)
-    eval_tokens: int = setting(16_384, "validation tokens each time", minimum=1)
+    eval_tokens: int = setting(8_192, "validation tokens each time", minimum=1)
     checkpoint_every: int = setting(100, "optimizer steps between checkpoints", minimum=1)
 
 
@@ -85,7 +85,7 @@ class BaseEvalConfig:
 
     model_tag: str = setting("default", "default: this study; else another study of the same store")
     step: int | None = setting(None, "checkpoint step; null: the finished one", minimum=0)
-    loss_tokens: int = setting(65_536, "tokens of each split for bits per byte", minimum=1)
+    loss_tokens: int = setting(12_288, "tokens of each split for bits per byte", minimum=1)
     core_examples: int | None = setting(100, "examples a CORE task; null: all", minimum=1)
     tasks: list[str] = setting(CHAT_TASKS, "chat tasks asked in plain text")
     max_examples: int | None = setting(200, "problems a chat task; null: all", minimum=1)
@@ -116,7 +116,7 @@ class MidTrainConfig:
     dtype: Dtype = setting("auto", "compute type; auto: bfloat16 where the processor has it")
     compile: bool = setting(False, "compile the model with torch.compile")
     eval_every: int = setting(50, "optimizer steps between validations", minimum=1)
-    eval_tokens: int = setting(16_384, "validation tokens each time", minimum=1)
+    eval_tokens: int = setting(8_192, "validation tokens each time", minimum=1)
     checkpoint_every: int = setting(100, "optimizer steps between checkpoints", minimum=1)
 
 

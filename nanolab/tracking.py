@@ -274,6 +274,11 @@ def artifact(run_id: str, name: str) -> Path:
     return Path(client().download_artifacts(run_id, name))
 
 
+def artifact_names(run_id: str, folder: str = "") -> list[str]:
+    """The files directly in a folder of a run's artifacts."""
+    return [item.path for item in client().list_artifacts(run_id, folder or None) if not item.is_dir]
+
+
 def _search(experiment_ids: list[str], condition: str) -> list[RunRecord]:
     found, token = [], None
     while True:

@@ -1,0 +1,262 @@
+"""Values of a study -> the text of its report.
+
+The renderer prints and never derives: every figure stands in the values it is given. A format belongs to a section
+and a key, never to the Python type of the value, since MLflow gives parameters as text and metrics as floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Values = dict[str, Any]
+
+# label of a task in the report: name in configs and metrics
+TASK_LABELS = {"ARC-Easy": "arc_easy", "ARC-Challenge": "arc_challenge", "MMLU": "mmlu", "GSM8K": "gsm8k", "HumanEval": "humaneval"}
+SUMMARY_LABELS = {**TASK_LABELS, "CORE": "CORE", "ChatCORE metric": "chat_core"}
+SUMMARY_COLUMNS = {"BASE": "base_eval", "MID": "chat_eval_mid", "SFT": "chat_eval_sft", "POWER": "power_eval", "RL": "chat_eval_rl"}
+METHOD_LABELS = {"greedy": "greedy", "low_temperature": "low temperature", "plain": "plain sample", "best_of": "best of n",
+                 "majority": "majority vote"}
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value stands for nothing: None, or the text MLflow keeps for a None parameter."""
+    return value is None or value in ("", "None", "null")
+
+
+def text(value: Any) -> str:
+    """The value as it is."""
+    return str(value)
+
+
+def whole(value: Any) -> str:
+    """A whole number without commas, also from "400" or 400.0."""
+    return str(round(float(value)))
+
+
+def decimals(places: int) -> Callable[[Any], str]:
+    """A formatter with a fixed number of decimal places."""
+    return lambda value: f"{float(value):.{places}f}"
+
+
+def plain_float(value: Any) -> str:
+    """A float as Python writes it: 4.0."""
+    return repr(float(value))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a section: its label, the key of its value, its format, and what stands for a missing value.
+
+    An `extra` line is one the reference report does not have: it appears only with its value.
+    """
+
+    label: str
+    key: str
+    format: Callable[[Any], str]
+    missing: str = "-"
+    extra: bool = False
+
+
+def _lines(format: Callable[[Any], str], *keys: str, extra: bool = False) -> list[Line]:
+    return [Line(key, key, format, extra=extra) for key in keys]
+
+
+TASK_LINES = [Line(label, key, decimals(4)) for label, key in TASK_LABELS.items()]
+CHAT_LINES = [*TASK_LINES, Line("ChatCORE metric", "chat_core", decimals(4))]
+TRAINING_EXTRAS = [
+    Line("final validation bits per byte", "validation_bits_per_byte", decimals(4), extra=True),
+    *_lines(whole, "parameters", "tokens", "tokens_per_second", extra=True), *_lines(decimals(3), "mfu", extra=True),
+]
+POWER_LINES = [
+    *_lines(text, "source", "model_tag"), Line("step", "step", whole, missing="latest"), *_lines(plain_float, "alpha"),
+    *_lines(whole, "num_steps"), *_lines(plain_float, "temperature"), *_lines(whole, "top_k", "max_new_tokens", "seed"),
+    *_lines(plain_float, "tool_timeout"), *_lines(whole, "tool_max_output_tokens"),
+    Line("max_examples", "max_examples", whole, missing="all"), *_lines(text, "subset", "split"),
+    Line("GSM8K", "gsm8k", decimals(4)), *_lines(whole, "passed", "total"),
+    *_lines(plain_float, "restart_prob", extra=True), *_lines(whole, "num_blocks", extra=True),
+    *_lines(decimals(3), "acceptance", extra=True),
+    Line("positions per problem", "positions_per_problem", decimals(1), extra=True),
+    *_lines(plain_float, "low_temperature", extra=True), *_lines(whole, "best_of", extra=True),
+]
+RL_LINES = [
+    *_lines(text, "status"), *_lines(whole, "steps", extra=True),
+    Line("reward, first updates", "reward_first", decimals(4), extra=True),
+    Line("reward, last updates", "reward_last", decimals(4), extra=True),
+]
+
+# (heading, step, lines): the order of the report
+SECTIONS: list[tuple[str, str, list[Line]]] = [
+    ("Tokenizer training", "tok_train", [*_lines(whole, "vocab_size", "max_chars"), *_lines(decimals(2), "compression_ratio")]),
+    ("Tokenizer evaluation", "tok_eval", [*_lines(decimals(2), "bits_per_char"), *_lines(decimals(1), "coverage")]),
+    ("Base model training", "base_train", [*_lines(whole, "steps", "batch_size"), *_lines(decimals(3), "loss"), *TRAINING_EXTRAS]),
+    ("Base model loss", "base_loss", [
+        *_lines(decimals(4), "CORE"),
+        Line("train bits per byte", "train_bits_per_byte", decimals(4), extra=True),
+        Line("validation bits per byte", "validation_bits_per_byte", decimals(4), extra=True)]),
+    ("Base model evaluation", "base_eval", [*_lines(decimals(4), "CORE"), *TASK_LINES]),
+    ("Midtraining", "mid_train", [*_lines(whole, "steps"), *_lines(decimals(3), "loss"), *TRAINING_EXTRAS]),
+    ("Chat evaluation mid", "chat_eval_mid", CHAT_LINES),
+    ("Chat SFT", "sft", [*_lines(whole, "steps"), *_lines(decimals(3), "loss"), *TRAINING_EXTRAS]),
+    ("Chat evaluation sft", "chat_eval_sft", CHAT_LINES),
+    ("Power sampling evaluation", "power_eval", POWER_LINES),
+    ("Power sampling ablations", "power_ablation", []),
+    ("Chat RL", "rl", RL_LINES),
+    ("Chat evaluation rl", "chat_eval_rl", CHAT_LINES),
+]
+
+
+def render(values: Values) -> str:
+    """The report of one execution of a study, in Markdown with one final newline.
+
+    `values` holds title, generated, environment, steps (step name -> its parameters and final metrics), and where they
+    exist experiment_file, figures (step name -> [{caption, path}]), wall_clock_seconds, elapsed_seconds.
+    A step missing from `steps` was not run.
+    """
+    blocks = [f"# {values['title']}", f"Generated: {values['generated']}", "## Environment", *_environment(values["environment"])]
+    for heading, step, lines in SECTIONS:
+        blocks += _section(heading, step, lines, values)
+    blocks += ["## Summary\n" + _bullets(_bloat(values["environment"]["bloat"])), summary_table(values["steps"])]
+    blocks.append(f"Total wall clock time: {_hours(values.get('wall_clock_seconds'))}")
+    if values.get("elapsed_seconds") is not None:
+        blocks.append(f"Elapsed time: {_hours(values['elapsed_seconds'])}")
+    return "\n\n".join(blocks) + "\n"
+
+
+def _bullets(lines: list[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _or_dash(value: Any, format: Callable[[Any], str] = text) -> str:
+    return "-" if is_missing(value) else format(value)
+
+
+def _environment(environment: Values) -> list[str]:
+    git, hardware, software = environment["git"], environment["hardware"], environment["software"]
+    commit = "-" if git.get("commit") is None else f"{git['commit'][:7]} ({'dirty' if git['dirty'] else 'clean'})"
+    machine = [
+        f"Platform: {_or_dash(hardware['platform'])}",
+        f"CPUs: {_or_dash(hardware['cores'])} cores ({_or_dash(hardware['logical'])} logical)",
+        f"Memory: {_or_dash(hardware['memory_gb'], decimals(1))} GB",
+    ]
+    if hardware.get("gpu_count"):
+        machine += [f"GPUs: {hardware['gpu_count']}x {hardware['gpu_name']}",
+                    f"GPU Memory: {_or_dash(hardware['gpu_memory_gb'], decimals(1))} GB total",
+                    f"CUDA Version: {_or_dash(hardware.get('cuda'))}"]
+        if hardware.get("hourly_rate") is not None:
+            machine.append(f"Hourly Rate: ${float(hardware['hourly_rate']):.2f}/hour")
+    else:
+        machine.append("GPUs: none")
+    groups = {
+        "Git Information": [f"Branch: {_or_dash(git['branch'])}", f"Commit: {commit}", f"Message: {_or_dash(git['message'])}"],
+        "Hardware": machine,
+        "Software": [f"Python: {_or_dash(software['python'])}", f"PyTorch: {_or_dash(software['torch'])}"],
+        "Bloat": _bloat(environment["bloat"]),
+    }
+    return [f"### {heading}\n{_bullets(lines)}" for heading, lines in groups.items()]
+
+
+def _bloat(bloat: Values) -> list[str]:
+    def commas(value: Any) -> str:
+        return f"{int(value):,}"
+    return [f"{label}: {_or_dash(bloat[key], commas)}" for label, key in
+            (("Characters", "characters"), ("Lines", "lines"), ("Files", "files"), ("Tokens (approx)", "tokens"),
+             (f"Dependencies ({bloat['lock_file']} lines)", "lock_lines"))]
+
+
+def _section(heading: str, step: str, lines: list[Line], values: Values) -> list[str]:
+    """The blocks of one section: heading with its list, a table where it has one, its figures."""
+    found = values["steps"].get(step)
+    if step == "base_loss":  # CORE is measured once, by the base evaluation, and shown here too
+        core = {key: value for key, value in values["steps"].get("base_eval", {}).items() if key == "CORE"}
+        found = {**(found or {}), **core} or None
+    if found is None:
+        if step == "power_ablation":
+            return []
+        if step == "rl":
+            return [f"## {heading}\n- status: skipped (not enabled in {values.get('experiment_file', 'this study')})"]
+        if step == "chat_eval_rl":
+            return [f"## {heading}\n- GSM8K: -"]
+        return [f"## {heading}\n" + _bullets([f"{line.label}: -" for line in lines if not line.extra])]
+    shown = []
+    for line in lines:
+        value = found.get(line.key)
+        if not is_missing(value):
+            shown.append(f"{line.label}: {line.format(value)}")
+        elif not line.extra:
+            shown.append(f"{line.label}: {line.missing}")
+    shown += _task_details(found) + _method_lines(found)
+    if not is_missing(found.get("data")):
+        shown.append(f"data: {found['data']}")
+    figures = [f"![{figure['caption']}]({figure['path']})" for figure in values.get("figures", {}).get(step, [])]
+    table = [_points_table(found["points"])] if found.get("points") else []
+    head = f"## {heading}\n{_bullets(shown)}" if shown else f"## {heading}"
+    return [head, *table, *figures]
+
+
+def _interval(found: Values, prefix: str = "") -> str:
+    return f"95% interval {float(found[prefix + 'low']):.4f} to {float(found[prefix + 'high']):.4f}"
+
+
+def _task_details(found: Values) -> list[str]:
+    """One line a task that came with its counts: passed of n, Wilson interval, chance."""
+    details = []
+    for label, key in TASK_LABELS.items():
+        if not is_missing(found.get(f"{key}/n")):
+            detail = f"{label} passed: {whole(found[f'{key}/passed'])} of {whole(found[f'{key}/n'])}, {_interval(found, f'{key}/')}"
+            chance = found.get(f"{key}/chance")
+            details.append(detail + ("" if is_missing(chance) else f", chance {float(chance):.4f}"))
+    return details
+
+
+def _method_lines(found: Values) -> list[str]:
+    """Power sampling's interval, then the baselines on the same problems with their cost and paired test."""
+    lines = []
+    if not is_missing(found.get("low")):
+        lines.append(f"GSM8K interval: {_interval(found)}")
+    for key, label in METHOD_LABELS.items():
+        if is_missing(found.get(f"{key}/accuracy")):
+            continue
+        line = f"{label}: {float(found[f'{key}/accuracy']):.4f}"
+        if not is_missing(found.get(f"{key}/passed")):
+            line += f", {whole(found[f'{key}/passed'])} of {whole(found[f'{key}/total'])}, {_interval(found, f'{key}/')}"
+        if not is_missing(found.get(f"{key}/positions_per_problem")):
+            line += f", {float(found[f'{key}/positions_per_problem']):.1f} positions per problem"
+        if not is_missing(found.get(f"{key}/p_value")):
+            line += f", McNemar p against power {float(found[f'{key}/p_value']):.3g}"
+        lines.append(line)
+    return lines
+
+
+def _points_table(points: list[Values]) -> str:
+    """The ablation grid, one row a point."""
+    header = ["alpha", "T", "steps", "GSM8K", "passed", "95% interval", "acceptance", "positions per problem"]
+    rows = [[
+        _or_dash(p.get("alpha"), plain_float), _or_dash(p.get("temperature"), plain_float), _or_dash(p.get("num_steps"), whole),
+        _or_dash(p.get("accuracy"), decimals(4)),
+        "-" if is_missing(p.get("passed")) else f"{whole(p['passed'])} of {whole(p['total'])}",
+        "-" if is_missing(p.get("low")) else f"{float(p['low']):.4f} to {float(p['high']):.4f}",
+        _or_dash(p.get("acceptance"), decimals(3)), _or_dash(p.get("positions_per_problem"), decimals(1)),
+    ] for p in points]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
+
+
+def summary_table(steps: dict[str, Values]) -> str:
+    """The table of task metrics by model: rows sorted by code point, a row only where some model has a value."""
+    rows = [["Metric", *SUMMARY_COLUMNS]]
+    for label in sorted(SUMMARY_LABELS):
+        cells = [_or_dash(steps.get(step, {}).get(SUMMARY_LABELS[label]), decimals(4)) for step in SUMMARY_COLUMNS.values()]
+        if any(cell != "-" for cell in cells):
+            rows.append([label, *cells])
+    widths = [15, *[8] * len(SUMMARY_COLUMNS)]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def _hours(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    minutes = int(seconds) // 60
+    return f"{minutes // 60}h{minutes % 60:02d}m"

@@ -1,0 +1,110 @@
+"""Claims: the reference's values render to the reference byte for byte, and every rule of the format holds off that path."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from nanolab.report import markdown
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+@pytest.fixture
+def values():
+    return json.loads((GOLDEN / "reference_values.json").read_text())
+
+
+def section(report, heading):
+    return report.split(f"## {heading}\n")[1].split("\n## ")[0]
+
+
+def test_reference_values_render_to_the_reference_report_byte_for_byte(values):
+    assert markdown.render(values).encode() == (GOLDEN / "reference_report.md").read_bytes()
+
+
+def test_format_does_not_depend_on_the_type_of_a_value(values):
+    """MLflow gives parameters back as text and metrics as floats."""
+    as_text, as_float = copy.deepcopy(values), copy.deepcopy(values)
+    for step, found in values["steps"].items():
+        as_text["steps"][step] = {key: str(value) for key, value in found.items()}
+        as_float["steps"][step] = {key: float(value) if isinstance(value, int) else value for key, value in found.items()}
+    assert markdown.render(as_text) == markdown.render(as_float) == markdown.render(values)
+
+
+def test_a_machine_without_gpu_has_no_cuda_memory_or_rate_line(values):
+    values["environment"]["hardware"].update(gpu_count=0, gpu_name=None, gpu_memory_gb=None, cuda=None, hourly_rate=None)
+    hardware = markdown.render(values).split("### Hardware\n")[1].split("\n\n")[0]
+    assert hardware.splitlines() == ["- Platform: Linux", "- CPUs: 32 cores (64 logical)", "- Memory: 256.0 GB", "- GPUs: none"]
+
+
+def test_a_dirty_or_absent_repository_is_said(values):
+    values["environment"]["git"]["dirty"] = True
+    assert "- Commit: abcdef0 (dirty)\n" in markdown.render(values)
+    values["environment"]["git"] = {"branch": None, "commit": None, "dirty": None, "message": None}
+    assert "- Branch: -\n- Commit: -\n- Message: -\n" in markdown.render(values)
+
+
+def test_a_run_rl_step_fills_its_sections_and_column(values):
+    values["steps"]["rl"] = {"status": "finished", "steps": 30.0, "reward_first": 0.25, "reward_last": 0.5}
+    values["steps"]["chat_eval_rl"] = {**values["steps"]["chat_eval_sft"], "gsm8k": 0.1}
+    report = markdown.render(values)
+    assert section(report, "Chat RL").startswith("- status: finished\n- steps: 30\n")
+    assert section(report, "Chat evaluation rl").count("\n- ") == 5
+    row = next(line for line in report.splitlines() if line.startswith("| GSM8K"))
+    assert row == "| GSM8K           | 0.0455   | 0.0456   | 0.0758   | 0.0875   | 0.1000   |"
+
+
+def test_ablations_stand_after_power_sampling_and_only_when_run(values):
+    assert "ablations" not in markdown.render(values)
+    values["steps"]["power_ablation"] = {"points": [{"alpha": "4.0", "temperature": "0.7", "num_steps": "10", "accuracy": 0.5,
+                                                     "passed": 50.0, "total": 100.0, "low": 0.4038, "high": 0.5962}]}
+    report = markdown.render(values)
+    assert report.index("## Power sampling evaluation") < report.index("## Power sampling ablations") < report.index("## Chat RL")
+    assert "| 4.0 | 0.7 | 10 | 0.5000 | 50 of 100 | 0.4038 to 0.5962 | - | - |" in report
+
+
+def test_extra_lines_follow_the_reference_lines_and_data_is_last(values):
+    values["steps"]["power_eval"].update({
+        "data": "embedded", "acceptance": 0.5, "low": 0.07, "high": 0.1, "greedy/accuracy": 0.2, "greedy/passed": 2, "greedy/total": 10,
+        "greedy/low": 0.1, "greedy/high": 0.3, "greedy/positions_per_problem": 90.25, "greedy/p_value": 0.03125})
+    lines = section(markdown.render(values), "Power sampling evaluation").strip().splitlines()
+    assert lines.index("- total: 892") == 16
+    assert lines[17] == "- acceptance: 0.500"
+    assert lines[-2] == ("- greedy: 0.2000, 2 of 10, 95% interval 0.1000 to 0.3000, 90.2 positions per problem, "
+                         "McNemar p against power 0.0312")
+    assert lines[-1] == "- data: embedded"
+
+
+def test_a_task_with_counts_gets_its_interval_after_the_reference_lines(values):
+    values["steps"]["chat_eval_sft"].update({"mmlu/n": 200.0, "mmlu/passed": 75.0, "mmlu/low": 0.3109, "mmlu/high": 0.4438,
+                                             "mmlu/chance": 0.25})
+    lines = section(markdown.render(values), "Chat evaluation sft").strip().splitlines()
+    assert lines[5] == "- ChatCORE metric: 0.0884"
+    assert lines[6:] == ["- MMLU passed: 75 of 200, 95% interval 0.3109 to 0.4438, chance 0.2500"]
+
+
+def test_figures_follow_their_sections_list(values):
+    values["figures"] = {"sft": [{"caption": "Chat SFT: loss", "path": "figures/sft.png"}]}
+    assert section(markdown.render(values), "Chat SFT") == "- steps: 500\n- loss: 0.742\n\n![Chat SFT: loss](figures/sft.png)\n"
+
+
+def test_summary_has_five_columns_and_only_rows_with_a_value(values):
+    table = markdown.summary_table({"base_eval": {"CORE": 0.1, "passed": 3}}).splitlines()
+    assert len(table) == 3 and all(line.count("|") == 7 for line in table)
+    assert table[2].startswith("| CORE            | 0.1000   | -        |")
+
+
+@pytest.mark.parametrize("step", ["tok_train", "base_train", "chat_eval_mid", "sft", "power_eval"])
+def test_a_step_that_was_not_run_shows_dashes(values, step):
+    heading = next(heading for heading, name, _ in markdown.SECTIONS if name == step)
+    del values["steps"][step]
+    lines = section(markdown.render(values), heading).strip().splitlines()
+    assert lines and all(line.startswith("- ") and line.endswith(": -") for line in lines)
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(13860, "3h51m"), (59, "0h00m"), (300.9, "0h05m"), (36000, "10h00m")])
+def test_durations_are_hours_and_minutes(values, seconds, shown):
+    values.update(wall_clock_seconds=seconds, elapsed_seconds=seconds)
+    assert markdown.render(values).endswith(f"\n\nTotal wall clock time: {shown}\n\nElapsed time: {shown}\n")
