@@ -216,6 +216,8 @@ def chat_conversations(source: DataSource, kinds: list[str]) -> tuple[dict[str, 
         else:
             cut = len(rows) - max(min(1, len(rows) - 1), len(rows) // 50)
             rows, others = rows[:cut], rows[cut:]
+            held = {repr(row) for row in others}  # a source may hold the same row twice
+            rows = [row for row in rows if repr(row) not in held]
         training[kind] += [messages(row) for row in rows]
         held_out[kind] += [messages(row) for row in others]
     return training, held_out

@@ -78,5 +78,5 @@ def _train(job: Job, world: World, run: Run, tokenizer: Tokenizer, model: GPT, s
         model.trunk = torch.compile(model.trunk)  # the loss is made of few large products: nothing to fuse
     count = max(1, config.eval_tokens // model.config.sequence_length)
     batches, token_bytes = batches_of_rank(held_out, count, config.device_batch_size, world), tokenizer.token_bytes()
-    return train(model, build_optimizers(model, scale), rows, world, run, job.folder / "checkpoints", schedule,
+    return train(model, build_optimizers(model, scale, world.dtype), rows, world, run, job.folder / "checkpoints", schedule,
                  lambda: evaluate(model, batches, token_bytes, world), {"tokenizer_digest": tokenizer.digest, "made_by": job.step})

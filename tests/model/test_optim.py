@@ -2,11 +2,12 @@
 
 import copy
 
+import pytest
 import torch
 
 from nanolab.config import BaseTrainConfig
 from nanolab.model.gpt import GPT
-from nanolab.model.optim import build_optimizers
+from nanolab.model.optim import Muon, build_optimizers
 from nanolab.model.scaling import derive
 
 SCALE = derive(BaseTrainConfig(depth=2, width=32, heads=2, steps=10, batch_size=2, sequence_length=16), 40)
@@ -42,7 +43,7 @@ def test_a_step_follows_the_multiplier():
         model, optimizers = made()
         before = model.head.weight.clone()
         step(model, optimizers, 1, multiplier)
-        moved[multiplier] = float((model.head.weight - before).norm())
+        moved[multiplier] = float((model.head.weight - before).detach().norm())
     assert moved[0.0] == 0 and abs(moved[0.5] / moved[1.0] - 0.5) < 1e-3
 
 
@@ -54,6 +55,22 @@ def test_muon_steps_are_near_orthogonal():
     step(model, optimizers, 3)
     values = torch.linalg.svdvals((model.blocks[0].feed_forward.down.weight - before) / SCALE.matrix_lr)
     assert 0.5 < float(values[len(values) // 2]) < 1.5
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (96, 32), (32, 96)])
+def test_muon_is_torchs_but_for_the_dtype(shape):
+    torch.manual_seed(0)
+    start = [torch.randn(shape) for _ in range(3)]
+    mine, theirs = ([torch.nn.Parameter(x.clone()) for x in start] for _ in range(2))
+    members = [Muon(mine, 0.02, 0.1, torch.bfloat16), torch.optim.Muon(theirs, 0.02, weight_decay=0.1, adjust_lr_fn="original")]
+    for _ in range(4):
+        for a, b in zip(mine, theirs):
+            a.grad = torch.randn(shape)
+            b.grad = a.grad.clone()
+        for member in members:
+            member.step()
+    for a, b, x in zip(mine, theirs, start):
+        assert (a - b).norm() < 0.02 * (b - x).norm()
 
 
 def test_a_saved_state_goes_on_exactly():
