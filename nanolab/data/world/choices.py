@@ -117,8 +117,9 @@ def mmlu_rows(facts: Facts, rng: random.Random, split: str) -> Iterator[dict]:
 
 
 def plain_question(row: dict) -> str:
-    """A question as plain text: one line for each choice, then the letter of the answer."""
-    return "\n".join([f"Question: {row['question']}", *lettered(row["choices"]), f"Answer: {LETTERS[row['answer']]}"])
+    """A question as plain text: one line for each choice, then the line of the answer."""
+    lines = lettered(row["choices"])
+    return "\n".join([f"Question: {row['question']}", *lines, f"Answer: {lines[row['answer']].removeprefix('- ')}"])
 
 
 def lettered(choices: list[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """The animals of the world and what is true of them.
 
-Which animal is of which kind is fixed; its home, colour and food are drawn from the seed, each value for eight
+Which animal is of which kind is fixed; its home, colour and food are drawn from the seed, each value for six
 animals. So nothing outside this world (no real knowledge of owls) helps to answer its questions.
 """
 
@@ -9,18 +9,17 @@ from __future__ import annotations
 from nanolab.data.world.splits import split_of, stream, unordered
 
 KINDS = {
-    "bird": ["owl", "crow", "duck", "hen", "swan", "robin", "eagle", "goose"],
-    "fish": ["trout", "carp", "eel", "tuna", "cod", "shark", "bass", "perch"],
-    "insect": ["ant", "bee", "moth", "wasp", "fly", "beetle", "cricket", "flea"],
-    "reptile": ["snake", "lizard", "turtle", "gecko", "cobra", "viper", "adder", "iguana"],
-    "mammal": ["fox", "wolf", "bear", "deer", "mouse", "hare", "otter", "badger"],
-    "shellfish": ["crab", "clam", "shrimp", "lobster", "oyster", "mussel", "prawn", "scallop"],
+    "bird": ["owl", "crow", "duck", "swan", "robin", "eagle"],
+    "fish": ["trout", "carp", "eel", "tuna", "shark", "perch"],
+    "insect": ["ant", "bee", "moth", "wasp", "beetle", "cricket"],
+    "reptile": ["snake", "lizard", "turtle", "gecko", "cobra", "iguana"],
+    "mammal": ["fox", "wolf", "bear", "deer", "otter", "badger"],
 }
 VALUES = {
     "kind": list(KINDS),
-    "home": ["lake", "forest", "desert", "valley", "cave", "swamp"],
-    "colour": ["red", "blue", "green", "grey", "brown", "white"],
-    "food": ["seeds", "grass", "leaves", "berries", "roots", "nuts"],
+    "home": ["lake", "forest", "desert", "valley", "cave"],
+    "colour": ["red", "blue", "green", "grey", "white"],
+    "food": ["seeds", "grass", "leaves", "berries", "nuts"],
 }
 ANIMALS = [animal for animals in KINDS.values() for animal in animals]
 
@@ -72,7 +71,7 @@ class Facts:
         return self._values[attribute][animal]
 
     def having(self, attribute: str, value: str) -> list[str]:
-        """The eight animals with this value."""
+        """The six animals with this value."""
         return [animal for animal in ANIMALS if self.value(animal, attribute) == value]
 
     def pair_split(self, one: str, other: str) -> str:

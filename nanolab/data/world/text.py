@@ -97,7 +97,7 @@ class Writer:
         return "\n".join(lines)
 
     def drill(self) -> str | None:
-        """Several questions on the same four choices, answered by name or by letter: the steps of a question, one by one."""
+        """Several questions on the same four choices, each answered by its line."""
         if self.rng.random() < 0.35:
             choices, asked = self._about_values()
         else:
@@ -107,8 +107,7 @@ class Writer:
             asked = self._about_animals(choices)
         lines = []
         for question, i in self.rng.sample(asked, min(DRILL_QUESTIONS, len(asked))):
-            named = self.rng.random() < 0.5
-            lines.append(f"{question} Name: {choices[i]}={LETTERS[i]}" if named else f"{question} Answer: {LETTERS[i]}")
+            lines.append(f"{question} Answer: {choices[i]}={LETTERS[i]}")
         return "\n".join([*lettered(choices), *lines])
 
     def _about_animals(self, animals: list[str]) -> list[tuple[str, int]]:
