@@ -14,7 +14,8 @@ FLOORS = [
     ["generation", "scheduler", "engine"],
     ["samplers.toy", "samplers.baselines", "samplers.power_mh", "samplers.diagnostics"],
     ["evals.base", "evals.bpb", "evals.core", "evals.chat_tasks", "evals.methods"],
-    ["training.loop", "training.grpo", "report.environment", "report.markdown", "report.plots", "report.collect"],
+    ["training.loop", "training.grpo", "report.environment", "report.markdown", "report.plots", "report.collect",
+     "report.view"],
     ["stages"],
     ["fingerprint", "launch", "plan", "pipeline", "worker", "notebooks", "study", "__main__"],
 ]

@@ -11,14 +11,15 @@ import time
 from typing import Any
 
 from nanolab import tracking
-from nanolab.config import STEPS
+from nanolab.config import CHAT_TASKS, STEPS
+from nanolab.report import environment
 from nanolab.schema import UserError
 from nanolab.tracking import RunRecord
 
 FINAL = "final/"
 CURVES = ("train/loss", "validation/bits_per_byte", "train/reward")
 MODELS = {"base": "base_eval", "mid": "chat_eval_mid", "sft": "chat_eval_sft", "rl": "chat_eval_rl"}
-CHAT_TASKS = ("arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval")
+METHODS = ("greedy", "low_temperature", "plain", "best_of", "majority")
 
 Values = dict[str, Any]
 
@@ -68,8 +69,10 @@ def grid_points(run: RunRecord) -> tuple[list[Values], list[Values], list[Values
         points.append(values)
         key = values["alpha"], values["temperature"]
         longest[key] = max(longest.get(key, (-1.0, "")), (values["num_steps"], child.id))
+    order = {method: place for place, method in enumerate(METHODS)}
+    baselines.sort(key=lambda row: (order.get(row.get("method", ""), len(order)), row["n"]))
     points.sort(key=lambda point: (point["temperature"] != 0.7, point["temperature"], point["alpha"], point["num_steps"]))
-    for (alpha, temperature), (_, run_id) in longest.items():
+    for (alpha, temperature), (_, run_id) in sorted(longest.items()):
         for step, share in tracking.history(run_id, "acceptance_by_step"):
             series.append({"alpha": alpha, "temperature": temperature, "step": step, "acceptance": share})
     return points, baselines, series
@@ -91,19 +94,26 @@ def task_results(runs: dict[str, RunRecord]) -> list[Values]:
     return rows
 
 
+def recorded_environment(parent: str) -> Values:
+    """The environment that an execution ran in; all unknown where none was recorded, never that of today."""
+    if "environment.json" not in tracking.artifact_names(parent):
+        return environment.unknown()
+    return json.loads(tracking.artifact(parent, "environment.json").read_text())
+
+
 def collect(parent: str) -> Values:
     """Everything `markdown.render` prints of one execution, figures left out. Raises UserError for an unknown run."""
     execution, runs = tracking.record(parent), step_runs(parent)
     steps = {step: final_values(run) for step, run in runs.items() if step != "report"}
     if "power_ablation" in runs:
-        steps["power_ablation"]["points"] = grid_points(runs["power_ablation"])[0]
+        steps["power_ablation"]["points"], steps["power_ablation"]["baselines"], _ = grid_points(runs["power_ablation"])
     used = [run for step, run in runs.items() if step != "report"]
     own = [run.end for run in used if run.end and run.tags.get("mlflow.parentRunId") == parent]
     return {
         "title": execution.params.get("report.title", "nanolab training report"),
         "generated": time.strftime("%Y-%m-%d %H:%M:%S"),
         "experiment_file": execution.tags.get("experiment_file", f"{execution.params.get('experiment', 'this study')}.yaml"),
-        "environment": json.loads(tracking.artifact(parent, "environment.json").read_text()),
+        "environment": recorded_environment(parent),
         "steps": steps,
         "wall_clock_seconds": sum(map(seconds, used)),
         "elapsed_seconds": (max(own) - execution.start) / 1000 if own else None,

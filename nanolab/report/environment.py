@@ -30,6 +30,17 @@ def capture(hourly_rates: dict[str, float], root: Path = ROOT) -> dict[str, Any]
     return {"git": git_facts(root), "hardware": hardware_facts(hourly_rates), "software": software_facts(), "bloat": bloat(root)}
 
 
+def unknown() -> dict[str, Any]:
+    """The environment of a run that recorded none: every fact is None."""
+    return {
+        "git": dict.fromkeys(("branch", "commit", "dirty", "message")),
+        "hardware": dict.fromkeys(("platform", "cores", "logical", "memory_gb", "gpu_count", "gpu_name", "gpu_memory_gb", "cuda",
+                                   "hourly_rate")),
+        "software": dict.fromkeys(("python", "torch")),
+        "bloat": {**dict.fromkeys(("characters", "lines", "files", "tokens", "lock_lines")), "lock_file": LOCK_FILE},
+    }
+
+
 def _output(command: list[str], folder: Path | None = None) -> str | None:
     """What a program prints; None where it is not installed or fails (a missing fact, shown as a dash)."""
     try:

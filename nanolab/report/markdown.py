@@ -82,9 +82,10 @@ POWER_LINES = [
 ]
 RL_LINES = [
     *_lines(text, "status"), *_lines(whole, "steps", extra=True),
-    Line("reward, first updates", "reward_first", decimals(4), extra=True),
-    Line("reward, last updates", "reward_last", decimals(4), extra=True),
+    Line("reward of the first 3 updates", "reward_first", decimals(4), extra=True),
+    Line("reward of the last 3 updates", "reward_last", decimals(4), extra=True),
 ]
+RL_WAYS = {"greedy": "greedy", "sampled": "sampled at T = 1"}
 
 # (heading, step, lines): the order of the report
 SECTIONS: list[tuple[str, str, list[Line]]] = [
@@ -101,7 +102,7 @@ SECTIONS: list[tuple[str, str, list[Line]]] = [
     ("Chat SFT", "sft", [*_lines(whole, "steps"), *_lines(decimals(3), "loss"), *TRAINING_EXTRAS]),
     ("Chat evaluation sft", "chat_eval_sft", CHAT_LINES),
     ("Power sampling evaluation", "power_eval", POWER_LINES),
-    ("Power sampling ablations", "power_ablation", []),
+    ("Power sampling ablations", "power_ablation", _lines(whole, "problems", extra=True)),
     ("Chat RL", "rl", RL_LINES),
     ("Chat evaluation rl", "chat_eval_rl", CHAT_LINES),
 ]
@@ -147,7 +148,7 @@ def _environment(environment: Values) -> list[str]:
         if hardware.get("hourly_rate") is not None:
             machine.append(f"Hourly Rate: ${float(hardware['hourly_rate']):.2f}/hour")
     else:
-        machine.append("GPUs: none")
+        machine.append("GPUs: -" if hardware["gpu_count"] is None else "GPUs: none")
     groups = {
         "Git Information": [f"Branch: {_or_dash(git['branch'])}", f"Commit: {commit}", f"Message: {_or_dash(git['message'])}"],
         "Hardware": machine,
@@ -186,17 +187,17 @@ def _section(heading: str, step: str, lines: list[Line], values: Values) -> list
             shown.append(f"{line.label}: {line.format(value)}")
         elif not line.extra:
             shown.append(f"{line.label}: {line.missing}")
-    shown += _task_details(found) + _method_lines(found)
+    shown += _task_details(found) + _method_lines(found) + _rl_lines(found)
     if not is_missing(found.get("data")):
         shown.append(f"data: {found['data']}")
     figures = [f"![{figure['caption']}]({figure['path']})" for figure in values.get("figures", {}).get(step, [])]
-    table = [_points_table(found["points"])] if found.get("points") else []
+    table = [_points_table(found["points"], found.get("baselines", []))] if found.get("points") else []
     head = f"## {heading}\n{_bullets(shown)}" if shown else f"## {heading}"
     return [head, *table, *figures]
 
 
 def _interval(found: Values, prefix: str = "") -> str:
-    return f"95% interval {float(found[prefix + 'low']):.4f} to {float(found[prefix + 'high']):.4f}"
+    return f"{float(found[prefix + 'low']):.4f} to {float(found[prefix + 'high']):.4f}"
 
 
 def _task_details(found: Values) -> list[str]:
@@ -204,7 +205,8 @@ def _task_details(found: Values) -> list[str]:
     details = []
     for label, key in TASK_LABELS.items():
         if not is_missing(found.get(f"{key}/n")):
-            detail = f"{label} passed: {whole(found[f'{key}/passed'])} of {whole(found[f'{key}/n'])}, {_interval(found, f'{key}/')}"
+            detail = f"{label} passed: {whole(found[f'{key}/passed'])} of {whole(found[f'{key}/n'])}, "
+            detail += f"95% interval {_interval(found, f'{key}/')}"
             chance = found.get(f"{key}/chance")
             details.append(detail + ("" if is_missing(chance) else f", chance {float(chance):.4f}"))
     return details
@@ -214,13 +216,13 @@ def _method_lines(found: Values) -> list[str]:
     """Power sampling's interval, then the baselines on the same problems with their cost and paired test."""
     lines = []
     if not is_missing(found.get("low")):
-        lines.append(f"GSM8K interval: {_interval(found)}")
+        lines.append(f"GSM8K 95% interval: {_interval(found)}")
     for key, label in METHOD_LABELS.items():
         if is_missing(found.get(f"{key}/accuracy")):
             continue
         line = f"{label}: {float(found[f'{key}/accuracy']):.4f}"
         if not is_missing(found.get(f"{key}/passed")):
-            line += f", {whole(found[f'{key}/passed'])} of {whole(found[f'{key}/total'])}, {_interval(found, f'{key}/')}"
+            line += f", {whole(found[f'{key}/passed'])} of {whole(found[f'{key}/total'])}, 95% interval {_interval(found, f'{key}/')}"
         if not is_missing(found.get(f"{key}/positions_per_problem")):
             line += f", {float(found[f'{key}/positions_per_problem']):.1f} positions per problem"
         if not is_missing(found.get(f"{key}/p_value")):
@@ -229,16 +231,24 @@ def _method_lines(found: Values) -> list[str]:
     return lines
 
 
-def _points_table(points: list[Values]) -> str:
-    """The ablation grid, one row a point."""
-    header = ["alpha", "T", "steps", "GSM8K", "passed", "95% interval", "acceptance", "positions per problem"]
+def _rl_lines(found: Values) -> list[str]:
+    """The model before and after reinforcement learning on the same test problems, with the paired test."""
+    return [f"{label}: {float(found[f'{way}/before']):.4f} before ({_interval(found, f'{way}/before_')}), "
+            f"{float(found[f'{way}/after']):.4f} after ({_interval(found, f'{way}/after_')}) on {whole(found[f'{way}/n'])} test problems, "
+            f"McNemar p {float(found[f'{way}/p_value']):.3g}"
+            for way, label in RL_WAYS.items() if not is_missing(found.get(f"{way}/before"))]
+
+
+def _points_table(points: list[Values], baselines: list[Values]) -> str:
+    """The ablation grid, one row a point, and the baselines on the same problems."""
+    header = ["method", "alpha", "T", "steps", "n", "GSM8K", "passed", "95% interval", "acceptance", "positions per problem"]
     rows = [[
-        _or_dash(p.get("alpha"), plain_float), _or_dash(p.get("temperature"), plain_float), _or_dash(p.get("num_steps"), whole),
-        _or_dash(p.get("accuracy"), decimals(4)),
+        METHOD_LABELS.get(p.get("method", ""), "power"), _or_dash(p.get("alpha"), plain_float), _or_dash(p.get("temperature"), plain_float),
+        _or_dash(p.get("num_steps"), whole), _or_dash(p.get("n"), whole), _or_dash(p.get("accuracy"), decimals(4)),
         "-" if is_missing(p.get("passed")) else f"{whole(p['passed'])} of {whole(p['total'])}",
-        "-" if is_missing(p.get("low")) else f"{float(p['low']):.4f} to {float(p['high']):.4f}",
+        "-" if is_missing(p.get("low")) else _interval(p),
         _or_dash(p.get("acceptance"), decimals(3)), _or_dash(p.get("positions_per_problem"), decimals(1)),
-    ] for p in points]
+    ] for p in [*points, *baselines]]
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 
 

@@ -14,7 +14,7 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, ScalarFormatter
 
 Row = dict[str, Any]
 History = dict[str, list[tuple[int, float]]]  # metric name -> (step, value) points
@@ -76,7 +76,7 @@ def _end_labels(axis: Axes, labels: list[tuple[float, float, str, str]]) -> None
         heights[i] = min(heights[i], ceiling) if excess else heights[i]
     for (x, y, text, colour), height in zip(labels, heights):
         axis.annotate(text, (x, y), xytext=(1.03, height), textcoords=axis.get_yaxis_transform(), fontsize=8, color=colour,
-                      va="center", annotation_clip=False, arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5, "alpha": 0.6})
+                      va="center", annotation_clip=False, arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "alpha": 0.7})
 
 
 def _errors(frame: pandas.DataFrame, low: str = "low", high: str = "high") -> list[pandas.Series] | None:
@@ -120,9 +120,10 @@ def training_curves(history: History, title: str) -> tuple[Figure, pandas.DataFr
         axis.set_ylabel(label)
         if len(points):
             last = points.iloc[-1]
-            axis.annotate(f"{last['value']:.3f}", (last["step"], last["value"]), xytext=(3, 4), textcoords="offset points",
-                          fontsize=8, color=colour, ha="right", va="bottom", annotation_clip=False)
+            axis.annotate(f"{last['value']:.3f}", (last["step"], last["value"]), xytext=(5, 0), textcoords="offset points",
+                          fontsize=8, color=colour, ha="left", va="center", annotation_clip=False)
     axes[-1].set_xlabel("optimizer step")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(7, integer=True, steps=[1, 2, 5, 10]))
     _title(axes[0], title)
     return figure, frame
 
@@ -135,6 +136,7 @@ def reward_curve(history: History, title: str = "Chat RL: reward of the rollouts
     _percent(axis, "mean reward")
     axis.set_ylim(0, min(1.02, max(0.1, frame["value"].max() * 1.15)) if len(frame) else 1)
     axis.set_xlabel("policy update")
+    axis.xaxis.set_major_locator(MaxNLocator(7, integer=True, steps=[1, 2, 5, 10]))
     if len(frame) >= 15:
         axis.annotate("mean of 5 updates", (0.98, 0.05), xycoords="axes fraction", ha="right", fontsize=8, color=BLUE)
     _title(axis, title)
@@ -157,13 +159,16 @@ def task_bars(results: Iterable[Row], title: str = "Tasks by model") -> tuple[Fi
     for j, task in enumerate(tasks):
         if chances.get(task, 0) > 0:
             axis.plot([j - 0.43, j + 0.43], [chances[task]] * 2, color=BLACK, linewidth=1, linestyle=(0, (3, 2)),
-                      label="chance" if "chance" not in axis.get_legend_handles_labels()[1] else None)
+                      label="_chance")
     axis.set_xticks(range(len(tasks)), [TASK_NAMES[task] for task in tasks])
     axis.tick_params(axis="x", length=0)
     _percent(axis, "accuracy")
     axis.set_ylim(0, 1)
     if tasks:
-        axis.legend(ncol=5, fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.98), columnspacing=1, handlelength=1.2)
+        handles, labels = axis.get_legend_handles_labels()
+        dashes = [line for line in axis.get_lines() if line.get_label() == "_chance"][:1]
+        axis.legend([*handles, *dashes], [*labels, *["chance"] * len(dashes)], ncol=5, fontsize=8, frameon=False, loc="lower center",
+                    bbox_to_anchor=(0.5, 0.98), columnspacing=1, handlelength=1.4)
     figure.suptitle(title, fontsize=9.5, fontweight="bold", x=0.02, ha="left")
     return figure, frame
 
@@ -176,7 +181,8 @@ def _point_frame(points: Iterable[Row]) -> pandas.DataFrame:
 
 def _settings(frame: pandas.DataFrame) -> list[tuple[tuple[float, float], pandas.DataFrame, str, str]]:
     """((alpha, T), its rows, colour, marker): the same look for a setting in every figure."""
-    groups = sorted(frame.groupby(["alpha", "temperature"]), key=lambda group: (-len(frame[frame["temperature"] == group[0][1]]), group[0][0]))
+    common = frame["temperature"].value_counts()  # the temperature of the alpha series comes first
+    groups = sorted(frame.groupby(["alpha", "temperature"]), key=lambda group: (-common[group[0][1]], group[0][0]))
     return [(key, rows, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, (key, rows) in enumerate(groups)]
 
 
@@ -191,8 +197,8 @@ def accuracy_by_alpha(points: Iterable[Row]) -> tuple[Figure, pandas.DataFrame]:
     figure, (axis,) = _figure()
     groups = sorted(frame.groupby("temperature"), key=lambda group: -len(group[1]))
     axis.set_xscale("log", base=2)
-    for i, (_, rows) in enumerate(groups):
-        _line(axis, rows, "alpha", COLOURS[i], MARKERS[i])
+    for i, (_, rows) in enumerate(groups):  # shifted a little sideways: the intervals stay readable
+        _line(axis, rows.assign(alpha=rows["alpha"] * 1.04 ** i), "alpha", COLOURS[i], MARKERS[i])
     alphas = sorted(frame["alpha"].unique())
     axis.set_xticks(alphas, [f"{alpha:g}" for alpha in alphas])
     axis.xaxis.set_minor_formatter(NullFormatter())
@@ -235,26 +241,30 @@ def accuracy_by_positions(points: Iterable[Row], baselines: Iterable[Row], main:
     figure, (axis,) = _figure()
     axis.set_xscale("log")
     labels = []
-    for (alpha, temperature), rows in power.groupby(["alpha", "temperature"]):
-        if (alpha, temperature) == main:
+    settings = list(power.groupby(["alpha", "temperature"]))
+    if settings and main not in dict(settings):
+        main = settings[0][0]
+    for key, rows in settings:
+        if key == main:
             _line(axis, rows, "positions_per_problem", BLUE, "P", width=2.2)
-            labels.append((rows["positions_per_problem"].iloc[-1], rows["accuracy"].iloc[-1], f"power {_name(alpha, temperature)}", BLUE))
+            labels.append((rows["positions_per_problem"].iloc[-1], rows["accuracy"].iloc[-1], f"power {_name(*key)}", BLUE))
         else:
             axis.plot(rows["positions_per_problem"], rows["accuracy"], color="#BBBBBB", linewidth=0.9, marker=".", zorder=1)
     for method, (label, colour, marker) in METHOD_STYLES.items():
         rows = other[other["method"] == method].sort_values("positions_per_problem")
         if len(rows):
             _line(axis, rows, "positions_per_problem", colour, marker)
-            if rows["n"].max() > 1:
-                label += f" (to {rows['n'].max():g})"
-            labels.append((rows["positions_per_problem"].iloc[-1], rows["accuracy"].iloc[-1], label, colour))
+            if len(rows) == 1:  # its level, to read the lines against
+                axis.axhline(rows["accuracy"].iloc[0], color=colour, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+            x = axis.get_xlim()[1] if len(rows) == 1 else rows["positions_per_problem"].iloc[-1]
+            name = f"{label}, to {rows['n'].max():g}" if rows["n"].max() > 1 else label
+            labels.append((x, rows["accuracy"].iloc[-1], name, colour))
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.set_xlabel("positions forwarded per problem")
+    axis.set_xlabel("positions forwarded per problem" + (" (grey: other α, T)" if len(settings) > 1 else ""))
     _percent(axis, "GSM8K accuracy")
     _end_labels(axis, labels)
-    if power.groupby(["alpha", "temperature"]).ngroups > 1:
-        axis.annotate("grey: other α, T", (0.99, 0.02), xycoords="axes fraction", ha="right", fontsize=8, color=GREY)
     _title(axis, "Accuracy at equal cost")
     return figure, pandas.concat([power.assign(method="power"), other], ignore_index=True)
 
@@ -269,6 +279,7 @@ def acceptance_by_step(series: Iterable[Row]) -> tuple[Figure, pandas.DataFrame]
         axis.plot(rows["step"], rows["acceptance"], color=colour, marker=marker, markersize=4, linewidth=1.5)
     axis.set_ylim(0, 1)
     axis.set_xlabel("Metropolis-Hastings step")
+    axis.xaxis.set_major_locator(MaxNLocator(7, integer=True, steps=[1, 2, 5, 10]))
     _percent(axis, "proposals accepted")
     _end_labels(axis, [(rows["step"].max(), rows["acceptance"].iloc[-1], _name(*key), colour) for key, rows, colour, _ in groups])
     _title(axis, "Acceptance by step")

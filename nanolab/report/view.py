@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pandas
-from IPython.display import Image
+from IPython.display import Image, Markdown
 
 from nanolab import tracking
 from nanolab.report import collect, plots
@@ -29,8 +30,10 @@ def table(result: Any, step: str, name: str) -> pandas.DataFrame:
     return pandas.DataFrame(content["data"], columns=content["columns"])
 
 
-def artifact(result: Any, step: str, name: str) -> Image:
-    """A figure that a step recorded."""
+def artifact(result: Any, step: str, name: str) -> Image | Markdown:
+    """A figure that a step recorded, or a line that says that it had nothing to draw in it."""
+    if name not in tracking.artifact_names(result.run_ids[step], str(Path(name).parent)):
+        return Markdown(f"*{step} recorded no {name}*")
     return Image(data=tracking.artifact(result.run_ids[step], name).read_bytes())
 
 

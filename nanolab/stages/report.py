@@ -19,13 +19,12 @@ ABLATION = {"accuracy_by_alpha": "Accuracy against alpha", "accuracy_by_steps": 
 
 def run(job: Job, run: Run) -> dict[str, Any]:
     """Writes report.md and figures/ into the job's folder and records them; gives the summary table and the report's path."""
-    return compile_report(tracking.record(run.id).tags["mlflow.parentRunId"], job.folder, run)
+    return compile_report(tracking.record(run.id).tags["mlflow.parentRunId"], job.folder, run, job.config.title)
 
 
-def compile_report(parent: str, folder: Path, run: Run) -> dict[str, Any]:
+def compile_report(parent: str, folder: Path, run: Run, title: str) -> dict[str, Any]:
     """The report of execution `parent` in `folder`."""
-    values = collect.collect(parent)
-    values["figures"] = {}
+    values = collect.collect(parent) | {"title": title, "figures": {}}
     for step, name, caption, (figure, data) in draw(parent):
         path = folder / "figures" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

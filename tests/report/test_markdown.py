@@ -62,7 +62,7 @@ def test_ablations_stand_after_power_sampling_and_only_when_run(values):
                                                      "passed": 50.0, "total": 100.0, "low": 0.4038, "high": 0.5962}]}
     report = markdown.render(values)
     assert report.index("## Power sampling evaluation") < report.index("## Power sampling ablations") < report.index("## Chat RL")
-    assert "| 4.0 | 0.7 | 10 | 0.5000 | 50 of 100 | 0.4038 to 0.5962 | - | - |" in report
+    assert "| power | 4.0 | 0.7 | 10 | - | 0.5000 | 50 of 100 | 0.4038 to 0.5962 | - | - |" in report
 
 
 def test_extra_lines_follow_the_reference_lines_and_data_is_last(values):

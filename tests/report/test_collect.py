@@ -1,0 +1,160 @@
+"""Claims: what the pipeline logs to MLflow comes back as the values of the report; only finished runs count; reuse is followed."""
+
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from nanolab import tracking
+from nanolab.config import STEPS, load_study
+from nanolab.journal import Run
+from nanolab.report import collect, environment, markdown, view
+from nanolab.schema import UserError, to_dict
+from nanolab.stages import report as report_stage
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+# settings of ours that the reference does not print; each is an extra line, which appears only with its value
+NOT_IN_REFERENCE = ("restart_prob", "num_blocks", "best_of", "low_temperature")
+
+
+@pytest.fixture
+def values():
+    return json.loads((GOLDEN / "reference_values.json").read_text())
+
+
+def open_execution(facts=None, experiment="golden", **settings):
+    texts = {} if facts is None else {"environment.json": json.dumps(facts)}
+    return tracking.open_execution({"experiment": experiment, **settings}, f"{experiment} now", "scripts/run_all.py", texts)
+
+
+def log_step(parent, step, final, params=None, seconds=1.0, status="FINISHED", experiment="golden", **tags):
+    """A step's run as the pipeline logs it: whole config as params, final numbers as metrics, final texts as tags."""
+    start = round(time.time() * 1000)
+    run_id = tracking.open_step(experiment, parent, step, "0123456789ab", params or {}, tags, start)
+    tracking.log_metrics(run_id, {f"final/{key}": value for key, value in final.items() if isinstance(value, (int, float))})
+    for key, value in final.items():
+        if isinstance(value, str):
+            tracking.set_tag(run_id, f"final/{key}", value)
+    tracking.close_run(run_id, status, start + round(seconds * 1000))
+    return run_id
+
+
+def test_reference_values_logged_to_mlflow_render_to_the_reference_report(store, values):
+    """With the configs of experiments/speedrun_powersample.yaml as params: they are the reference's settings."""
+    study = load_study("speedrun_powersample")
+    earlier = open_execution()
+    later = open_execution(values["environment"], report={"title": values["title"]})
+    each = values["wall_clock_seconds"] / len(values["steps"])
+    for step, final in values["steps"].items():
+        params = {key: value for key, value in to_dict(study.stage(STEPS[step].stage)).items() if key not in NOT_IN_REFERENCE}
+        metrics = {key: value for key, value in final.items() if key in ("steps", "gsm8k", "passed", "total") or key not in params}
+        run_id = log_step(earlier, step, metrics, params, each - 10, earlier_seconds="10.0")
+        tracking.set_tag(later, f"reused.{step}", run_id)
+    tracking.set_tag(later, "experiment_file", values["experiment_file"])
+    found = collect.collect(later) | {"generated": values["generated"]}
+    assert markdown.render(found).encode() == (GOLDEN / "reference_report.md").read_bytes()
+
+
+def test_only_finished_runs_count_and_the_newest_of_a_step_wins(store):
+    parent = open_execution()
+    log_step(parent, "sft", {"loss": 3.0})
+    log_step(parent, "sft", {"loss": 2.0})
+    log_step(parent, "sft", {"loss": 1.0}, status="FAILED")
+    log_step(parent, "rl", {"steps": 2}, status="FAILED")
+    steps = collect.collect(parent)["steps"]
+    assert list(steps) == ["sft"] and steps["sft"]["loss"] == 2.0
+
+
+def test_an_own_run_stands_before_a_reused_one(store):
+    parent = open_execution()
+    tracking.set_tag(parent, "reused.sft", log_step(open_execution(), "sft", {"loss": 3.0}))
+    assert collect.collect(parent)["steps"]["sft"]["loss"] == 3.0
+    log_step(parent, "sft", {"loss": 2.0})
+    assert collect.collect(parent)["steps"]["sft"]["loss"] == 2.0
+
+
+def test_a_final_metric_stands_before_the_parameter_of_its_name_and_texts_are_kept(store):
+    parent = open_execution()
+    log_step(parent, "sft", {"steps": 7, "data": "hub openai/gsm8k@1a2b"}, {"steps": None, "seed": 0})
+    assert collect.collect(parent)["steps"]["sft"] == {"steps": 7.0, "seed": "0", "data": "hub openai/gsm8k@1a2b"}
+
+
+def test_wall_clock_adds_reused_steps_and_earlier_attempts_but_elapsed_is_this_execution(store):
+    parent = open_execution()
+    tracking.set_tag(parent, "reused.tok_train", log_step(open_execution(), "tok_train", {}, seconds=100.0))
+    log_step(parent, "sft", {}, seconds=20.0, earlier_seconds="5.5")
+    found = collect.collect(parent)
+    assert found["wall_clock_seconds"] == pytest.approx(125.5)
+    assert 20.0 <= found["elapsed_seconds"] < 40.0
+
+
+def test_an_execution_without_recorded_environment_shows_dashes_not_todays_machine(store):
+    parent = open_execution()
+    assert collect.recorded_environment(parent) == environment.unknown()
+    text = markdown.render(collect.collect(parent))
+    assert "- Commit: -\n" in text and "- GPUs: -\n" in text and "- Python: -\n" in text
+
+
+def test_an_unknown_run_is_a_users_mistake(store):
+    with pytest.raises(UserError, match="no run 'nonsense'"):
+        collect.collect("nonsense")
+
+
+@pytest.fixture
+def ablation(store):
+    """An execution with a training step and a small grid, as the courier delivers them."""
+    parent = open_execution(environment.unknown())
+    training = log_step(parent, "base_train", {"steps": 3, "loss": 1.5})
+    now = round(time.time() * 1000)
+    tracking.log_curves(training, [("train/loss", 3.0 - step / 2, now, step) for step in (1, 2, 3)])
+    grid = log_step(parent, "power_ablation", {"points": 4, "problems": 100, "data": "embedded"})
+    common = {"passed": 40.0, "total": 100.0, "low": 0.3, "high": 0.5}
+    for alpha in (1.0, 4.0):
+        for steps in (0, 2):
+            point = tracking.open_point(grid, f"alpha={alpha:g} steps={steps}", now)
+            tracking.log_params(point, {"method": "power", "alpha": alpha, "temperature": 0.7, "num_steps": steps})
+            tracking.log_metrics(point, {**common, "accuracy": 0.4, "positions_per_problem": 90.0 + 50 * steps})
+            tracking.log_curves(point, [("acceptance_by_step", 0.5 - step / 10, now, step) for step in range(1, steps + 1)])
+    for method, n in (("majority", 2), ("best_of", 8), ("best_of", 2), ("greedy", 1)):
+        point = tracking.open_point(grid, f"{method} n={n}", now)
+        tracking.log_params(point, {"method": method, "n": n, "temperature": 0.7})
+        tracking.log_metrics(point, {**common, "accuracy": 0.5, "positions_per_problem": 90.0 * n})
+    return parent
+
+
+def test_grid_points_are_told_from_baselines_and_acceptance_comes_from_the_longest_trajectory(ablation):
+    points, baselines, series = collect.grid_points(collect.step_runs(ablation)["power_ablation"])
+    assert [(point["alpha"], point["num_steps"]) for point in points] == [(1, 0), (1, 2), (4, 0), (4, 2)]
+    assert [(row["method"], row["n"]) for row in baselines] == [("greedy", 1), ("best_of", 2), ("best_of", 8), ("majority", 2)]
+    assert [(row["alpha"], row["step"], row["acceptance"]) for row in series] == [
+        (alpha, step, pytest.approx(share)) for alpha in (1.0, 4.0) for step, share in ((1, 0.4), (2, 0.3))]
+
+
+def test_the_report_stage_writes_every_figure_it_links_with_its_data(ablation, tmp_path):
+    with Run(tmp_path) as run:
+        metrics = report_stage.compile_report(ablation, tmp_path, run, "A title")
+    text = (tmp_path / "report.md").read_text()
+    assert text.startswith("# A title\n")
+    linked = [line.split("(")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")]
+    assert [Path(path).stem for path in linked] == ["base_train_curves", "accuracy_by_alpha", "accuracy_by_steps",
+                                                    "accuracy_by_positions", "acceptance_by_step"]
+    for path in linked:
+        assert (tmp_path / path).stat().st_size > 5000
+        assert len((tmp_path / path).with_suffix(".csv").read_text().splitlines()) >= 3
+    assert "| best of n | - | 0.7 | - | 8 | 0.5000 | 40 of 100 | 0.3000 to 0.5000 | - | 720.0 |" in text
+    assert metrics["summary"] in text and "report.md" in tracking.artifact_names(ablation)
+
+
+def test_notebooks_show_what_a_step_recorded_and_say_what_it_did_not(ablation):
+    run_id = collect.step_runs(ablation)["power_ablation"].id
+    tracking.client().log_text(run_id, json.dumps({"columns": ["a"], "data": [[1], [2]]}), "samples.json")
+    result = SimpleNamespace(run_ids={"power_ablation": run_id}, own=["power_ablation"],
+                             metrics={"power_ablation": {"gsm8k": 0.5, "passed": 2, "greedy/accuracy": 0.25, "data": "embedded"}})
+    assert view.metrics(result).loc[("power_ablation", "data"), "value"] == "embedded"
+    assert view.table(result, "power_ablation", "samples.json")["a"].tolist() == [1, 2]
+    assert view.table(result, "power_ablation", "absent.json").empty
+    assert "recorded no plots/absent.png" in view.artifact(result, "power_ablation", "plots/absent.png").data
+    methods = view.methods(result, "power_ablation")["accuracy"]
+    assert methods["power"] == 0.5 and methods["greedy"] == 0.25 and methods.isna()["majority"]
