@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,16 +63,14 @@ def train(model: GPT, optimizers: Optimizers, rows: Rows, world: World, run: Run
     """
     if schedule.batch_size % world.size:
         raise UserError(f"batch_size = {schedule.batch_size} sequences must divide evenly over {world.size} processes")
-    share = schedule.batch_size // world.size
     losses, started = _resume(model, optimizers, rows, folder), time.perf_counter()
     first, shown, spent, peak = len(losses), 0.0, 0.0, _peak(world)
     if first and world.rank == 0:
         print(f"resuming after step {first}", flush=True)
-    bits = None
-    for step in range(first, schedule.steps):
-        begun = time.perf_counter()
+    bits, begun = None, time.perf_counter()
+    for step, (ids, targets, cursor) in enumerate(_batches(rows, world, schedule, first), first):
         multiplier = learning_rate_multiplier(schedule, step)
-        loss = _gradients(model, rows, world, schedule, step * schedule.batch_size + world.rank * share, share)
+        loss = _gradients(model, ids, targets, world, schedule.device_batch_size)
         if not math.isfinite(loss):
             last = checkpoint.latest(folder)
             raise UserError(f"the loss of step {step + 1} is {loss}: training diverged; lower the learning rates and run again "
@@ -87,9 +86,9 @@ def train(model: GPT, optimizers: Optimizers, rows: Rows, world: World, run: Run
         if done or (step + 1) % schedule.eval_every == 0:
             bits = validate()
             run.metrics({"validation/bits_per_byte": bits}, step + 1)
-        if done or (step + 1) % schedule.checkpoint_every == 0:
+        if cursor is not None:
             if world.rank == 0:
-                state = {"optimizers": optimizers.state_dict(), "rows": rows.state(), "random": torch.get_rng_state(), "losses": losses}
+                state = {"optimizers": optimizers.state_dict(), "rows": cursor, "random": torch.get_rng_state(), "losses": losses}
                 checkpoint.save(folder, step + 1, model, state, facts)
             barrier(world)
         if world.rank == 0 and (done or time.perf_counter() - shown >= PROGRESS_SECONDS):
@@ -98,6 +97,7 @@ def train(model: GPT, optimizers: Optimizers, rows: Rows, world: World, run: Run
             seen = "" if bits is None else f", validation {bits:.3f} bits per byte"
             print(f"step {step + 1}/{schedule.steps}: loss {loss:.3f}{seen}, {speeds['tokens_per_second']:,.0f} tokens/s, "
                   f"{left:.0f} s left", flush=True)
+        begun = time.perf_counter()
     tail = losses[-max(1, round(FINAL_SHARE * schedule.steps)):]
     metrics = {"steps": schedule.steps, "batch_size": schedule.batch_size, "loss": sum(tail) / len(tail),
                "validation_bits_per_byte": bits if bits is not None else validate(),
@@ -132,14 +132,34 @@ def _resume(model: GPT, optimizers: Optimizers, rows: Rows, folder: Path) -> lis
     return list(state["losses"])
 
 
-def _gradients(model: GPT, rows: Rows, world: World, schedule: Schedule, first: int, share: int) -> float:
+def _batches(rows: Rows, world: World, schedule: Schedule, first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, dict | None]]:
+    """This rank's inputs and targets of steps `first`, first + 1, ..., and the cursor after each step that ends in a checkpoint.
+
+    A thread makes the next step's rows while this step computes: reading and tokenising do not hold up a GPU.
+    """
+    share = schedule.batch_size // world.size
+
+    def make(step: int) -> tuple[torch.Tensor, torch.Tensor, dict | None]:
+        ids, targets = rows.rows(step * schedule.batch_size + world.rank * share, share)
+        is_checkpoint = (step + 1) % schedule.checkpoint_every == 0 or step + 1 == schedule.steps
+        return ids, targets, rows.state() if is_checkpoint else None
+
+    with ThreadPoolExecutor(1) as thread:
+        ahead = [thread.submit(make, step) for step in range(first, schedule.steps)[:1]]
+        for step in range(first, schedule.steps):
+            batch = ahead.pop().result()
+            if step + 1 < schedule.steps:
+                ahead.append(thread.submit(make, step + 1))
+            yield batch
+
+
+def _gradients(model: GPT, ids: torch.Tensor, targets: torch.Tensor, world: World, device_batch_size: int) -> float:
     """Set the gradients of a step's mean loss over all ranks, and return that loss in nats."""
-    ids, targets = rows.rows(first, share)
     counts = sum_over_ranks(world, (targets >= 0).sum().to(world.device, torch.float64))
     tokens = max(1.0, float(counts))
     total = torch.zeros((), dtype=torch.float64, device=world.device)
-    for start in range(0, share, schedule.device_batch_size):
-        part = slice(start, start + schedule.device_batch_size)
+    for start in range(0, len(ids), device_batch_size):
+        part = slice(start, start + device_batch_size)
         with torch.autocast(world.device.type, torch.bfloat16, enabled=world.dtype == torch.bfloat16):
             nats, _ = model(ids[part].to(world.device), targets[part].to(world.device))
         (nats / tokens).backward()

@@ -118,20 +118,20 @@ def test_the_learning_rate_warms_up_stays_and_falls():
     assert learning_rate_multiplier(Schedule(10, 8, 8, 0, 0.0, 6, 5), 9) == 1.0
 
 
-class DivergingRows(CountedRows):
-    def rows(self, first, count):
-        if first >= 12 * 8:
-            self.model.head.weight.data.fill_(float("nan"))
-        return super().rows(first, count)
-
-
 def test_a_diverging_run_stops_and_names_the_last_good_checkpoint(tmp_path):
     torch.manual_seed(0)
-    model, rows = GPT(SCALE.model), DivergingRows()
-    rows.model = model
-    with pytest.raises(UserError, match=r"loss of step 13 is nan.*checkpoint of step 10 is intact"):
-        train(model, build_optimizers(model, SCALE), rows, WORLD, NullRun(), tmp_path, SCHEDULE, lambda: 1.0, {})
-    assert checkpoint.latest(tmp_path) == 10
+    model, run = GPT(SCALE.model), NullRun()
+
+    def break_model():  # at the first validation, after step 6
+        model.head.weight.data.fill_(float("nan"))
+        return 1.0
+
+    with pytest.raises(UserError, match=r"loss of step 7 is nan.*checkpoint of step 5 is intact"):
+        train(model, build_optimizers(model, SCALE), CountedRows(), WORLD, run, tmp_path, SCHEDULE, break_model, {})
+    assert checkpoint.latest(tmp_path) == 5 and max(curve(run)) == 6
+    with pytest.raises(UserError, match="no checkpoint was written yet"):
+        model.head.weight.data.fill_(float("nan"))
+        train(model, build_optimizers(model, SCALE), CountedRows(), WORLD, run, tmp_path / "none", SCHEDULE, break_model, {})
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):
