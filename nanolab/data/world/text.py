@@ -89,12 +89,12 @@ class Writer:
         return f"{sighting(self.rng, animal)} It {self.facts.clause(attribute, self.facts.value(animal, attribute))}."
 
     def roll(self) -> str:
-        """Four lettered animals with a fact of each: what stands beside a letter belongs to it."""
-        lines = []
-        for line, animal in zip(lettered(animals := self.rng.sample(ANIMALS, 4)), animals):
-            attribute = self.rng.choice(list(VALUES))
-            lines.append(f"{line} {self.facts.clause(attribute, self.facts.value(animal, attribute))}")
-        return "\n".join(lines)
+        """Words with their numbers or letters, and again in another order: how a word leads to what stood beside it."""
+        if self.rng.random() < 0.5:
+            lines = [f"- {word}={self.rng.randint(2, 99)}" for word in self.rng.sample(ANIMALS + OBJECTS, 6)]
+        else:
+            lines = lettered(self.rng.sample(ANIMALS, 4))
+        return "\n".join([*lines, "Again:", *self.rng.sample(lines, len(lines))])
 
     def drill(self) -> str | None:
         """Several questions on the same four choices, each answered by its line."""
