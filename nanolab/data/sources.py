@@ -6,12 +6,14 @@ Libraries (datasets, pyarrow) are imported when a source first needs them.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import json
 import os
 import socket
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +67,8 @@ CHAT = Published("HuggingFaceTB/smol-smoltalk", None, "f73fe857d519ff6ac5af2ea67
 TASK_SPLITS = {"gsm8k": ("train", "test"), "arc_easy": ("train", "validation", "test"), "arc_challenge": ("train", "validation", "test"),
                "mmlu": ("train", "validation", "dev", "test"), "humaneval": ("test",)}  # of the public sets
 SPLIT_NAMES = {("mmlu", "train"): "auxiliary_train"}  # what a public set calls it
-SCHEMAS = {"gsm8k": {"question", "answer"}, "arc_easy": {"question", "choices", "answerKey"},
-           "arc_challenge": {"question", "choices", "answerKey"}, "mmlu": {"question", "subject", "choices", "answer"},
+ARC = {"question", "choices", "answerKey"}
+SCHEMAS = {"gsm8k": {"question", "answer"}, "arc_easy": ARC, "arc_challenge": ARC, "mmlu": {"question", "subject", "choices", "answer"},
            "humaneval": {"task_id", "prompt", "canonical_solution", "test", "entry_point"}}
 HUB_VALIDATION_DOCUMENTS = 1000  # the first documents of the text stream, never trained on
 PROBE_SECONDS = 3.0
@@ -106,10 +108,10 @@ def open_source(data: DataConfig) -> DataSource:
         return EmbeddedSource(data)
     root = data.root or os.environ.get("NANOLAB_DATA")
     if data.source == "hub":
-        return HubSource(Path(root) if root else None)
+        return HubSource(ROOT / root if root else None)
     if not root:
         raise UserError("data.source = local needs a folder: set data.root, or the variable NANOLAB_DATA, to it")
-    folder = Path(root) if Path(root).is_absolute() else ROOT / root
+    folder = ROOT / root  # an absolute root stays itself
     if not folder.is_dir():
         raise UserError(f"data.root = {folder} is not a folder; give the folder that holds text/, chat/, core/ and the task sets")
     return LocalSource(folder)
@@ -127,7 +129,7 @@ class EmbeddedSource:
 
     def task(self, name: str, split: str, subset: str | None = None) -> list[dict]:
         """Rows of a task; `subset` may only be the public config's own name."""
-        _check_subset(name, subset)
+        _published(name, subset)
         return self.world.task(name, split)
 
     def task_splits(self, name: str) -> tuple[str, ...]:
@@ -177,8 +179,7 @@ class LocalSource:
         """The splits of which there is a file."""
         published = _published(name, None)
         folder = self.root / published.repository / published.config
-        wanted = ("train", "validation", "dev", "test")
-        return tuple(s for s in wanted if (folder / f"{SPLIT_NAMES.get((name, s), s)}.parquet").is_file())
+        return tuple(s for s in ("train", "validation", "dev", "test") if (folder / f"{SPLIT_NAMES.get((name, s), s)}.parquet").is_file())
 
     def chats(self, split: str) -> list[dict]:
         """Conversations of every chat/NAME/SPLIT.parquet, NAME in order."""
@@ -257,13 +258,12 @@ class HubSource:
 
     def _load(self, published: Published, split: str, streaming: bool = False) -> Any:
         """The split as `datasets` gives it; UserError of one line within 10 seconds when the hub cannot be reached."""
-        advice = "use data.source: local (a folder) or embedded (generated), neither needs a network"
-        require_hub(advice)
+        require_hub(advice := "use data.source: local (a folder) or embedded (generated), neither needs a network")
         from datasets import load_dataset  # costs seconds, so only here
         try:
             return load_dataset(published.repository, published.config, split=split, revision=published.revision, streaming=streaming)
         except (ConnectionError, OSError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(f"hub {published.repository} could not be read ({reason}); {advice}") from error
 
 
@@ -285,14 +285,11 @@ def _within(seconds: float, connect: Callable[[], None]) -> bool:
     reached = []
 
     def attempt() -> None:
-        try:
+        with contextlib.suppress(OSError):  # said by `reached` staying empty
             connect()
             reached.append(True)
-        except OSError:
-            pass
 
-    thread = threading.Thread(target=attempt, daemon=True)
-    thread.start()
+    (thread := threading.Thread(target=attempt, daemon=True)).start()
     thread.join(seconds + 1)
     return bool(reached)
 
@@ -311,12 +308,10 @@ def _parquet_documents(files: list[Path]) -> Iterator[Document]:
     import pyarrow
     import pyarrow.parquet
     for path in files:
-        number = 0
         try:
-            for batch in pyarrow.parquet.ParquetFile(path).iter_batches(columns=["text"]):
-                for text in batch.column("text").to_pylist():
-                    yield Document(f"{path.name}:{number}", text)
-                    number += 1
+            batches = pyarrow.parquet.ParquetFile(path).iter_batches(columns=["text"])
+            for number, text in enumerate(text for batch in batches for text in batch.column("text").to_pylist()):
+                yield Document(f"{path.name}:{number}", text)
         except (pyarrow.ArrowException, OSError, KeyError) as error:
             raise UserError(f"{path} must be a parquet file with a column text ({str(error).splitlines()[0]})") from error
 
@@ -332,9 +327,8 @@ def read_core(folder: Path) -> list[CoreTask]:
             continue
         path = folder / entry["file"]
         try:
-            with gzip.open(path, "rt", encoding="utf-8") as lines:
-                rows = [json.loads(line) for line in lines if line.strip()]
-        except (OSError, EOFError, ValueError) as error:
+            rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines() if line.strip()]
+        except (OSError, EOFError, ValueError, zlib.error) as error:
             raise UserError(f"{path} of CORE task {entry['name']} cannot be read ({error}); restore it or set its file to null") from error
         tasks.append(CoreTask(entry["name"], entry["icl_task_type"], entry["num_fewshot"], entry.get("continuation_delimiter", " "),
                               entry["random_baseline"] / 100, rows))
@@ -344,18 +338,14 @@ def read_core(folder: Path) -> list[CoreTask]:
 def _published(name: str, subset: str | None) -> Published:
     if name not in TASKS:
         raise UserError(f"unknown task {name!r}; the tasks are {', '.join(TASKS)}")
-    _check_subset(name, subset)
-    return TASKS[name]
-
-
-def _check_subset(name: str, subset: str | None) -> None:
-    if subset is not None and name in TASKS and subset != TASKS[name].config:
+    if subset not in (None, TASKS[name].config):
         raise UserError(f"{name} has no subset {subset!r}; it has {TASKS[name].config}")
+    return TASKS[name]
 
 
 def _checked(rows: list[dict], columns: set[str], where: str) -> list[dict]:
     missing = columns - set(rows[0]) if rows else columns
     if missing:
-        raise UserError(f"{where} lacks {'rows' if not rows else 'column ' + ', '.join(sorted(missing))}; "
-                        f"its rows must have {', '.join(sorted(columns))}")
+        lacking = f"column {', '.join(sorted(missing))}" if rows else "rows"
+        raise UserError(f"{where} lacks {lacking}; its rows must have {', '.join(sorted(columns))}")
     return rows
