@@ -225,8 +225,7 @@ class HubSource:
         published = _published(name, subset)
         if split not in TASK_SPLITS[name]:
             raise UserError(f"hub {published.repository} has no split {split!r}; it has {', '.join(TASK_SPLITS[name])}")
-        rows = list(self._load(published, SPLIT_NAMES.get((name, split), split)))
-        return _checked(rows, SCHEMAS[name], f"hub {published.repository}")
+        return _checked(list(self._load(published, SPLIT_NAMES.get((name, split), split))), SCHEMAS[name], f"hub {published.repository}")
 
     def task_splits(self, name: str) -> tuple[str, ...]:
         """The splits of the public set."""
