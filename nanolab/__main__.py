@@ -41,7 +41,7 @@ def _names(text: str) -> list[str]:
 
 def show_plan(study_name: str, overrides: list[str], steps: list[str] | None = None) -> int:
     """Prints the steps with their state (finished, to continue, missing) and their fingerprint."""
-    from nanolab.config import load_study
+    from nanolab.experiment import load_study
     from nanolab.plan import plan
     study = load_study(study_name, overrides)
     print(f"{'step':16} {'state':11} fingerprint   inputs")
@@ -56,7 +56,8 @@ def show_parameters(study_name: str, overrides: list[str], step: str) -> int:
     import yaml
 
     from nanolab import notebooks
-    from nanolab.config import STEPS, find_study, load_study
+    from nanolab.config import STEPS
+    from nanolab.experiment import find_study, load_study
     from nanolab.plan import step_config
     study = load_study(study_name, overrides)
     if step not in STEPS:
@@ -81,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
             print("\n".join(str(metrics[key]) for key in ("summary", "report") if key in metrics))
             return 0
         if given.dry_run:
-            from nanolab.config import load_study
+            from nanolab.experiment import load_study
             from nanolab.study import select
             return show_plan(given.study, given.set, select(load_study(given.study, given.set), given.only, given.start))
         from nanolab.study import run_study

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from nanolab.schema import UserError, build, setting
 
 ROOT = Path(__file__).resolve().parent.parent  # the repository root: every relative path starts here
@@ -29,6 +27,7 @@ class DataConfig:
     source: Literal["embedded", "local", "hub"] = setting("embedded", "embedded: generated; local: a folder; hub: the published sets")
     root: str | None = setting(None, "folder of the local source; when missing, the variable NANOLAB_DATA supplies it")
     seed: int = setting(0, "seed of the embedded world", minimum=0)
+    choice_answers: Literal["letter", "line"] = setting("line", "a choice is answered by its letter, or by its whole line (trout=B)")
     short_guesses: float = setting(0.0, "share of embedded training solutions that are a short guess", minimum=0, maximum=1)
 
 
@@ -324,45 +323,3 @@ def study_from_dict(values: dict[str, Any]) -> StudyConfig:
         if set(point) != {"alpha", "temperature"} or min(point["alpha"], default=0) < 1 or min(point["temperature"], default=0) <= 0:
             raise UserError(f"power_ablation.grid[{i}] = {point} must have alpha values of at least 1 and temperature values above 0")
     return study
-
-
-def find_study(name: str) -> Path:
-    """The YAML file of `name`: a path, or the name of a file in experiments/. Raises UserError when there is none."""
-    for path in (Path(name), ROOT / name, ROOT / "experiments" / f"{name}.yaml"):
-        if path.suffix in (".yaml", ".yml") and path.is_file():
-            return path.resolve()
-    have = ", ".join(sorted(p.stem for p in (ROOT / "experiments").glob("*.yaml")))
-    raise UserError(f"no experiment file {name!r}; experiments/ has: {have}")
-
-
-def load_study(name: str, overrides: list[str] | None = None) -> StudyConfig:
-    """The study of a YAML file, with `overrides` such as "power_eval.alpha=8" applied.
-
-    Raises UserError for a missing file, bad YAML, and everything `study_from_dict` checks.
-    """
-    path = find_study(name)
-    try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path.name} must be a mapping of settings")
-    values.setdefault("experiment", path.stem)
-    for override in overrides or []:
-        _apply_override(values, override)
-    return study_from_dict(values)
-
-
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise UserError(f"--set {override!r} must have the form stage.key=value, for example power_eval.alpha=8")
-    *parents, last = key.split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise UserError(f"--set {override!r}: {parent} is not a group of settings")
-    try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {override!r}: {text!r} is not a valid value") from error

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from nanolab import files
-from nanolab.config import SOURCE_STEPS, STAGES, STEPS, Job, StudyConfig, load_study, study_from_dict
+from nanolab.config import SOURCE_STEPS, STAGES, STEPS, Job, StudyConfig, study_from_dict
+from nanolab.experiment import load_study
 from nanolab.fingerprint import fingerprint
 from nanolab.schema import UserError, build, to_dict
 

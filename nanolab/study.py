@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from nanolab import files, notebooks, pipeline, tracking
-from nanolab.config import STEPS, StudyConfig, load_study
+from nanolab.config import STEPS, StudyConfig
+from nanolab.experiment import load_study
 from nanolab.plan import Step, plan, step_config
 from nanolab.schema import UserError, to_dict
 

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from nanolab import notebooks
-from nanolab.config import ROOT, STAGES, STEPS, load_study
+from nanolab.config import ROOT, STAGES, STEPS
+from nanolab.experiment import load_study
 from nanolab.schema import to_dict
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))

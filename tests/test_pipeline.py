@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from nanolab import files, plan, study, tracking
-from nanolab.config import STEPS, load_study, study_from_dict
+from nanolab.config import STEPS, study_from_dict
+from nanolab.experiment import load_study
 from nanolab.fingerprint import code_hash, source_files
 from nanolab.schema import UserError
 

@@ -22,7 +22,7 @@ from nanolab.schema import UserError
 
 DOCUMENTS_AT_ONCE = 256  # documents encoded together
 WAITING = 32  # conversations among which a row chooses: with fewer it fills worse
-CHAT_FORMS: list[tuple[str, str | None, Callable[[Any], list[dict]]]] = [  # (kind, task, a row's conversation)
+CHAT_FORMS: list[tuple[str, str | None, Callable[..., list[dict]]]] = [  # (kind, task, a row's conversation)
     ("chats", None, lambda row: row["messages"]), ("problems", "gsm8k", chat.gsm8k_messages), ("choices", "arc_easy", chat.arc_messages),
     ("choices", "arc_challenge", chat.arc_messages), ("choices", "mmlu", chat.mmlu_messages),
     ("programs", "humaneval", chat.program_messages)]
@@ -196,7 +196,8 @@ class ChatMixture:
             self._text.restore(state["text"])
 
 
-def chat_conversations(source: DataSource, kinds: list[str]) -> tuple[dict[str, list[list[dict]]], dict[str, list[list[dict]]]]:
+def chat_conversations(source: DataSource, kinds: list[str],
+                       choice_form: str = "letter") -> tuple[dict[str, list[list[dict]]], dict[str, list[list[dict]]]]:
     """Conversations of each kind (chats, problems, choices, programs) to train on, and others held out for validation.
 
     Held out is the task's validation split where the source has one, and else the last fiftieth of its training rows.
@@ -218,6 +219,7 @@ def chat_conversations(source: DataSource, kinds: list[str]) -> tuple[dict[str, 
             rows, others = rows[:cut], rows[cut:]
             held = {repr(row) for row in others}  # a source may hold the same row twice
             rows = [row for row in rows if repr(row) not in held]
-        training[kind] += [messages(row) for row in rows]
-        held_out[kind] += [messages(row) for row in others]
+        form = {"form": choice_form} if kind == "choices" else {}
+        training[kind] += [messages(row, **form) for row in rows]
+        held_out[kind] += [messages(row, **form) for row in others]
     return training, held_out

@@ -176,9 +176,16 @@ def choice_text(question: str, choices: Sequence[str], letters: Sequence[str]) -
     return "\n".join([question, *(f"- {choice}={letter}" for choice, letter in zip(choices, letters, strict=True))])
 
 
-def choice_messages(question: str, choices: Sequence[str], letters: Sequence[str], answer: str | None) -> list[Message]:
-    """A multiple-choice question; the answer is the letter alone (None: no assistant message)."""
-    return _conversation(choice_text(question, choices, letters), answer)
+def choice_answers(choices: Sequence[str], letters: Sequence[str], form: str) -> list[str]:
+    """What the assistant may answer: each letter (form "letter"), or each choice with its letter ("line"), as the question lists it."""
+    return list(letters) if form == "letter" else [f"{choice}={letter}" for choice, letter in zip(choices, letters, strict=True)]
+
+
+def choice_messages(question: str, choices: Sequence[str], letters: Sequence[str], answer: str | None,
+                    form: str = "letter") -> list[Message]:
+    """A multiple-choice question; `answer` is a letter, given in `form` (None: no assistant message)."""
+    given = None if answer is None else choice_answers(choices, letters, form)[list(letters).index(answer)]
+    return _conversation(choice_text(question, choices, letters), given)
 
 
 def arc_question(row: dict[str, Any]) -> ChoiceQuestion:
@@ -194,14 +201,14 @@ def mmlu_question(row: dict[str, Any]) -> ChoiceQuestion:
     return ChoiceQuestion(row["question"], list(row["choices"]), letters, letters[int(row["answer"])])
 
 
-def arc_messages(row: dict[str, Any]) -> list[Message]:
+def arc_messages(row: dict[str, Any], form: str = "letter") -> list[Message]:
     """An ARC row as a conversation."""
-    return choice_messages(*arc_question(row))
+    return choice_messages(*arc_question(row), form)
 
 
-def mmlu_messages(row: dict[str, Any]) -> list[Message]:
+def mmlu_messages(row: dict[str, Any], form: str = "letter") -> list[Message]:
     """An MMLU row as a conversation."""
-    return choice_messages(*mmlu_question(row))
+    return choice_messages(*mmlu_question(row), form)
 
 
 def program_messages(row: dict[str, Any]) -> list[Message]:

@@ -48,6 +48,11 @@ class Asking:
     num_shots: int = 0
     shots: dict[str, list[Row]] = field(default_factory=dict)  # task -> rows with answers, never test rows
     workers: int = 2  # test programs run at once
+    choice_form: str = "letter"  # what competes: the letters alone, or each choice's "line" (trout=B)
+
+    def messages(self, task: str, row: Row) -> list[dict]:
+        """A row as the conversation that the model was trained on."""
+        return MESSAGES[task](row, form=self.choice_form) if task in CHOICE_TASKS else MESSAGES[task](row)
 
 
 def evaluate(world: World, folder: Path, task: str, rows: Sequence[Row], asking: Asking,
@@ -72,7 +77,7 @@ def prompt_text(task: str, rows: Sequence[Row], index: int, asking: Asking) -> s
         return rows[index]["prompt"].rstrip("\n") + "\n"
     pool = asking.shots.get(task, [])
     drawn = seeds.generator(asking.seed, "shots", task, index).permutation(len(pool))[:asking.num_shots]
-    return chat.few_shot_prompt([MESSAGES[task](pool[int(i)]) for i in drawn], MESSAGES[task](rows[index]))
+    return chat.few_shot_prompt([asking.messages(task, pool[int(i)]) for i in drawn], asking.messages(task, rows[index]))
 
 
 def prompt_ids(task: str, rows: Sequence[Row], index: int, asking: Asking) -> list[int]:
@@ -80,35 +85,36 @@ def prompt_ids(task: str, rows: Sequence[Row], index: int, asking: Asking) -> li
     if asking.plain:
         room = max(asking.context - asking.max_new_tokens, asking.context // 2)
         return [asking.tokenizer.bos, *asking.tokenizer.encode(prompt_text(task, rows, index, asking))[1 - room:]]
-    return chat.render_prompt(asking.tokenizer, MESSAGES[task](rows[index])[:-1])
+    return chat.render_prompt(asking.tokenizer, asking.messages(task, rows[index])[:-1])
 
 
 # --- choices ---------------------------------------------------------------------------------------------------------
 
 def answer_choices(task: str, rows: Sequence[Row], indexes: Sequence[int], asking: Asking, done: Done) -> None:
-    """Records of multiple-choice rows: the letter with the highest log-probability, among the letters only."""
+    """Records of multiple-choice rows: the letter (or line) with the highest log-probability, among those of the question only."""
     for first in range(0, len(indexes), asking.batch_rows):
         chosen = list(indexes[first:first + asking.batch_rows])
         questions = [QUESTIONS[task](rows[index]) for index in chosen]
         candidates = []
         for index, question in zip(chosen, questions):
-            candidates.append(candidate_ids(task, rows, index, question.letters, asking))
+            answers = chat.choice_answers(question.choices, question.letters, asking.choice_form)
+            candidates.append(candidate_ids(task, rows, index, answers, asking))
         for index, question, scores in zip(chosen, questions, score_candidates(asking.scorer, candidates)):
             answer = question.letters[scores.index(max(scores))]
             done({"index": index, "passed": answer == question.answer, "answer": answer, "expected": question.answer,
                   "chance": 1 / len(question.letters)})
 
 
-def candidate_ids(task: str, rows: Sequence[Row], index: int, letters: Sequence[str], asking: Asking) -> list[list[int]]:
-    """The prompt of a row followed by each letter; a plain prompt loses its start when it is longer than the context."""
+def candidate_ids(task: str, rows: Sequence[Row], index: int, answers: Sequence[str], asking: Asking) -> list[list[int]]:
+    """The prompt of a row followed by each answer; a plain prompt loses its start when it is longer than the context."""
     encode, bos = asking.tokenizer.encode, asking.tokenizer.bos
     if not asking.plain:
         prompt = prompt_ids(task, rows, index, asking)
-        return [[*prompt, *encode(letter)] for letter in letters]
+        return [[*prompt, *encode(answer)] for answer in answers]
     text = prompt_text(task, rows, index, asking)
-    answers = [encode(f"{text} {letter}") for letter in letters]  # encoded whole: the blank belongs to the letter's token
-    excess = max(0, max(map(len, answers)) + 1 - asking.context)
-    return [[bos, *answer[excess:]] for answer in answers]
+    encoded = [encode(f"{text} {answer}") for answer in answers]  # encoded whole: the blank belongs to the answer's first token
+    excess = max(0, max(map(len, encoded)) + 1 - asking.context)
+    return [[bos, *ids[excess:]] for ids in encoded]
 
 
 def score_candidates(scorer: Any, candidates: list[list[list[int]]]) -> list[list[float]]:

@@ -83,7 +83,8 @@ def asking(job: Job, world: World, subject: Subject, **changes: Any) -> chat_tas
     fields = dict(tokenizer=subject.tokenizer, make_language_model=lambda length: subject.language_model(config, length),
                   scorer=GPTScorer(subject.model), context=subject.context, stage=job.step, seed=config.seed,
                   max_new_tokens=config.max_new_tokens, batch_rows=config.batch_rows, tool_timeout=config.tool_timeout,
-                  workers=max(1, (os.cpu_count() or 1) // world.size), plain=subject.source == "base")
+                  workers=max(1, (os.cpu_count() or 1) // world.size), plain=subject.source == "base",
+                  choice_form=job.study.data.choice_answers)
     return chat_tasks.Asking(**fields | changes)
 
 

@@ -56,7 +56,7 @@ def train_chat(job: Job, world: World, run: Run, parent: str) -> dict[str, Any]:
     length = model.config.sequence_length
     shares = {kind: getattr(config, f"share_{kind}") for kind in ("chats", "problems", "choices", "programs")}
     text = text_rows(source, tokenizer, "train", length) if config.share_text else None
-    training, validation = chat_conversations(source, [kind for kind in shares if shares[kind]])
+    training, validation = chat_conversations(source, [kind for kind in shares if shares[kind]], job.study.data.choice_answers)
     rows = ChatMixture(training, shares, tokenizer, length, job.study.seed, job.step, text, config.share_text)
     held_out = ChatMixture(validation, shares, tokenizer, length, job.study.seed, f"{job.step}/validation")
     for name, what in (("chats", "chat"), ("problems", "gsm8k"), ("choices", "arc_easy"), ("programs", "humaneval")):

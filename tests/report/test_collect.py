@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from nanolab import tracking
-from nanolab.config import STEPS, load_study
+from nanolab.config import STEPS
+from nanolab.experiment import load_study
 from nanolab.journal import Run
 from nanolab.report import collect, environment, markdown, view
 from nanolab.schema import UserError, to_dict
