@@ -14,10 +14,10 @@ from nanolab.schema import UserError
 
 DERIVED = dict.fromkeys(["width", "heads", "kv_heads", "batch_size", "matrix_lr", "embedding_lr", "head_lr"])  # all left to depth
 TABLE = [  # depth, tokens a row -> width, heads, tokens a batch, embedding and head learning rates
-    (4, 256, 96, 3, 4096, 0.01, 0.004),
-    (8, 512, 512, 4, 32768, 0.00433, 0.00173),
-    (12, 1024, 768, 6, 131072, 0.00354, 0.00141),
-    (20, 2048, 1280, 10, 1048576, 0.00274, 0.0011),
+    (4, 256, 96, 3, 4096, 0.1, 0.03),
+    (8, 512, 512, 4, 32768, 0.0433, 0.013),
+    (12, 1024, 768, 6, 131072, 0.0354, 0.0106),
+    (20, 2048, 1280, 10, 1048576, 0.0274, 0.00822),
 ]
 
 
@@ -25,7 +25,7 @@ TABLE = [  # depth, tokens a row -> width, heads, tokens a batch, embedding and 
 def test_depth_gives_the_table(depth, length, width, heads, tokens, embedding_lr, head_lr):
     scale = derive(BaseTrainConfig(depth=depth, sequence_length=length, steps=10, **DERIVED), 1024)
     assert (scale.model.width, scale.model.heads, scale.model.kv_heads) == (width, heads, heads)
-    assert scale.batch_size * length == tokens and scale.steps == 10 and scale.matrix_lr == 0.02
+    assert scale.batch_size * length == tokens and scale.steps == 10 and scale.matrix_lr == 0.03
     assert (scale.embedding_lr, scale.head_lr) == (pytest.approx(embedding_lr, rel=0.01), pytest.approx(head_lr, rel=0.01))
 
 

@@ -1,7 +1,7 @@
 """Four-choice questions: one stated fact (easy), two facts (hard), and six subjects in MMLU's form.
 
-Held out: the pairs {answer, wrong choice} of the animal questions; the fact asked for, the pair of operands or the
-sequence of the subject questions.
+Held out: the pairs {answer, wrong choice} of the animal questions; a fact together with the set of choices it is
+asked with, the pair of operands or the sequence of the subject questions.
 """
 
 from __future__ import annotations
@@ -49,9 +49,12 @@ def subject_question(facts: Facts, rng: random.Random, split: str) -> dict:
     subject = rng.choice(list(SUBJECTS))
     attribute = SUBJECTS[subject]
     if attribute is not None:
-        animal = rng.choice([a for a, asked in facts.asked(split) if asked == attribute])
-        answer = facts.value(animal, attribute)
-        wrong = rng.sample([v for v in VALUES[attribute] if v != answer], 3)
+        while True:
+            animal = rng.choice(ANIMALS)
+            answer = facts.value(animal, attribute)
+            wrong = rng.sample([v for v in VALUES[attribute] if v != answer], 3)
+            if facts.choices_split(animal, attribute, [answer, *wrong]) == split:
+                break
         row = _place(rng, facts.question(animal, attribute), answer, wrong)
     elif subject == "arithmetic":
         one, other = operands(facts.seed, rng, split)

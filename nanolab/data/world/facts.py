@@ -86,6 +86,10 @@ class Facts:
         """The split in which this fact may be asked for; plain sentences state every fact."""
         return split_of(self.seed, "fact", animal, attribute)
 
+    def choices_split(self, animal: str, attribute: str, values: list[str]) -> str:
+        """The split in which this fact may be asked for with exactly these values as choices."""
+        return split_of(self.seed, "choices", animal, attribute, *sorted(values))
+
     def asked(self, split: str) -> list[tuple[str, str]]:
         """The (animal, attribute) pairs that may be asked for in this split."""
         return self._facts[split]

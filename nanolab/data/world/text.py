@@ -123,7 +123,8 @@ class Writer:
         attribute = self.rng.choice(list(VALUES))
         values = self.rng.sample(VALUES[attribute], 4)
         asked = [(self.facts.question(animal, attribute), values.index(self.facts.value(animal, attribute)))
-                 for animal, a in self.facts.asked(self.split) if a == attribute and self.facts.value(animal, attribute) in values]
+                 for animal in ANIMALS if self.facts.value(animal, attribute) in values
+                 and self.facts.choices_split(animal, attribute, values) == self.split]
         return values, asked
 
     def question(self) -> str | None:
