@@ -211,12 +211,13 @@ class Attempt:
 
 
 def _run_report(study: StudyConfig, parent: str) -> StageResult:
-    """Compiles the report of an execution (default: the study's latest) in this process."""
+    """Compiles the report of an execution (default: the latest of run_all, else the latest) in this process."""
     if not parent:
-        latest = next((run.id for run in tracking.executions(study.experiment)), None)
-        if latest is None:
+        executions = tracking.executions(study.experiment)
+        if not executions:
             raise UserError(f"study {study.experiment!r} has no execution in {tracking.store_uri()}: run it first")
-        parent = latest
+        whole = [run for run in executions if run.tags.get("mlflow.source.name") == "scripts/run_all.py"]
+        parent = (whole or executions)[0].id  # a notebook run alone is an execution too, of a few steps
     step = Step("report", study.report, parent[:12], files.work_folder(study.experiment, "report", parent[:12]))
     if step.folder.exists():
         shutil.rmtree(step.folder)  # made again from the same records

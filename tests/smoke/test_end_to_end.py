@@ -1,0 +1,69 @@
+"""The whole lab at its smallest size: every step through its notebook, a rerun that reuses, papermill beside run_all."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nanolab.config import STEPS
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [pytest.mark.slow, pytest.mark.dist]
+
+
+def run(store: Path, *command: str) -> str:
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=900,
+                          env={**os.environ, "NANOLAB_MLRUNS": str(store), "OMP_NUM_THREADS": "2"})
+    assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> tuple[Path, str]:
+    """A finished micro study: its store, and what run_all printed."""
+    store = tmp_path_factory.mktemp("store") / "mlruns"
+    store.mkdir()
+    return store, run(store, "scripts/run_all.py", "experiments/micro.yaml")
+
+
+def results(store: Path, step: str) -> list[Path]:
+    return sorted((store / "work" / "micro" / step).glob("*/result.json"), key=lambda path: path.stat().st_mtime)
+
+
+def test_every_step_finishes_and_the_report_has_every_section(study):
+    store, printed = study
+    for step in STEPS:
+        assert len(results(store, step)) == 1, step
+    report = results(store, "report")[0].with_name("report.md").read_text()
+    for heading in ("Environment", "Tokenizer training", "Base model evaluation", "Midtraining", "Chat evaluation sft",
+                    "Power sampling evaluation", "Power sampling ablations", "Chat RL", "Chat evaluation rl", "Summary"):
+        assert f"\n## {heading}\n" in report, heading
+    assert "data: embedded" in report and "skipped" not in report
+    for figure in ("accuracy_by_alpha", "accuracy_by_steps", "accuracy_by_positions", "acceptance_by_step", "reward", "tasks"):
+        path = results(store, "report")[0].with_name("figures") / f"{figure}.png"
+        assert path.stat().st_size > 5000 and path.with_suffix(".csv").is_file(), figure
+    assert "| GSM8K " in printed and "report.md" in printed and "make ui" in printed
+    assert "Traceback" not in printed and "Warning" not in printed
+
+
+def test_a_rerun_reuses_every_step_but_the_report(study):
+    store, _ = study
+    printed = run(store, "scripts/run_all.py", "experiments/micro.yaml")
+    assert printed.count("reused") >= len(STEPS) - 4 and "starts in" not in printed
+    for step in STEPS:
+        assert step == "report" or len(results(store, step)) == 1, step
+
+
+def test_plain_papermill_gives_the_metrics_of_run_all(study, tmp_path):
+    store, _ = study
+    before = json.loads(results(store, "power_eval")[-1].read_text())["metrics"]
+    printed = run(store, "-m", "nanolab", "plan", "experiments/micro.yaml", "--parameters", "power_eval")
+    path = tmp_path / "parameters.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(printed) | {"fresh": True}))
+    run(store, "-m", "papermill", "notebooks/07_power_eval.ipynb", str(tmp_path / "out.ipynb"), "-f", str(path), "--cwd", ".")
+    after = json.loads(results(store, "power_eval")[-1].read_text())["metrics"]
+    assert after == before
