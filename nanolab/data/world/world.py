@@ -20,9 +20,9 @@ from nanolab.schema import UserError
 
 ROWS = {  # task -> rows in each split
     "gsm8k": {"train": 20_000, "validation": 400, "test": 1000},
-    "arc_easy": {"train": 8000, "validation": 400, "test": 400},
-    "arc_challenge": {"train": 8000, "validation": 400, "test": 400},
-    "mmlu": {"train": 8000, "validation": 400, "test": 400},
+    "arc_easy": {"train": 6000, "validation": 400, "test": 400},
+    "arc_challenge": {"train": 6000, "validation": 400, "test": 400},
+    "mmlu": {"train": 12_000, "validation": 400, "test": 400},
     "humaneval": {"train": 4000, "validation": 400, "test": 400},
 }
 CHATS = {"train": 3000, "validation": 200, "test": 200}
