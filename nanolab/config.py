@@ -101,7 +101,7 @@ class BaseEvalConfig:
 class MidTrainConfig:
     """Step mid_train: chat format, tool use and multiple choice."""
 
-    steps: int = setting(150, "optimizer steps", minimum=1)
+    steps: int = setting(200, "optimizer steps", minimum=1)
     batch_size: int | None = setting(None, "sequences an optimizer step; null: the base model's", minimum=1)
     device_batch_size: int = setting(16, "sequences a process forwards at once", minimum=1)
     learning_rate_scale: float = setting(1.0, "learning rates as a multiple of base training's", above=0)
@@ -109,8 +109,8 @@ class MidTrainConfig:
     decay_share: float = setting(0.5, "final share of the steps with linear decay", minimum=0, maximum=1)
     share_text: float = setting(0.1, "share of rows of pretraining text", minimum=0, maximum=1)
     share_chats: float = setting(0.1, "share of conversations that are chats", minimum=0, maximum=1)
-    share_problems: float = setting(0.3, "share of conversations that are word problems with tools", minimum=0, maximum=1)
-    share_choices: float = setting(0.4, "share of conversations that are multiple choice", minimum=0, maximum=1)
+    share_problems: float = setting(0.25, "share of conversations that are word problems with tools", minimum=0, maximum=1)
+    share_choices: float = setting(0.45, "share of conversations that are multiple choice", minimum=0, maximum=1)
     share_programs: float = setting(0.2, "share of conversations that are Python functions", minimum=0, maximum=1)
     dtype: Dtype = setting("auto", "compute type; auto: bfloat16 where the processor has it")
     compile: bool = setting(False, "compile the model with torch.compile")
