@@ -1,10 +1,8 @@
 """Benchmarks: every line printed is one JSON object. Never a test: nothing here asserts a time.
 
-    python scripts/bench.py smoke [--seeds 3]   the default study: wall time, memory, and the science targets, seed by seed
-    python scripts/bench.py train               tokens/s of a training step at the default size
-    python scripts/bench.py decode              tokens/s of the engine, and positions a power-sampled problem
+    python scripts/bench.py smoke [--seeds 3] [--set data.seed=1]   the default study: wall time, memory and the science targets, seed by seed
 
-`smoke` writes experiments/results/smoke/targets.json with the commit that it ran.
+`smoke` writes experiments/results/smoke/: targets.json with the commit that it ran, and the first seed's report with its figures.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -44,10 +43,10 @@ def peak_memory_gib(process: psutil.Process, stop: threading.Event, peak: list[f
         peak[0] = max(peak[0], total / 2**30)
 
 
-def run_study(experiment: str, seed: int) -> dict[str, object]:
+def run_study(experiment: str, seed: int, overrides: list[str]) -> dict[str, object]:
     """Run the default study anew under its own name; wall seconds, peak GiB and every step's final metrics."""
     command = [sys.executable, "scripts/run_all.py", "experiments/smoke.yaml", "--fresh"]
-    command += ["--set", f"seed={seed}", "--set", f"experiment={experiment}"]
+    command += [part for setting in (f"seed={seed}", f"experiment={experiment}", *overrides) for part in ("--set", setting)]
     start = time.time()
     process = subprocess.Popen(command, cwd=ROOT)
     stop, peak = threading.Event(), [0.0]
@@ -64,8 +63,8 @@ def run_study(experiment: str, seed: int) -> dict[str, object]:
 
 
 def metrics_of(study: dict, step: str) -> dict:
-    found = study["steps"].get(step, {})
-    return found.get("metrics", found)
+    """Final metrics of a step; none for a step that did not finish, so that its targets count as missed."""
+    return study["steps"][step]["metrics"] if step in study["steps"] else {}
 
 
 def targets(study: dict) -> dict[str, dict[str, object]]:
@@ -92,12 +91,19 @@ def targets(study: dict) -> dict[str, dict[str, object]]:
     return judged
 
 
-def smoke(seeds: int) -> int:
+def keep_report(experiment: str, folder: Path) -> None:
+    """Copy the newest report of a study, with its figures and their data, to `folder`."""
+    reports = sorted((ROOT / "mlruns" / "work" / experiment / "report").glob("*/report.md"), key=lambda path: path.stat().st_mtime)
+    shutil.copy(reports[-1], folder / "report.md")
+    shutil.copytree(reports[-1].parent / "figures", folder / "figures", dirs_exist_ok=True)
+
+
+def smoke(seeds: int, overrides: list[str]) -> int:
     commit = git("rev-parse", "HEAD")
     dirty = bool(git("status", "--porcelain", "--untracked-files=no"))
     studies = []
     for seed in range(seeds):
-        study = run_study("bench-smoke" if seeds == 1 else f"bench-smoke-{seed}", seed)
+        study = run_study(f"bench-smoke-{seed}", seed, overrides)
         study["targets"] = targets(study)
         studies.append(study)
         emit(benchmark="smoke", seed=seed, wall_seconds=study["wall_seconds"], peak_memory_gib=study["peak_memory_gib"], **study["targets"])
@@ -105,7 +111,9 @@ def smoke(seeds: int) -> int:
     emit(benchmark="smoke", seeds=seeds, targets_met_by_seeds=held)
     folder = ROOT / "experiments" / "results" / "smoke"
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"command": f"python scripts/bench.py smoke --seeds {seeds}", "commit": commit, "dirty": dirty}
+    keep_report("bench-smoke-0", folder)
+    given = "".join(f" --set {setting}" for setting in overrides)
+    record = {"command": f"python scripts/bench.py smoke --seeds {seeds}{given}", "commit": commit, "dirty": dirty}
     record |= {"date": time.strftime("%Y-%m-%d"), "cores": os.cpu_count(), "seeds": seeds}
     record |= {"targets_met_by_seeds": held, "studies": studies}
     (folder / "targets.json").write_text(json.dumps(record, indent=1) + "\n")
@@ -115,9 +123,11 @@ def smoke(seeds: int) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("smoke").add_argument("--seeds", type=int, default=1)
+    command = commands.add_parser("smoke", help="the default study, once a seed")
+    command.add_argument("--seeds", type=int, default=1)
+    command.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="as for run_all.py")
     arguments = parser.parse_args()
-    return smoke(arguments.seeds)
+    return smoke(arguments.seeds, arguments.set)
 
 
 if __name__ == "__main__":
