@@ -1,6 +1,6 @@
 """Benchmarks: every line printed is one JSON object. Never a test: nothing here asserts a time.
 
-    python scripts/bench.py smoke [--seeds 3] [--set data.seed=1]   the default study: wall time, memory and the science targets, seed by seed
+    python scripts/bench.py smoke [--seeds 3] [--set data.seed=1]   the default study: wall time, memory, science targets
 
 `smoke` writes experiments/results/smoke/: targets.json with the commit that it ran, and the first seed's report with its figures.
 """
