@@ -15,9 +15,13 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.dist]
 
 
+def call(store: Path, *command: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=900,
+                          env={**os.environ, "NANOLAB_MLRUNS": str(store)})
+
+
 def run(store: Path, *command: str) -> str:
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=900,
-                          env={**os.environ, "NANOLAB_MLRUNS": str(store), "OMP_NUM_THREADS": "2"})
+    done = call(store, *command)
     assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done.stdout
 
@@ -67,3 +71,21 @@ def test_plain_papermill_gives_the_metrics_of_run_all(study, tmp_path):
     run(store, "-m", "papermill", "notebooks/07_power_eval.ipynb", str(tmp_path / "out.ipynb"), "-f", str(path), "--cwd", ".")
     after = json.loads(results(store, "power_eval")[-1].read_text())["metrics"]
     assert after == before
+
+
+@pytest.mark.parametrize("damage, words", [("truncate", "is truncated"), ("tokenizer", "was trained with tokenizer")])
+def test_a_damaged_checkpoint_is_one_clear_line_and_harms_nothing(study, damage, words):
+    store, _ = study
+    folder = next((store / "work" / "micro" / "sft").glob("*/checkpoints/step-000004"))
+    path = folder / ("model.safetensors" if damage == "truncate" else "COMPLETE.json")
+    kept = path.read_bytes()
+    before = results(store, "chat_eval_sft")
+    try:
+        path.write_bytes(kept[:-10] if damage == "truncate" else kept.replace(b'"tokenizer_digest": "', b'"tokenizer_digest": "0'))
+        done = call(store, "scripts/run_all.py", "experiments/micro.yaml", "--only", "chat_eval_sft", "--fresh")
+    finally:
+        path.write_bytes(kept)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and words in lines[-1] and "Traceback" not in done.stdout + done.stderr
+    assert len(list((store / "work" / "micro" / "chat_eval_sft").glob("*/result.json"))) == len(before)  # the old result was set aside
+    run(store, "scripts/run_all.py", "experiments/micro.yaml", "--only", "chat_eval_sft")
