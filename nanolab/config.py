@@ -6,6 +6,7 @@ Every field has a default, a unit in its description and, where it matters, a ra
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -162,7 +163,7 @@ class PowerEvalConfig(ModelChoice):
     top_k: int | None = setting(50, "tokens kept by the proposal; null: all", minimum=1)
     max_new_tokens: int = setting(256, "tokens of a completion at most, forced ones included", minimum=1)
     seed: int = setting(0, "sampling seed of this stage", minimum=0)
-    tool_timeout: float = setting(5.0, "seconds a tool call may run", above=0)
+    tool_timeout: float = setting(5.0, "seconds a tool may run (the calculator ends by its own step limits)", above=0)
     tool_max_output_tokens: int = setting(128, "tokens of tool output kept", minimum=1)
     max_examples: int | None = setting(400, "problems; null: all", minimum=1)
     subset: str = setting("main", "GSM8K config")
@@ -185,7 +186,7 @@ class PowerAblationConfig(ModelChoice):
     top_k: int | None = setting(50, "tokens kept by the proposal; null: all", minimum=1)
     max_new_tokens: int = setting(256, "tokens of a completion at most, forced ones included", minimum=1)
     seed: int = setting(0, "sampling seed of this stage", minimum=0)
-    tool_timeout: float = setting(5.0, "seconds a tool call may run", above=0)
+    tool_timeout: float = setting(5.0, "seconds a tool may run (the calculator ends by its own step limits)", above=0)
     tool_max_output_tokens: int = setting(128, "tokens of tool output kept", minimum=1)
     max_examples: int | None = setting(100, "problems a point; null: all", minimum=1)
     subset: str = setting("main", "GSM8K config")
@@ -204,7 +205,6 @@ class RlConfig(ModelChoice):
     problems_per_step: int = setting(12, "problems an update", minimum=1)
     group_size: int = setting(8, "rollouts a problem", minimum=2)
     temperature: float = setting(1.0, "sampling temperature of the rollouts", above=0)
-    top_k: int | None = setting(None, "tokens kept in the rollouts; null: all", minimum=1)
     max_new_tokens: int = setting(128, "tokens generated at most", minimum=1)
     learning_rate_scale: float = setting(0.1, "learning rates as a multiple of base training's", above=0)
     dtype: Dtype = setting("auto", "compute type; auto: bfloat16 where the processor has it")
@@ -212,7 +212,7 @@ class RlConfig(ModelChoice):
     batch_rows: int = setting(96, "rows decoded at once", minimum=1)
     checkpoint_every: int = setting(20, "policy updates between checkpoints", minimum=1)
     max_examples: int | None = setting(200, "test problems of the comparison before and after; null: all", minimum=1)
-    tool_timeout: float = setting(5.0, "seconds a tool call may run", above=0)
+    tool_timeout: float = setting(5.0, "seconds a tool may run (the calculator ends by its own step limits)", above=0)
     tool_max_output_tokens: int = setting(128, "tokens of tool output kept", minimum=1)
     seed: int = setting(0, "sampling seed of this stage", minimum=0)
 
@@ -316,10 +316,26 @@ def study_from_dict(values: dict[str, Any]) -> StudyConfig:
         if total <= 0:
             raise UserError(f"{name}: the shares of conversations sum to {total}; at least one must be above 0")
     for name in ("base_eval", "chat_eval"):
+        if not study.stage(name).tasks:
+            raise UserError(f"{name}.tasks is empty; leave the step out of steps instead")
         for task in study.stage(name).tasks:
             if task not in CHAT_TASKS:
                 raise UserError(f"unknown task {task!r} in {name}.tasks; valid tasks are {', '.join(CHAT_TASKS)}")
-    for i, point in enumerate(study.power_ablation.grid):
+    ablation = study.power_ablation
+    for key, least in (("grid", None), ("num_steps", 0), ("best_of", 1)):
+        values = getattr(ablation, key)
+        if not values or (least is not None and min(values) < least):
+            each = "" if least is None else f", each at least {least}"
+            raise UserError(f"power_ablation.{key} = {values} must have at least one value{each}")
+    for name in ("power_eval", "power_ablation"):
+        stage = study.stage(name)
+        if stage.num_blocks > stage.max_new_tokens:
+            raise UserError(f"{name}.num_blocks = {stage.num_blocks} must be at most max_new_tokens = {stage.max_new_tokens}")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", study.experiment):
+        raise UserError(f"experiment = {study.experiment!r} names a folder: use letters, digits, '.', '_' and '-' only")
+    if study.launch.nnodes > 1 and not study.launch.rdzv_endpoint:
+        raise UserError(f"launch.nnodes = {study.launch.nnodes} needs launch.rdzv_endpoint: host:port of machine 0")
+    for i, point in enumerate(ablation.grid):
         if set(point) != {"alpha", "temperature"} or min(point["alpha"], default=0) < 1 or min(point["temperature"], default=0) <= 0:
             raise UserError(f"power_ablation.grid[{i}] = {point} must have alpha values of at least 1 and temperature values above 0")
     return study

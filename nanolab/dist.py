@@ -9,12 +9,15 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed
 
 from nanolab.schema import UserError
+
+WAIT = timedelta(hours=12)  # ranks wait for rank 0 while it trains a tokenizer on billions of characters
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def open_world(device: str = "auto", dtype: str = "auto", threads: int | None = 
     elif threads:
         torch.set_num_threads(threads)
     if size > 1:
-        torch.distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
+        torch.distributed.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=WAIT)
     return with_dtype(World(rank, size, place, torch.float32), dtype)
 
 

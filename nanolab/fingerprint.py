@@ -21,7 +21,8 @@ from nanolab.schema import UserError, to_dict
 
 def fingerprint(step: str, module: str, config: Any, study: StudyConfig, inputs: dict[str, str]) -> str:
     """12 hex digits for `step`, run by nanolab.stages.<module>; `inputs` maps each input step to its fingerprint."""
-    facts = {"step": step, "config": to_dict(config), "inputs": inputs, "seed": study.seed, "data": data_identity(study),
+    facts = {"step": step, "config": to_dict(config), "inputs": inputs, "seed": study.seed,
+             "data": [data_identity(study), study.data.choice_answers],
              "torch": importlib.metadata.version("torch").split("+")[0], "device": device_kind(study.launch.device),
              "code": code_hash(module)}
     return files.sha256_text(json.dumps(facts, sort_keys=True))[:12]

@@ -200,7 +200,7 @@ def log_p_log_q(logits: torch.Tensor, tokens: list[int], temperature: float,
                 top_k: int | None) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:
     """log p, log q and log Z_T (each (n,) float64, nats) of `tokens` (n) at logits (n, vocab); log q is -inf where q cannot reach.
 
-    The same three functions (`candidates`, `draw`, this) serve the engine and the enumerable toy model.
+    The plain form of what the scheduler records as it draws (`candidates`, `draw`, `power_term`); tests hold the two together.
     """
     kept = candidates(logits, effective_top_k(temperature, top_k))
     everything = candidates(logits, None).log_p.astype(numpy.float64)

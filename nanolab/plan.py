@@ -14,6 +14,7 @@ from nanolab import files
 from nanolab.config import SOURCE_STEPS, STAGES, STEPS, Job, StudyConfig, study_from_dict
 from nanolab.experiment import load_study
 from nanolab.fingerprint import fingerprint
+from nanolab.model.scaling import derive
 from nanolab.schema import UserError, build, to_dict
 
 JOB, RESULT, ERROR, LOG = "job.json", "result.json", "error.json", "log.txt"
@@ -70,6 +71,11 @@ def steps_of(stage: str, config: Any) -> list[str]:
 def plan(study: StudyConfig, steps: list[str] | None = None) -> dict[str, Step]:
     """The steps named (default: the study's) and all steps that they read, in an order in which they can run."""
     planned: dict[str, Step] = {}
+    scale = derive(study.base_train, study.tokenizer.vocab_size)  # a shape that cannot be is refused before anything starts
+    for name in ("base_train", "mid_train", "sft"):
+        batch_size, processes = study.stage(name).batch_size or scale.batch_size, study.launch.nproc * study.launch.nnodes
+        if batch_size % processes:
+            raise UserError(f"{name}.batch_size = {batch_size} sequences must divide evenly over {processes} processes")
     for name in study.steps if steps is None else steps:
         if name != "report":
             _plan_step(study, name, planned, ())

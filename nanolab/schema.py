@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from dataclasses import field
 from typing import Any, Literal
+
+SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 class UserError(ValueError):
@@ -81,6 +84,8 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         return {_typed(k, arguments[0], where): _typed(v, arguments[1], f"{where}.{k}") for k, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint is float and isinstance(value, str) and SCIENTIFIC.fullmatch(value):
+        return float(value)  # YAML 1.1 reads 1e-3, without a point, as text
     expected = origin or hint
     if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
         names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", list: "a list", dict: "a mapping"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -29,6 +30,9 @@ def run_study(name: str, overrides: list[str], only: list[str], start: str | Non
     for steps in groups:
         notebooks.check_parameters(steps[0])
     planned = plan(study, [step for steps in groups for step in steps])
+    if "base_eval" in planned and study.data.source == "hub" and not (study.data.root or os.environ.get("NANOLAB_DATA")):
+        raise UserError("base_eval needs the CORE tasks, which have no hub set: set data.root, or the variable NANOLAB_DATA, "
+                        "to a folder with core/tasks.json, or leave base_eval out of steps")
     signal.signal(signal.SIGTERM, _interrupt)  # the default would leave the kernel's children behind
     started = time.time()
     with pipeline.study_lock(study.experiment) as announce:
@@ -76,6 +80,10 @@ def _run_groups(study: StudyConfig, groups: list[list[str]], planned: dict[str, 
     experiment = folder / "study.yaml"
     files.write_atomic(experiment, yaml.safe_dump(to_dict(study), sort_keys=False))
     done = pipeline.Execution(study, parent, SOURCE)
+    chosen = {step for steps in groups for step in steps}
+    for name, step in plan(study).items():  # so that the report of a part of the study shows what is finished of the rest
+        if name not in chosen and step.finished:
+            done.reuse(step)
     for number, steps in enumerate(groups, 1):
         notebook, title = notebooks.notebook_file(steps[0]), f"[{number}/{len(groups)}] {STEPS[steps[0]].notebook}"
         if not fresh and all(step in planned and planned[step].finished for step in steps):

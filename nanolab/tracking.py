@@ -13,7 +13,6 @@ import os
 import socket
 import sqlite3
 import subprocess
-import threading
 import time
 import warnings
 from dataclasses import dataclass, field
@@ -102,11 +101,6 @@ def _relocate(database: Path, mlruns: Path) -> None:
         connection.commit()
     finally:
         connection.close()
-
-
-def warm_up() -> None:
-    """Starts the slow import of mlflow in the background."""
-    threading.Thread(target=client, daemon=True).start()
 
 
 def _experiment_id(name: str) -> str:

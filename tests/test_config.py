@@ -34,6 +34,12 @@ def write(tmp_path, text):
     ({"steps": ["tok_train", "stf"]}, "unknown step 'stf' in steps; the nearest valid step is 'sft'"),
     ({"base_train": {"steps": 1, "tokens_per_parameter": 2.0}}, "give exactly one of steps and tokens_per_parameter"),
     ({"chat_eval": {"tasks": ["gsm9k"]}}, "unknown task 'gsm9k' in chat_eval.tasks"),
+    ({"power_ablation": {"num_steps": [-1, 10]}}, r"power_ablation.num_steps = \[-1, 10\] must have at least one value, each at least 0"),
+    ({"power_ablation": {"best_of": []}}, r"power_ablation.best_of = \[\] must have at least one value"),
+    ({"power_eval": {"num_blocks": 300}}, "power_eval.num_blocks = 300 must be at most max_new_tokens = 256"),
+    ({"chat_eval": {"tasks": []}}, "chat_eval.tasks is empty"),
+    ({"experiment": "../x"}, "experiment = '../x' names a folder"),
+    ({"launch": {"nnodes": 2}}, "needs launch.rdzv_endpoint"),
     ({"mid_train": {"share_chats": 0.0, "share_problems": 0.0, "share_choices": 0.0, "share_programs": 0.0}}, "shares of conversations"),
 ])
 def test_a_mistake_names_the_key_and_what_was_expected(values, words):
@@ -87,3 +93,7 @@ def test_the_step_table_is_consistent():
         assert set(spec.fixed) <= {field.name for field in dataclasses.fields(STAGES[spec.stage])}
         seen.add(name)
     assert {spec.stage for spec in STEPS.values()} == set(STAGES)
+
+
+def test_a_number_in_scientific_notation_is_a_number(tmp_path):
+    assert load_study(write(tmp_path, "base_train: {matrix_lr: 1e-3}")).base_train.matrix_lr == 0.001

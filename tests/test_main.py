@@ -22,6 +22,8 @@ def command(*arguments, **options):
     (SMALL, ("--only", "stf"), "unknown step 'stf'"),
     (SMALL, ("--from", "stf"), "unknown step 'stf'"),
     (None, (), "no experiment file"),
+    ("base_train: {steps: 1, width: 90, heads: 4}\n", (), "base_train: width 90 must split into 4 heads"),
+    (SMALL + "launch: {nproc: 3}\n", (), "base_train.batch_size = 16 sequences must divide evenly over 3 processes"),
 ])
 def test_a_mistake_is_one_line_and_status_2_and_nothing_starts(tmp_path, text, arguments, words):
     path = tmp_path / "study.yaml"

@@ -52,6 +52,10 @@ def test_a_setting_changes_its_step_and_the_steps_that_read_it_and_no_other(ligh
     assert changed({"seed": 1}) == everything and changed({"data": {"seed": 1}}) == everything
 
 
+def test_how_choices_are_answered_changes_every_fingerprint(light):
+    assert changed({"data": {"choice_answers": "letter"}}) == set(STEPS) - {"report"}
+
+
 def test_how_a_stage_is_launched_and_what_the_study_is_called_change_no_fingerprint(light):
     assert changed({"launch": {"nproc": 2, "threads": 1}}) == set()
     assert changed({"experiment": "other", "description": "text", "hourly_rates": {"H100": 3.0}}) == set()

@@ -269,8 +269,3 @@ def plain_example(messages: Sequence[Message]) -> str:
 def few_shot_prompt(examples: Sequence[Sequence[Message]], messages: Sequence[Message]) -> str:
     """Solved examples and the question, blank lines between them."""
     return "\n\n".join([*(plain_example(example) for example in examples), plain_prompt(messages)])
-
-
-def plain_program(row: dict[str, Any]) -> str:
-    """A solved program: prompt and body, as it stands in a source file."""
-    return row["prompt"].rstrip("\n") + "\n" + row["canonical_solution"].strip("\n") + "\n"

@@ -245,8 +245,8 @@ class HubSource:
         return read_core(self.root / "core")
 
     def identity(self) -> str:
-        """The pinned revisions."""
-        return "hub " + " ".join(f"{p.repository}@{p.revision[:12]}" for p in (TEXT, CHAT, *TASKS.values()))
+        """The pinned revisions, and the local folder of CORE."""
+        return f"hub {self.root} " + " ".join(f"{p.repository}@{p.revision[:12]}" for p in (TEXT, CHAT, *TASKS.values()))
 
     def describe(self, what: str) -> str:
         """Repository and revision; "local" for CORE."""

@@ -13,7 +13,6 @@ from typing import Any
 from nanolab import tracking
 from nanolab.config import CHAT_TASKS, STEPS
 from nanolab.report import environment
-from nanolab.schema import UserError
 from nanolab.tracking import RunRecord
 
 FINAL = "final/"
@@ -22,14 +21,6 @@ MODELS = {"base": "base_eval", "mid": "chat_eval_mid", "sft": "chat_eval_sft", "
 METHODS = ("greedy", "low_temperature", "plain", "best_of", "majority")
 
 Values = dict[str, Any]
-
-
-def latest_execution(experiment: str) -> str:
-    """The id of a study's newest execution; raises UserError when it has none."""
-    found = tracking.executions(experiment)
-    if not found:
-        raise UserError(f"study {experiment!r} has no execution in {tracking.store_uri()}: run it first")
-    return found[0].id
 
 
 def step_runs(parent: str) -> dict[str, RunRecord]:

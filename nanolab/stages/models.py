@@ -91,6 +91,11 @@ def asking(job: Job, world: World, subject: Subject, **changes: Any) -> chat_tas
 def evaluate_tasks(job: Job, world: World, run: Run, source: DataSource, how: chat_tasks.Asking) -> list[TaskResult]:
     """A result for every task of the job's config, printed and recorded as it is known."""
     results = []
+    if "humaneval" in job.config.tasks:
+        level = sandbox.sandbox_level()
+        run.tag("sandbox", level)
+        weak = "" if "landlock" in level or "bwrap" in level else ": programs can read files and reach the network here"
+        say(world, f"programs run in a sandbox of level {level}{weak}")
     for task in job.config.tasks:
         rows = task_rows(source, run, task, "test", job.config.max_examples)
         result = chat_tasks.evaluate(world, records_folder(job), task, rows, how, lambda line: say(world, line))

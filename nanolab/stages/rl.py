@@ -59,7 +59,7 @@ def train_policy(job: Job, world: World, run: Run, subject: Subject, rows: list[
     The learning rates fall linearly to 0: the policy gradient of a hundred rollouts is noisy, and the last updates decide.
     """
     config, folder = job.config, job.folder / "checkpoints"
-    optimizer = optim.build_optimizers(subject.model, scaling.derive(job.study.base_train, subject.tokenizer.vocab_size))
+    optimizer = optim.build_optimizers(subject.model, scaling.derive(job.study.base_train, subject.tokenizer.vocab_size), world.dtype)
     facts = {"tokenizer_digest": subject.tokenizer.digest, "source": subject.source}
     rewards: list[float] = []
     if (done := checkpoint.latest(folder)) is not None:
@@ -100,7 +100,7 @@ def collect(job: Job, world: World, subject: Subject, rows: list[dict[str, Any]]
     if mine:
         language_model = subject.language_model(config, max(map(len, prompts)) + config.max_new_tokens)
         groups = scheduler.generate(
-            language_model, prompts, temperature=config.temperature, top_k=config.top_k, max_new_tokens=config.max_new_tokens,
+            language_model, prompts, temperature=config.temperature, top_k=None, max_new_tokens=config.max_new_tokens,
             seed=config.seed, stage=f"{job.step}/update {update}", samples_per_prompt=config.group_size, batch_rows=config.batch_rows,
             examples=[place for place, _ in mine])
         for (_, index), prompt, group in zip(mine, prompts, groups):

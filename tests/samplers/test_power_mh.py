@@ -32,7 +32,7 @@ def settings_of(toy, **changes):
 
 @functools.lru_cache(maxsize=64)
 def recorded(toy, alpha, temperature, top_k, kernel):
-    """log p, log q and a of every choice (prefix, token), by the function that the engine uses."""
+    """log p, log q and a of every choice (prefix, token), by the plain function that the scheduler is held to."""
     found = {}
     for prefix, number in toy.number.items():
         for token in range(toy.vocab_size):

@@ -62,6 +62,13 @@ def test_a_rerun_reuses_every_step_but_the_report(study):
         assert step == "report" or len(results(store, step)) == 1, step
 
 
+def test_a_part_of_the_study_is_reported_with_the_rest_that_is_finished(study):
+    store, _ = study
+    printed = run(store, "scripts/run_all.py", "experiments/micro.yaml", "--only", "report")
+    assert "| GSM8K " in printed
+    assert "status: finished" in results(store, "report")[-1].with_name("report.md").read_text()
+
+
 def test_plain_papermill_gives_the_metrics_of_run_all(study, tmp_path):
     store, _ = study
     before = json.loads(results(store, "power_eval")[-1].read_text())["metrics"]
