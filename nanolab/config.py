@@ -102,7 +102,7 @@ class BaseEvalConfig:
 class MidTrainConfig:
     """Step mid_train: chat format, tool use and multiple choice."""
 
-    steps: int = setting(250, "optimizer steps", minimum=1)
+    steps: int = setting(350, "optimizer steps", minimum=1)
     batch_size: int | None = setting(None, "sequences an optimizer step; null: the base model's", minimum=1)
     device_batch_size: int = setting(16, "sequences a process forwards at once", minimum=1)
     learning_rate_scale: float = setting(1.0, "learning rates as a multiple of base training's", above=0)
@@ -124,7 +124,7 @@ class MidTrainConfig:
 class SftConfig(MidTrainConfig):
     """Step sft: loss on the assistant's tokens only, one conversation after another."""
 
-    steps: int = setting(320, "optimizer steps", minimum=1)
+    steps: int = setting(500, "optimizer steps", minimum=1)
     share_text: float = setting(0.0, "share of rows of pretraining text", minimum=0, maximum=1)
     share_choices: float = setting(0.5, "share of conversations that are multiple choice", minimum=0, maximum=1)
     share_programs: float = setting(0.15, "share of conversations that are Python functions", minimum=0, maximum=1)
