@@ -1,4 +1,4 @@
-"""The five chat tasks: choices by the letters' log-probability, word problems by generation, programs by running tests.
+"""The five chat tasks: choices by log-probability (letters or lines), word problems by generation, programs by running tests.
 
 A chat model is asked in its chat format. A base model, whose chat tokens are untrained, is asked in plain text after a
 few solved examples (`Asking.shots`).
