@@ -108,11 +108,11 @@ class MidTrainConfig:
     learning_rate_scale: float = setting(1.0, "learning rates as a multiple of base training's", above=0)
     warmup_steps: int = setting(5, "optimizer steps of linear warm-up", minimum=0)
     decay_share: float = setting(0.5, "final share of the steps with linear decay", minimum=0, maximum=1)
-    share_text: float = setting(0.1, "share of rows of pretraining text", minimum=0, maximum=1)
+    share_text: float = setting(0.05, "share of rows of pretraining text", minimum=0, maximum=1)
     share_chats: float = setting(0.1, "share of conversations that are chats", minimum=0, maximum=1)
-    share_problems: float = setting(0.25, "share of conversations that are word problems with tools", minimum=0, maximum=1)
-    share_choices: float = setting(0.45, "share of conversations that are multiple choice", minimum=0, maximum=1)
-    share_programs: float = setting(0.2, "share of conversations that are Python functions", minimum=0, maximum=1)
+    share_problems: float = setting(0.35, "share of conversations that are word problems with tools", minimum=0, maximum=1)
+    share_choices: float = setting(0.35, "share of conversations that are multiple choice", minimum=0, maximum=1)
+    share_programs: float = setting(0.15, "share of conversations that are Python functions", minimum=0, maximum=1)
     dtype: Dtype = setting("auto", "compute type; auto: bfloat16 where the processor has it")
     compile: bool = setting(False, "compile the model with torch.compile")
     eval_every: int = setting(50, "optimizer steps between validations", minimum=1)
@@ -126,8 +126,8 @@ class SftConfig(MidTrainConfig):
 
     steps: int = setting(500, "optimizer steps", minimum=1)
     share_text: float = setting(0.0, "share of rows of pretraining text", minimum=0, maximum=1)
-    share_choices: float = setting(0.5, "share of conversations that are multiple choice", minimum=0, maximum=1)
-    share_programs: float = setting(0.15, "share of conversations that are Python functions", minimum=0, maximum=1)
+    share_choices: float = setting(0.42, "share of conversations that are multiple choice", minimum=0, maximum=1)
+    share_programs: float = setting(0.13, "share of conversations that are Python functions", minimum=0, maximum=1)
 
 
 @dataclass(frozen=True)
