@@ -8,11 +8,12 @@ import pytest
 from nanolab.files import ROOT
 
 FLOORS = [
-    ["schema", "config", "experiment", "files", "seeds", "dist", "journal", "tracking", "courier", "calculator", "sandbox"],
+    ["schema", "grid", "config", "experiment", "files", "seeds", "dist", "journal", "tracking", "courier", "calculator", "sandbox"],
     ["data.world", "data.sources", "data.tokenizer", "data.chat", "data.batches"],
     ["model.scaling", "model.kv_cache", "model.attention", "model.loss", "model.gpt", "model.optim", "checkpoint"],
     ["generation", "scheduler", "engine"],
-    ["samplers.toy", "samplers.baselines", "samplers.power_mh", "samplers.diagnostics"],
+    ["samplers.toy", "samplers.baselines", "samplers.power_mh", "samplers.power_smc", "samplers.power_rollout",
+     "samplers.diagnostics"],
     ["evals.base", "evals.bpb", "evals.core", "evals.chat_tasks", "evals.methods"],
     ["training.loop", "training.grpo", "report.environment", "report.markdown", "report.plots", "report.collect",
      "report.view"],
@@ -20,7 +21,7 @@ FLOORS = [
     ["fingerprint", "launch", "plan", "pipeline", "worker", "notebooks", "study", "__main__"],
 ]
 PLACES = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
-TORCH_FREE = ["config", "experiment", "schema", "files", "journal", "seeds", "tracking", "courier", "calculator", "sandbox",
+TORCH_FREE = ["grid", "config", "experiment", "schema", "files", "journal", "seeds", "tracking", "courier", "calculator", "sandbox",
               "model.scaling", "fingerprint", "launch", "plan", "pipeline", "worker", "notebooks", "study", "__main__"]
 PACKAGE = ROOT / "nanolab"
 FILES = sorted(PACKAGE.rglob("*.py"))
