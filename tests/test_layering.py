@@ -15,14 +15,15 @@ FLOORS = [
     ["samplers.toy", "samplers.baselines", "samplers.power_mh", "samplers.power_smc", "samplers.power_rollout",
      "samplers.diagnostics"],
     ["evals.base", "evals.bpb", "evals.core", "evals.chat_tasks", "evals.methods"],
-    ["training.loop", "training.grpo", "report.environment", "report.markdown", "report.plots", "report.collect",
-     "report.view"],
+    ["training.loop", "training.grpo", "report.environment", "report.markdown", "report.canvas", "report.plots", "report.power_plots",
+     "report.collect", "report.view"],
     ["stages"],
     ["fingerprint", "launch", "plan", "pipeline", "worker", "notebooks", "study", "__main__"],
 ]
 PLACES = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
 TORCH_FREE = ["grid", "config", "experiment", "schema", "files", "journal", "seeds", "tracking", "courier", "calculator", "sandbox",
-              "model.scaling", "fingerprint", "launch", "plan", "pipeline", "worker", "notebooks", "study", "__main__"]
+              "model.scaling", "samplers.diagnostics", "fingerprint", "launch", "plan", "pipeline", "worker", "notebooks", "study",
+              "__main__"]
 PACKAGE = ROOT / "nanolab"
 FILES = sorted(PACKAGE.rglob("*.py"))
 

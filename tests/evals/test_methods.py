@@ -70,7 +70,7 @@ def problems(folder, **changes):
 
 SAMPLERS = {
     "power": lambda asked, name: methods.power(asked, name, SETTINGS, chains=2),
-    "smc": lambda asked, name: methods.smc(asked, name, SmcSettings(alpha=4.0, particles=5, max_new_tokens=8, stretch=2, ess_threshold=0.9)),
+    "smc": lambda asked, name: methods.smc(asked, name, SmcSettings(alpha=4.0, particles=5, max_new_tokens=8, ess_threshold=0.9)),
     "rollout": lambda asked, name: methods.rollout(asked, name, RolloutSettings(alpha=4.0, max_new_tokens=8, rollouts=2, horizon=3)),
 }
 
