@@ -152,7 +152,7 @@ def mixing(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def convergence(values: Mapping[str, Any]) -> str:
     """One sentence on what `mixing` found, for the report. Numbers may be text, as MLflow gives parameters."""
     if any(values.get(key) is None for key in ("log_p_drift", "log_p_drift_se", "converged")):
-        return "convergence cannot be judged: that needs at least two steps and two problems"
+        return "not judged: that needs at least two steps and two problems"
     drift, error = float(values["log_p_drift"]), float(values["log_p_drift_se"])
     change = f"still {'rises' if drift > 0 else 'falls'} by {abs(drift):.2f}" if abs(drift) > 2 * error else f"changes by {drift:+.2f}"
     sentence = f"log p {change} +- {error:.2f} nats (standard error) over the second half of the steps"

@@ -128,7 +128,7 @@ def test_what_cannot_be_computed_is_left_out():
     one_problem = mixing([record([-1.0, -2.0, -1.5], steps=[info(True, True), info(False, early=True)])])
     assert one_problem["acceptance"] == one_problem["effective_moves"] == one_problem["early_rejected"] == 0.5
     assert {"log_p_drift_se", "converged", "r_hat"}.isdisjoint(one_problem)
-    assert convergence(one_problem) == convergence({}) == "convergence cannot be judged: that needs at least two steps and two problems"
+    assert convergence(one_problem) == convergence({}) == "not judged: that needs at least two steps and two problems"
     broken = mixing([record([-1.0, None, -2.0, None, -3.0]), record([-1.0] * 5)])
     assert not any(math.isnan(value) for value in broken.values())
 
