@@ -39,7 +39,9 @@ def run(job: Job, world: World, run: Run) -> dict[str, Any]:
             metrics |= {f"{name}/{key}": value for key, value in values.items()}
             report(world, name, values)
     say(world, f"chains: {diagnostics.convergence(metrics)}")
-    metrics |= {f"{name}/pass_at_{row['k']}": row["pass_at_k"] for name in ("plain", "power") for row in diversity(name, found)}
+    for row in diversity("plain", found) + diversity("power", found):
+        key = f"{row['method']}/pass_at_{row['k']}"
+        metrics |= {key: row["pass_at_k"], f"{key}_low": row["low"], f"{key}_high": row["high"]}
     if world.rank == 0:
         keep_records(job, run, problems, found)
         draw(run, found)
@@ -70,7 +72,11 @@ def answers(config: PowerEvalConfig, problems: methods.Problems) -> dict[str, li
 
 
 def diversity(name: str, found: dict[str, list[Record]]) -> list[dict[str, Any]]:
-    """Rows {method, k, pass_at_k, low, high} at k = 1, 2, 4, ... up to the answers a problem has: independent chains, or samples."""
+    """Rows {method, k, pass_at_k, low, high} at k = 1, 2, 4, ... up to the answers a problem has: independent chains, or samples.
+
+    pass_at_k is the mean of the problems' unbiased estimates; low and high are the Wilson interval of so many problems, which treats
+    an estimate between 0 and 1 as if the problem were solved or not, and so errs on the wide side.
+    """
     records, of = (found["power"], "chains") if name == "power" else (found["samples"], "samples")
     count, k, rows = len(records[0][of]) if records else 0, 1, []
     while k <= count:
