@@ -31,7 +31,6 @@ from nanolab.generation import (
     Suffix,
     check_lengths,
     check_sampling,
-    log_normalizer,
 )
 from nanolab.scheduler import serve
 from nanolab.schema import UserError
@@ -49,7 +48,7 @@ class RolloutSettings:
     candidates: int = 4  # tokens weighed at each position
     candidate_floor: float = 0.01  # tokens below this probability are not weighed (the likeliest always is)
     rollouts: int = 4  # futures drawn for each
-    horizon: int = 16  # tokens of a future at most
+    horizon: int = 16  # tokens of a future, after the forced ones that begin it
     temperature: float = 1.0  # of the rollouts' proposal
     top_k: int | None = 50  # tokens that the proposal keeps; None: all
     max_new_tokens: int = 256  # tokens of a completion at most, forced ones included
@@ -125,54 +124,46 @@ def init(settings: RolloutSettings, chain: int = 0) -> Generator[Decode, Suffix,
     return State(handle=suffix.handle, choices=suffix.choices[0], chain=chain, positions=suffix.positions)
 
 
-def step(state: State, settings: RolloutSettings, noise: Noise, end_token: int,
-         ) -> Generator[list[Decode], list[Suffix], tuple[State, Info]]:
+def step(state: State, settings: RolloutSettings, noise: Noise) -> Generator[list[Decode], list[Suffix], tuple[State, Info]]:
     """One token of the model's, with the forced ones after it.
 
+    First every candidate is appended (its forced output too; nothing is forwarded), then each that is not finished gets its rollouts.
     Rollout m of candidate j at completion length n draws with noise((chain, n + 1, j * rollouts + m, position)), the token itself
     with noise((chain, n + 1, PICK)).
     """
     cut, choices = len(state.tokens), state.choices
     order = numpy.argsort(-choices.log_p, kind="stable")[:settings.candidates]
     order = [i for place, i in enumerate(order) if place == 0 or choices.log_p[i] >= numpy.log(max(settings.candidate_floor, 1e-300))]
-    ids, log_p = choices.ids[order].tolist(), choices.log_p[order].astype(numpy.float64)
-    room = cut + 1 < settings.max_new_tokens
-    requests, owners = [], []
-    for j, token in enumerate(ids):
-        if token == end_token:
-            continue  # no future
-        for m in range(settings.rollouts if room and len(ids) > 1 else 1):
-            limit = min(cut + 1 + settings.horizon, settings.max_new_tokens) if len(ids) > 1 else min(cut + 2, settings.max_new_tokens)
-            requests.append(Decode(state.handle, cut, (state.chain, cut + 1, j * settings.rollouts + m), limit, settings.max_new_tokens,
-                                   settings.temperature, settings.top_k, settings.alpha, first=token, keep=False))
-            owners.append(j)
-    replies = (yield requests) if requests else []
-    futures: list[list[Suffix]] = [[reply for j, reply in zip(owners, replies, strict=True) if j == k] for k in range(len(ids))]
-    values = [numpy.array([sum(reply.a[1:]) for reply in found] or [0.0]) for found in futures]
+
+    def request(parent: Any, start: int, limit: int, number: int, first: int | None = None) -> Decode:
+        return Decode(parent, start, (state.chain, cut + 1, number), limit, settings.max_new_tokens, settings.temperature, settings.top_k,
+                      settings.alpha, first=first, keep=False)
+
+    begun = yield [request(state.handle, cut, cut + 1, j * settings.rollouts, int(choices.ids[i])) for j, i in enumerate(order)]
+    rollouts, horizon = (settings.rollouts, settings.horizon) if len(order) > 1 else (1, 1)  # no choice: only what comes next is needed
+    owners = [j for j, suffix in enumerate(begun) if not suffix.ended and cut + len(suffix.tokens) < settings.max_new_tokens
+              for _ in range(rollouts)]
+    futures: list[list[Suffix]] = [[] for _ in begun]
+    if owners:
+        starts = [cut + len(suffix.tokens) for suffix in begun]
+        replies = yield [request(begun[j].handle, starts[j], min(starts[j] + horizon, settings.max_new_tokens),
+                                 j * settings.rollouts + place % rollouts) for place, j in enumerate(owners)]
+        for j, reply in zip(owners, replies, strict=True):
+            futures[j].append(reply)
+    log_p = numpy.array([suffix.log_p[0] for suffix in begun])
+    values = [numpy.array([sum(reply.a) for reply in found] or [0.0]) for found in futures]  # finished: its one future is empty
     law = token_law(log_p, values, settings.alpha)
-    u = noise((state.chain, cut + 1, PICK))
-    chosen = min(int((numpy.cumsum(law) <= u).sum()), len(ids) - 1)
+    chosen = min(int((numpy.cumsum(law) <= noise((state.chain, cut + 1, PICK))).sum()), len(law) - 1)
     while law[chosen] == 0:
         chosen -= 1  # u fell beyond the last weight by rounding
-    positions = sum(reply.positions for reply in replies)
-    log_q = float(log_p[chosen] / settings.temperature - log_normalizer(choices.log_p[None], settings.temperature)[0])
-    grown = _taken(state, ids[chosen], float(log_p[chosen]), log_q, futures[chosen][0] if futures[chosen] else None, positions)
+    positions = sum(suffix.positions for found in [begun, *futures] for suffix in found)
+    taken, future = begun[chosen], futures[chosen][0] if futures[chosen] else None
+    grown = state._replace(
+        tokens=state.tokens + taken.tokens, forced=state.forced + taken.forced, log_p=state.log_p + taken.log_p,
+        log_q=state.log_q + taken.log_q, ended=taken.ended, handle=future.handle if future else None,
+        choices=future.choices[0] if future else None, positions=state.positions + positions)
+    ids = [suffix.tokens[0] for suffix in begun]
     return grown, Info(ids, log_p.tolist(), [log_zeta(v) for v in values], law.tolist(), chosen, positions)
-
-
-def _taken(state: State, token: int, log_p: float, log_q: float, future: Suffix | None, positions: int) -> State:
-    """The prefix with the chosen token and the forced ones after it; `future` None: it ends the completion."""
-    forced = 0
-    if future is not None:
-        while 1 + forced < len(future.tokens) and future.forced[1 + forced]:
-            forced += 1
-    more = future.tokens[1:1 + forced] if future is not None else []
-    choices = future.choices[1 + forced] if future is not None and len(future.tokens) > 1 + forced else None
-    zeros = [0.0] * forced
-    return state._replace(
-        tokens=[*state.tokens, token, *more], forced=[*state.forced, False, *[True] * forced],
-        log_p=[*state.log_p, log_p, *zeros], log_q=[*state.log_q, log_q, *zeros], ended=future is None,
-        handle=future.handle if future is not None else None, choices=choices, positions=state.positions + positions)
 
 
 @dataclass
@@ -186,11 +177,11 @@ class RolloutResult:
     positions: int  # token positions forwarded, the prompt included where this completion was the first to use it
 
 
-def run_completion(settings: RolloutSettings, noise: Noise, end_token: int, problem: int = 0, chain: int = 0) -> Kernel:
+def run_completion(settings: RolloutSettings, noise: Noise, problem: int = 0, chain: int = 0) -> Kernel:
     """One completion from its first token to its last; returns its RolloutResult."""
     state, infos = (yield from init(settings, chain)), []
     while not state.ended and len(state.tokens) < settings.max_new_tokens:
-        state, info = yield from step(state, settings, noise, end_token)
+        state, info = yield from step(state, settings, noise)
         infos.append(info)
     final = Completion(state.tokens, state.forced, state.log_p, state.log_q, state.ended, state.positions)
     return RolloutResult(problem, chain, final, infos, state.positions)
@@ -209,6 +200,6 @@ def sample(model: LanguageModel, prompts: Sequence[list[int]], settings: Rollout
     programs = []
     for i, prompt in enumerate(prompts):
         uniforms = addressed(seed, stage, examples[i] if examples else i)
-        programs += [Program(prompt, run_completion(settings, uniforms, model.end_token, i, c), uniforms) for c in range(chains)]
+        programs += [Program(prompt, run_completion(settings, uniforms, i, c), uniforms) for c in range(chains)]
     done = (lambda number, result: on_done(number // chains, result)) if on_done else None
     return serve(model, programs, batch_rows, done)[0]

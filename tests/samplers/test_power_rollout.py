@@ -6,7 +6,7 @@ import math
 import numpy
 import pytest
 
-from nanolab.samplers.power_rollout import RolloutSettings, log_zeta, sample, token_law
+from nanolab.samplers.power_rollout import RolloutSettings, log_zeta, run_completion, sample, token_law
 from nanolab.samplers.toy import END, ToyModel
 from nanolab.schema import UserError
 from nanolab.seeds import generator
@@ -58,23 +58,23 @@ def test_the_jackknife_takes_the_first_order_of_the_bias_away():
     assert abs(corrected - truth).max() < abs(plain - truth).max() / 4
 
 
-def distance(toy, settings, count, stage):
-    """TV of the completions to pi, and the 99.9% quantile of that of as many exact draws."""
+def distance(plain_driver, toy, settings, count):
+    """TV of completions (production kernel, plain driver) to pi, and the 99.9% quantile of that of as many exact draws."""
     law = toy.law(settings.alpha, settings.max_new_tokens, settings.top_k)
     where, pi = {x: i for i, x in enumerate(law)}, numpy.array(list(law.values()))
-    seen = numpy.zeros(len(pi))
-    for result in sample(toy, [toy.prompt], settings, 0, stage, chains=count, batch_rows=1000):
-        seen[where[tuple(result.final.tokens)]] += 1
+    seen, driver = numpy.zeros(len(pi)), plain_driver(toy)
+    for _ in range(count):
+        seen[where[tuple(driver.run(run_completion(settings, driver.noise)).final.tokens)]] += 1
     exact = generator(0, "exact draws").multinomial(count, pi, size=2000)
     return numpy.abs(seen / count - pi).sum() / 2, numpy.quantile(numpy.abs(exact / count - pi).sum(1) / 2, 0.999)
 
 
 @pytest.mark.slow
-def test_many_rollouts_draw_from_the_target_and_no_lookahead_does_not(toy):
+def test_many_rollouts_draw_from_the_target_and_no_lookahead_does_not(plain_driver, toy):
     """32 whole futures a token: within the noise of exact draws. Futures of one token, without the rest: far from it."""
-    found, noise_level = distance(toy, settings_of(toy, rollouts=32), 1000, "many")
+    found, noise_level = distance(plain_driver, toy, settings_of(toy, rollouts=32), 1000)
     assert found < noise_level
-    short, noise_level = distance(toy, settings_of(toy, rollouts=4, horizon=1, alpha=4.0), 1000, "short")
+    short, noise_level = distance(plain_driver, toy, settings_of(toy, rollouts=4, horizon=1, alpha=4.0), 1000)
     assert short > noise_level
 
 

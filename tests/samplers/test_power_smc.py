@@ -35,50 +35,64 @@ def populations(toy, settings, count, stage, lot=500):
         yield from sample(toy, [toy.prompt], settings, 0, stage, populations=min(lot, count - first), batch_rows=1000, examples=[first])
 
 
-def z_error(toy, settings, count, stage):
+def z_error(found, toy, settings):
     """(mean of the Z estimates - exact Z) in standard errors."""
-    found = numpy.array([math.exp(result.log_z) for result in populations(toy, settings, count, stage)])
-    return abs(found.mean() - exact_z(toy, settings)) / (found.std(ddof=1) / math.sqrt(count))
+    found = numpy.array(found)
+    return abs(found.mean() - exact_z(toy, settings)) / (found.std(ddof=1) / math.sqrt(len(found)))
+
+
+def driven(plain_driver, toy, settings, count, seed=0):
+    """Results of `count` populations from the production kernel, answered by the plain driver."""
+    driver = plain_driver(toy, seed)
+    return (driver.run(run_population(settings, driver.noise)) for _ in range(count))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("particles", [2, 8, 32])
-def test_the_estimate_of_z_is_unbiased_at_every_number_of_particles(toy, particles):
-    assert z_error(toy, settings_of(toy, particles=particles), 10_000, "unbiased") < 4
+def test_the_estimate_of_z_is_unbiased_at_every_number_of_particles(plain_driver, toy, particles):
+    settings = settings_of(toy, particles=particles)
+    assert z_error([math.exp(result.log_z) for result in driven(plain_driver, toy, settings, 10_000)], toy, settings) < 4
 
 
 @pytest.mark.parametrize("changes", [dict(ramp_tokens=3), dict(stretch=2), dict(top_k=3, temperature=1.0), dict(ess_threshold=1.0),
                                      dict(alpha=4.0, temperature=1.0)])
-def test_the_estimate_of_z_is_unbiased_whatever_the_schedule(toy, changes):
-    assert z_error(toy, settings_of(toy, **changes), 3000, "schedule") < 4
+def test_the_estimate_of_z_is_unbiased_whatever_the_schedule(plain_driver, toy, changes):
+    settings = settings_of(toy, **changes)
+    assert z_error([math.exp(result.log_z) for result in driven(plain_driver, toy, settings, 3000)], toy, settings) < 4
 
 
-def test_the_estimate_of_z_is_biased_when_resampling_forgets_the_evidence(toy, monkeypatch):
+def test_the_estimate_of_z_is_unbiased_through_the_scheduler(toy):
+    settings = settings_of(toy, particles=4, ess_threshold=1.0)
+    assert z_error([math.exp(result.log_z) for result in populations(toy, settings, 1000, "scheduler")], toy, settings) < 4
+
+
+def test_the_estimate_of_z_is_biased_when_resampling_forgets_the_evidence(plain_driver, toy, monkeypatch):
     """Negative control: weights reset to 1 instead of to their mean."""
     monkeypatch.setattr(power_smc, "log_mean", lambda log_weights: 0.0)
-    settings, found = settings_of(toy, ess_threshold=1.0), []
-    for result in populations(toy, settings, 1000, "forgets"):
-        found.append(float(numpy.exp(result.log_weights).mean()))
-    found = numpy.array(found)
-    assert abs(found.mean() - exact_z(toy, settings)) / (found.std(ddof=1) / math.sqrt(len(found))) > 4
+    settings = settings_of(toy, ess_threshold=1.0)
+    found = [float(numpy.exp(result.log_weights).mean()) for result in driven(plain_driver, toy, settings, 1000)]
+    assert z_error(found, toy, settings) > 4
 
 
-def distance(toy, settings, count, stage):
+def distance(results, toy, settings):
     """TV of the draws to pi, and the 99.9% quantile of that of as many exact draws."""
     law = toy.law(settings.alpha, settings.max_new_tokens, settings.top_k)
     where, pi = {x: i for i, x in enumerate(law)}, numpy.array(list(law.values()))
     seen = numpy.zeros(len(pi))
-    for result in populations(toy, settings, count, stage, 100):
+    for result in results:
         seen[where[tuple(result.final.tokens)]] += 1
+    count = int(seen.sum())
     exact = generator(0, "exact draws").multinomial(count, pi, size=2000)
     return numpy.abs(seen / count - pi).sum() / 2, numpy.quantile(numpy.abs(exact / count - pi).sum(1) / 2, 0.999)
 
 
 @pytest.mark.slow
-def test_the_draws_approach_the_target_with_the_particles(toy):
+def test_the_draws_approach_the_target_with_the_particles(plain_driver, toy):
     """TV falls with N; at N = 256 it is within the noise of exact draws, at N = 1 (plain sampling from q) far outside."""
-    settings = {n: settings_of(toy, particles=n, alpha=4.0, temperature=1.0) for n in (1, 4, 256)}
-    found = {n: distance(toy, s, 1200, "law") for n, s in settings.items()}
+    found = {}
+    for particles in (1, 4, 256):
+        settings = settings_of(toy, particles=particles, alpha=4.0, temperature=1.0)
+        found[particles] = distance(driven(plain_driver, toy, settings, 500), toy, settings)
     assert found[1][0] > found[4][0] > found[256][0]
     assert found[256][0] < found[256][1] < found[1][0]
 

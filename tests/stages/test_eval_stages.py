@@ -128,6 +128,45 @@ def test_power_ablation_makes_a_point_of_every_setting_and_baseline(tmp_path, in
     assert set(record.figures) == {f"plots/{name}.png" for name in names} and (tmp_path / "ablation.csv").is_file()
 
 
+def test_power_eval_runs_chains_and_particles_and_keeps_every_chains_life(tmp_path, inputs):
+    config = PowerEvalConfig(num_steps=3, max_examples=5, max_new_tokens=8, best_of=2, batch_rows=8, chains=2, particles=3)
+    metrics, record = run(power_eval, "power_eval", config, tmp_path, inputs)
+    check_metrics(metrics)
+    assert {"smc/accuracy", "chain_vote/accuracy", "most_likely/accuracy", "converged", "log_p_drift", "r_hat"} < set(metrics)
+    assert {"power/pass_at_1", "power/pass_at_2", "plain/pass_at_1", "plain/pass_at_2"} < set(metrics)
+    lives = [json.loads(line) for line in (tmp_path / "chains.jsonl").read_text().splitlines()]
+    assert [(life["index"], life["chain"]) for life in lives] == [(i, c) for i in range(5) for c in range(2)]
+    assert all(len(life["steps"]) == 3 and len(life["log_p_by_step"]) == 4 for life in lives)
+    assert len(record.tables["chains.json"]) == 5 * 2 * 3
+    assert set(record.figures) == {f"plots/{n}.png" for n in ("acceptance_by_cut", "log_p_trajectories", "log_p_reliability", "pass_at_k")}
+
+
+@pytest.mark.parametrize("step, changes, key", [
+    ("power_eval_base", {"source": "base", "num_shots": 1}, "gsm8k"), ("power_eval_code", {"task": "humaneval"}, "humaneval"),
+    ("power_eval", {"num_steps": 0}, "gsm8k")])
+def test_power_eval_on_another_source_and_task(tmp_path, inputs, step, changes, key):
+    config = PowerEvalConfig(**{**dict(num_steps=1, max_examples=3, max_new_tokens=6, best_of=2), **changes})
+    metrics, _ = run(power_eval, step, config, tmp_path, inputs)
+    check_metrics(metrics)
+    assert metrics["total"] == 3 and 0 <= metrics[key] <= 1 and metrics["power/pass_at_1"] == metrics[key]
+    line = json.loads((tmp_path / "problems.jsonl").read_text().splitlines()[0])
+    assert set(line["methods"]) >= {"power", "greedy", "plain", "best_of", "majority", "low_temperature", "most_likely"}
+
+
+def test_power_ablation_compares_samplers(tmp_path, inputs):
+    grid = [{"alpha": [4.0], "temperature": [0.7], "restart_prob": [0.0, 0.5], "num_blocks": [1, 2]},
+            {"sampler": ["smc"], "alpha": [4.0], "temperature": [0.7], "particles": [2, 3]},
+            {"sampler": ["rollout"], "alpha": [4.0], "temperature": [1.0], "rollouts": [2], "horizon": [2]}]
+    config = PowerAblationConfig(grid=grid, num_steps=[0, 2], max_examples=3, max_new_tokens=8, best_of=[1, 2])
+    metrics, record = run(power_ablation, "power_ablation", config, tmp_path, inputs)
+    check_metrics(metrics)
+    assert metrics["points"] == 4 * 2 + 2 + 1
+    samplers = [(p.logged_params["method"], p.logged_params.get("n")) for p in record.points.values()]
+    assert samplers.count(("power", None)) == 8 and {("smc", 2), ("smc", 3), ("rollout", 2)} < set(samplers)
+    assert len({name for name in record.points}) == len(record.points) == 11 + 5
+    assert all("positions_per_problem" in {key for key, _, _ in p.logged_metrics} for p in record.points.values())
+
+
 RL = RlConfig(steps=4, problems_per_step=3, group_size=4, max_new_tokens=4, checkpoint_every=2, max_examples=4, dtype="float32",
               learning_rate_scale=1.0)
 
