@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from nanolab.model_source import check_sources
 from nanolab.schema import UserError, build, setting
 
 ROOT = Path(__file__).resolve().parent.parent  # the repository root: every relative path starts here
 
 
-Source = Literal["base", "mid", "sft", "rl"]
+Source = str  # a key of SOURCE_STEPS, or hf:NAME-or-folder; `check_sources` refuses anything else
 Dtype = Literal["auto", "float32", "bfloat16"]
 CHAT_TASKS = ["arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval"]
 
@@ -257,6 +258,7 @@ STEPS: dict[str, StepSpec] = {  # in the order of a run; inputs of steps with a 
     "power_ablation": StepSpec("power_ablation", "08_power_ablation", ("tok_train",)),
     "rl": StepSpec("rl", "09_rl", ("tok_train",)),
     "chat_eval_rl": StepSpec("chat_eval", "05_chat_eval", ("tok_train",), {"source": "rl"}, "chat_eval"),
+    "chat_eval_hf": StepSpec("chat_eval", "05_chat_eval", (), {}, "chat_eval"),  # of chat_eval.source = hf:..., and of no other
     "report": StepSpec("report", "10_report"),
 }
 
@@ -273,7 +275,7 @@ class StudyConfig:
     data: DataConfig = field(default_factory=DataConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     hourly_rates: dict[str, float] = setting({}, "dollars an hour of one device, by a part of its name")
-    steps: list[str] = setting(list(STEPS), "steps of a run, in order")
+    steps: list[str] = setting([name for name in STEPS if name != "chat_eval_hf"], "steps of a run, in order")
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     base_train: BaseTrainConfig = field(default_factory=BaseTrainConfig)
     base_eval: BaseEvalConfig = field(default_factory=BaseEvalConfig)
@@ -308,6 +310,7 @@ def study_from_dict(values: dict[str, Any]) -> StudyConfig:
         if step not in STEPS:
             near = difflib.get_close_matches(step, STEPS, 1, 0.0)[0]
             raise UserError(f"unknown step {step!r} in steps; the nearest valid step is {near!r}")
+    check_sources(study, SOURCE_STEPS)
     base = study.base_train
     if (base.steps is None) == (base.tokens_per_parameter is None):
         raise UserError("base_train: give exactly one of steps and tokens_per_parameter "

@@ -15,6 +15,7 @@ from nanolab.config import SOURCE_STEPS, STAGES, STEPS, Job, StudyConfig, study_
 from nanolab.experiment import load_study
 from nanolab.fingerprint import fingerprint
 from nanolab.model.scaling import derive
+from nanolab.model_source import is_outside
 from nanolab.schema import UserError, build, to_dict
 
 JOB, RESULT, ERROR, LOG = "job.json", "result.json", "error.json", "log.txt"
@@ -62,8 +63,10 @@ def steps_of(stage: str, config: Any) -> list[str]:
     """The steps that a notebook of `stage` fills; of chat_eval, the one whose model the config names."""
     names = [name for name, spec in STEPS.items() if spec.stage == stage]
     fitting = [name for name in names if all(getattr(config, key) == value for key, value in STEPS[name].fixed.items())]
+    if stage == "chat_eval":
+        fitting = [name for name in fitting if (name == "chat_eval_hf") == is_outside(config.source)]
     if not fitting:
-        valid = sorted({str(value) for name in names for value in STEPS[name].fixed.values()})
+        valid = [*sorted({str(value) for name in names for value in STEPS[name].fixed.values()}), "hf:NAME-or-folder"]
         raise UserError(f"{stage}.source = {config.source!r}: no step evaluates it; valid sources are {', '.join(valid)}")
     return fitting
 
@@ -106,7 +109,9 @@ def _plan_step(study: StudyConfig, name: str, planned: dict[str, Step], path: tu
 
 
 def needs(name: str, config: Any) -> list[str]:
-    """The steps that a step reads: those of the table, and the one that makes the model named by `source`."""
+    """The steps that a step reads: those of the table, and the one that makes the model named by `source`; none for hf:..."""
+    if is_outside(getattr(config, "source", None)):
+        return []
     source = [SOURCE_STEPS[config.source]] if hasattr(config, "source") else []
     return list(dict.fromkeys([*STEPS[name].inputs, *source]))
 
