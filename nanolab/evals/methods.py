@@ -37,10 +37,11 @@ class Problems:
     max_new_tokens: int
     batch_rows: int
     say: Callable[[str], None]
+    plain: bool = False  # asked in plain text: the answer ends with its paragraph
 
     def grade(self, index: int, completion: Any) -> Record:
         """A graded completion of problem `index`."""
-        return grade_problem(self.tokenizer, self.rows[index], completion) | {"positions": completion.positions}
+        return grade_problem(self.tokenizer, self.rows[index], completion, self.plain) | {"positions": completion.positions}
 
     def run(self, method: str, evaluate: Callable[[list[int], Done], None]) -> list[Record]:
         """The records of a method on every problem, those on disk included."""
