@@ -2,7 +2,8 @@
 it. Imports no torch.
 
 `hf:FOLDER` is a folder that `save_pretrained` wrote; relative paths start at the repository root. `hf:NAME` or `hf:NAME@REVISION`
-is a model of the Hugging Face hub (REVISION a branch, tag or commit; "main" without one). An existing folder goes before a hub name.
+is a model of the Hugging Face hub (REVISION a branch, tag or commit; "main" without one: a step that is
+finished is not run again when a branch moves). An existing folder goes before a hub name.
 """
 
 from __future__ import annotations

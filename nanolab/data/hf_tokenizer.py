@@ -38,8 +38,8 @@ class HFTokenizer:
         self.assistant_end = tokenizer.eos_token_id
         self.python_start, self.python_end, self.output_start, self.output_end = (vocabulary.get(name, -1) for name in TOOL_TOKENS)
         self.has_tools = all(name in vocabulary for name in TOOL_TOKENS)
-        marks = [vocabulary[name] for name in TOOL_TOKENS if name in vocabulary]
-        self._special = {*tokenizer.all_special_ids, *marks}
+        added = [token for token, facts in tokenizer.added_tokens_decoder.items() if facts.special]
+        self._special = {*tokenizer.all_special_ids, *added, *(vocabulary[name] for name in TOOL_TOKENS if name in vocabulary)}
         text = self.encode("a")
         self.start = (framed := tokenizer("a")["input_ids"])[:framed.index(text[0])]
         self.plain = tokenizer.chat_template is None  # without a template a model is asked in plain text

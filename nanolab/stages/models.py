@@ -131,7 +131,7 @@ def word_problems(job: Job, world: World, subject: Subject, rows: list[dict[str,
     return Problems(world, job.folder / "records", subject.tokenizer,
                     subject.language_model(config, longest + config.max_new_tokens), rows, prompts, stage or job.step, config.seed,
                     config.max_new_tokens, config.batch_rows, lambda line: say(world, line),
-                    plain=subject.plain and isinstance(subject, HFSubject))
+                    plain=subject.plain and isinstance(subject, HFSubject))  # our own base model is asked in chat format here too
 
 
 def asking(job: Job, world: World, subject: Subject, **changes: Any) -> chat_tasks.Asking:
