@@ -1,24 +1,22 @@
-"""The configuration of a study: one strict, frozen class per stage, the step table, YAML loading.
+"""The configuration of a study: one strict, frozen class per stage, the step table.
 
 Every field has a default, a unit in its description and, where it matters, a range. Imports no torch.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from nanolab.model_source import check_sources
-from nanolab.schema import UserError, build, setting
+from nanolab.schema import setting
 
 ROOT = Path(__file__).resolve().parent.parent  # the repository root: every relative path starts here
 
 
-Source = str  # a key of SOURCE_STEPS, or hf:NAME-or-folder; `check_sources` refuses anything else
+Source = str  # a key of SOURCE_STEPS, or hf:NAME-or-folder (model_source.py); anything else is refused in experiment.py
 Dtype = Literal["auto", "float32", "bfloat16"]
+PowerTask = Literal["gsm8k", "humaneval"]
 CHAT_TASKS = ["arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval"]
 
 
@@ -173,8 +171,12 @@ class PowerEvalConfig(ModelChoice):
     split: str = setting("test", "GSM8K split")
     restart_prob: float = setting(0.5, "share of cuts at the first model token", minimum=0, maximum=1)
     num_blocks: int = setting(1, "blocks of the schedule", minimum=1)
+    task: PowerTask = setting("gsm8k", "task that is answered: any that generates")
+    chains: int = setting(1, "independent chains a problem; their answers vote, and R-hat compares them", minimum=1)
     best_of: int = setting(11, "samples of best-of-n and majority vote", minimum=1)
     low_temperature: float = setting(0.25, "temperature of the low-temperature baseline", above=0)
+    particles: int = setting(0, "particles of sequential Monte Carlo beside it; 0: left out", minimum=0)
+    num_shots: int = setting(2, "solved examples before each question where a base model is asked", minimum=0)
     batch_rows: int = setting(64, "rows decoded at once", minimum=1)
 
 
@@ -182,9 +184,10 @@ class PowerEvalConfig(ModelChoice):
 class PowerAblationConfig(ModelChoice):
     """Step power_ablation: a grid of power-sampling settings, each point a grandchild run."""
 
-    grid: list[dict[str, list[float]]] = setting(
-        [{"alpha": [1.0, 2.0, 4.0, 8.0], "temperature": [0.7]}, {"alpha": [4.0], "temperature": [0.25, 1.0]}],
-        "products of alpha and temperature values, joined")
+    grid: list[dict[str, list[Any]]] = setting(
+        [{"alpha": [1.0, 2.0, 4.0, 8.0], "temperature": [0.7]}, {"alpha": [4.0], "temperature": [0.25, 1.0]},
+         {"sampler": ["smc"], "alpha": [4.0], "temperature": [0.7], "particles": [4, 16]}],
+        "products of values, joined; sampler power, smc or rollout (nanolab/grid.py)")
     num_steps: list[int] = setting([0, 2, 5, 10], "steps at which each trajectory is read")
     top_k: int | None = setting(50, "tokens kept by the proposal; null: all", minimum=1)
     max_new_tokens: int = setting(256, "tokens of a completion at most, forced ones included", minimum=1)
@@ -196,7 +199,15 @@ class PowerAblationConfig(ModelChoice):
     split: str = setting("test", "GSM8K split")
     restart_prob: float = setting(0.5, "share of cuts at the first model token", minimum=0, maximum=1)
     num_blocks: int = setting(1, "blocks of the schedule", minimum=1)
+    task: PowerTask = setting("gsm8k", "task that is answered: any that generates")
+    ess_threshold: float = setting(0.5, "resample when the effective particles are below this share", minimum=0, maximum=1)
+    particles: int = setting(16, "particles of sequential Monte Carlo", minimum=1)
+    ramp_tokens: int = setting(0, "tokens over which the exponent of sequential Monte Carlo rises to alpha", minimum=0)
+    candidates: int = setting(4, "tokens weighed at each position of the rollout sampler", minimum=1)
+    rollouts: int = setting(4, "futures drawn for each of them", minimum=1)
+    horizon: int = setting(16, "tokens of a future at most", minimum=1)
     best_of: list[int] = setting([1, 2, 4, 8], "sample counts of the best-of-n and majority baselines")
+    num_shots: int = setting(2, "solved examples before each question where a base model is asked", minimum=0)
     batch_rows: int = setting(64, "rows decoded at once", minimum=1)
 
 
@@ -255,6 +266,9 @@ STEPS: dict[str, StepSpec] = {  # in the order of a run; inputs of steps with a 
     "sft": StepSpec("sft", "06_sft", ("tok_train", "mid_train")),
     "chat_eval_sft": StepSpec("chat_eval", "05_chat_eval", ("tok_train",), {"source": "sft"}, "chat_eval"),
     "power_eval": StepSpec("power_eval", "07_power_eval", ("tok_train",)),
+    **{f"power_eval_{source}": StepSpec("power_eval", "07_power_eval", ("tok_train",), {"source": source}, "power_eval")
+       for source in ("base", "mid", "rl")},
+    "power_eval_code": StepSpec("power_eval", "07_power_eval", ("tok_train",), {"task": "humaneval"}, "power_eval"),
     "power_ablation": StepSpec("power_ablation", "08_power_ablation", ("tok_train",)),
     "rl": StepSpec("rl", "09_rl", ("tok_train",)),
     "chat_eval_rl": StepSpec("chat_eval", "05_chat_eval", ("tok_train",), {"source": "rl"}, "chat_eval"),
@@ -275,7 +289,7 @@ class StudyConfig:
     data: DataConfig = field(default_factory=DataConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     hourly_rates: dict[str, float] = setting({}, "dollars an hour of one device, by a part of its name")
-    steps: list[str] = setting([name for name in STEPS if name != "chat_eval_hf"], "steps of a run, in order")
+    steps: list[str] = setting([name for name in STEPS if not name.startswith(("power_eval_", "chat_eval_hf"))], "steps of a run, in order")
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     base_train: BaseTrainConfig = field(default_factory=BaseTrainConfig)
     base_eval: BaseEvalConfig = field(default_factory=BaseEvalConfig)
@@ -301,46 +315,3 @@ class Job:
     config: Any  # the stage's config class, final
     folder: Path  # the step's work folder, absolute
     inputs: dict[str, Path]  # finished steps it reads: step name -> work folder
-
-
-def study_from_dict(values: dict[str, Any]) -> StudyConfig:
-    """A checked StudyConfig; raises UserError for what a single field cannot see (steps, horizons, source steps)."""
-    study = build(StudyConfig, values)
-    for step in study.steps:
-        if step not in STEPS:
-            near = difflib.get_close_matches(step, STEPS, 1, 0.0)[0]
-            raise UserError(f"unknown step {step!r} in steps; the nearest valid step is {near!r}")
-    check_sources(study, SOURCE_STEPS)
-    base = study.base_train
-    if (base.steps is None) == (base.tokens_per_parameter is None):
-        raise UserError("base_train: give exactly one of steps and tokens_per_parameter "
-                        f"(steps = {base.steps}, tokens_per_parameter = {base.tokens_per_parameter})")
-    for name in ("mid_train", "sft"):
-        stage = study.stage(name)
-        total = stage.share_chats + stage.share_problems + stage.share_choices + stage.share_programs
-        if total <= 0:
-            raise UserError(f"{name}: the shares of conversations sum to {total}; at least one must be above 0")
-    for name in ("base_eval", "chat_eval"):
-        if not study.stage(name).tasks:
-            raise UserError(f"{name}.tasks is empty; leave the step out of steps instead")
-        for task in study.stage(name).tasks:
-            if task not in CHAT_TASKS:
-                raise UserError(f"unknown task {task!r} in {name}.tasks; valid tasks are {', '.join(CHAT_TASKS)}")
-    ablation = study.power_ablation
-    for key, least in (("grid", None), ("num_steps", 0), ("best_of", 1)):
-        values = getattr(ablation, key)
-        if not values or (least is not None and min(values) < least):
-            each = "" if least is None else f", each at least {least}"
-            raise UserError(f"power_ablation.{key} = {values} must have at least one value{each}")
-    for name in ("power_eval", "power_ablation"):
-        stage = study.stage(name)
-        if stage.num_blocks > stage.max_new_tokens:
-            raise UserError(f"{name}.num_blocks = {stage.num_blocks} must be at most max_new_tokens = {stage.max_new_tokens}")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", study.experiment):
-        raise UserError(f"experiment = {study.experiment!r} names a folder: use letters, digits, '.', '_' and '-' only")
-    if study.launch.nnodes > 1 and not study.launch.rdzv_endpoint:
-        raise UserError(f"launch.nnodes = {study.launch.nnodes} needs launch.rdzv_endpoint: host:port of machine 0")
-    for i, point in enumerate(ablation.grid):
-        if set(point) != {"alpha", "temperature"} or min(point["alpha"], default=0) < 1 or min(point["temperature"], default=0) <= 0:
-            raise UserError(f"power_ablation.grid[{i}] = {point} must have alpha values of at least 1 and temperature values above 0")
-    return study

@@ -19,10 +19,7 @@ from nanolab.model.attention import causal_attention
 from nanolab.model.gpt import GPT, norm
 from nanolab.model.kv_cache import MULTIPLE, KVCache, rounded
 from nanolab.sandbox import Tools
-from nanolab.scheduler import generate, serve
 from nanolab.schema import UserError
-
-__all__ = ["GPTLanguageModel", "GPTScorer", "generate", "serve"]
 
 ROWS = 8  # token batches are padded to a multiple of this
 PREFILL_TOKENS = 16_384  # padded tokens of one prefill forward at most

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from nanolab.config import ROOT, StudyConfig, study_from_dict
-from nanolab.schema import UserError
+from nanolab import grid
+from nanolab.config import CHAT_TASKS, ROOT, SOURCE_STEPS, STEPS, StudyConfig
+from nanolab.model_source import check_sources
+from nanolab.schema import UserError, build
 
 
 def find_study(name: str) -> Path:
@@ -51,3 +55,49 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         values[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"--set {override!r}: {text!r} is not a valid value") from error
+
+
+def study_from_dict(values: dict[str, Any]) -> StudyConfig:
+    """A checked StudyConfig; raises UserError for what a single field cannot see (steps, horizons, source steps)."""
+    study = build(StudyConfig, values)
+    for step in study.steps:
+        if step not in STEPS:
+            near = difflib.get_close_matches(step, STEPS, 1, 0.0)[0]
+            raise UserError(f"unknown step {step!r} in steps; the nearest valid step is {near!r}")
+    check_sources(study, SOURCE_STEPS)
+    base = study.base_train
+    if (base.steps is None) == (base.tokens_per_parameter is None):
+        raise UserError("base_train: give exactly one of steps and tokens_per_parameter "
+                        f"(steps = {base.steps}, tokens_per_parameter = {base.tokens_per_parameter})")
+    for name in ("mid_train", "sft"):
+        stage = study.stage(name)
+        total = stage.share_chats + stage.share_problems + stage.share_choices + stage.share_programs
+        if total <= 0:
+            raise UserError(f"{name}: the shares of conversations sum to {total}; at least one must be above 0")
+    for name in ("base_eval", "chat_eval"):
+        if not study.stage(name).tasks:
+            raise UserError(f"{name}.tasks is empty; leave the step out of steps instead")
+        for task in study.stage(name).tasks:
+            if task not in CHAT_TASKS:
+                raise UserError(f"unknown task {task!r} in {name}.tasks; valid tasks are {', '.join(CHAT_TASKS)}")
+    ablation = study.power_ablation
+    for key, least in (("num_steps", 0), ("best_of", 1)):
+        values = getattr(ablation, key)
+        if not values or min(values) < least:
+            raise UserError(f"power_ablation.{key} = {values} must have at least one value, each at least {least}")
+    blocks = {"power_eval": study.power_eval.num_blocks}
+    blocks["power_ablation"] = max((point.get("num_blocks", 1) for point in grid.expand(ablation.grid, ablation)), default=0)
+    if not blocks["power_ablation"]:
+        raise UserError(f"power_ablation.grid = {ablation.grid} must have at least one value")
+    for name, count in blocks.items():
+        if count > study.stage(name).max_new_tokens:
+            raise UserError(f"{name}.num_blocks = {count} must be at most max_new_tokens = {study.stage(name).max_new_tokens}")
+    for name in study.steps:
+        if name != "power_eval" and "power_eval" in study.steps and STEPS[name].stage == "power_eval" and \
+                all(getattr(study.power_eval, key) == value for key, value in STEPS[name].fixed.items()):
+            raise UserError(f"steps power_eval and {name} are the same: power_eval has {STEPS[name].fixed} too; leave one out")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", study.experiment):
+        raise UserError(f"experiment = {study.experiment!r} names a folder: use letters, digits, '.', '_' and '-' only")
+    if study.launch.nnodes > 1 and not study.launch.rdzv_endpoint:
+        raise UserError(f"launch.nnodes = {study.launch.nnodes} needs launch.rdzv_endpoint: host:port of machine 0")
+    return study

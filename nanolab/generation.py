@@ -64,10 +64,15 @@ class Scorer(Protocol):
 
 
 class Counts(NamedTuple):
-    """Work done by a model: token positions forwarded (prompts included, padding not) and forward calls."""
+    """Work done by a model: token positions forwarded (prompts included, padding not) and forward calls.
+
+    rows / (decodes * batch_rows) is how full the batch was.
+    """
 
     positions: int
-    forwards: int
+    forwards: int  # prefills and decodes
+    decodes: int = 0
+    rows: int = 0  # rows of all decodes together
 
 
 @dataclass
@@ -91,7 +96,7 @@ class Completion:
 class Decode:
     """A chain's request: keep `cut` completion tokens of `parent`, then draw from q until the end token or `limit`."""
 
-    parent: Any  # the handle of an earlier Suffix of this chain; None: the bare prompt (only as the first request)
+    parent: Any  # the handle of an earlier Suffix of this program; None: the bare prompt (only in the first request)
     cut: int  # completion tokens kept
     address: tuple[int, ...]  # (chain, step): token i of the completion draws the uniform at (*address, i)
     limit: int  # completion tokens at which drawing stops
@@ -101,6 +106,8 @@ class Decode:
     alpha: float = 1.0  # exponent of the target, for `a`
     floor: numpy.ndarray | None = None  # (limit - cut + 1,) float64: give up once the sum of the first m a' is below floor[m]; None: never
     revisit: bool = True  # whether a later request may cut inside this suffix
+    first: int | None = None  # the token at `cut`, one that q can reach, where the kernel chooses it instead of drawing
+    keep: bool = True  # whether the parent may be a parent again later; False lets the last child take over its row
 
 
 @dataclass(slots=True)
@@ -115,14 +122,24 @@ class Suffix:
     ended: bool = False  # the end token was drawn
     given_up: bool = False  # the floor was crossed: incomplete, certain to be rejected
     positions: int = 0  # token positions forwarded for this request
+    choices: list[Choices | None] = field(default_factory=list)  # what each token was drawn from; None: forced, or not to be revisited
     handle: Any = None  # names the state kept[:cut] + tokens as a later request's parent
 
 
-Kernel = Generator[Decode, Suffix, Any]
+class Choices(NamedTuple):
+    """The tokens that q could draw at one position, in the order of their ids."""
+
+    top_k: int | None  # how many were asked for
+    ids: numpy.ndarray  # (k,) int64
+    log_p: numpy.ndarray  # (k,) nats of the full softmax
+
+
+# yields one request and receives its reply, or yields a list (branches of one program) and receives the list of replies
+Kernel = Generator[Decode | list[Decode], Any, Any]
 
 
 class Program(NamedTuple):
-    """One chain for the scheduler: a prompt, the generator that yields `Decode`s, and its uniforms."""
+    """One chain or population for the scheduler: a prompt, the generator that yields `Decode`s, and its uniforms."""
 
     prompt: list[int]
     kernel: Kernel

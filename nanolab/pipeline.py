@@ -49,7 +49,7 @@ def run_stage(stage: str, parameters: dict[str, Any] | None = None, experiment: 
     study = resolve(stage, parameters, experiment)
     if stage == "report":
         return _run_report(study, parent_run_id or "")
-    own = steps_of(stage, study.stage(stage))
+    own = steps_of(stage, study)
     missing, reused = _missing(plan(study, own), own, fresh)
     if study.launch.node_rank > 0:
         return _follow(study, own, missing, reused)

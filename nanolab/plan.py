@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from nanolab import files
-from nanolab.config import SOURCE_STEPS, STAGES, STEPS, Job, StudyConfig, study_from_dict
-from nanolab.experiment import load_study
+from nanolab.config import SOURCE_STEPS, STAGES, STEPS, Job, StudyConfig
+from nanolab.experiment import load_study, study_from_dict
 from nanolab.fingerprint import fingerprint
 from nanolab.model.scaling import derive
 from nanolab.model_source import is_outside
@@ -59,12 +59,23 @@ def resolve(stage: str, parameters: dict[str, Any] | None, experiment: str) -> S
     return study_from_dict({**to_dict(study), stage: parameters})
 
 
-def steps_of(stage: str, config: Any) -> list[str]:
-    """The steps that a notebook of `stage` fills; of chat_eval, the one whose model the config names."""
+def steps_of(stage: str, study: StudyConfig) -> list[str]:
+    """The steps that a notebook of `stage` fills: those that fix what the config says, of the study's own where it has such.
+
+    Of several the ones that fix most: power_eval with source rl is step power_eval_rl in a study that has that step.
+    """
+    config = study.stage(stage)
     names = [name for name, spec in STEPS.items() if spec.stage == stage]
     fitting = [name for name in names if all(getattr(config, key) == value for key, value in STEPS[name].fixed.items())]
     if stage == "chat_eval":
         fitting = [name for name in fitting if (name == "chat_eval_hf") == is_outside(config.source)]
+    own = [name for name in fitting if name in study.steps]
+    if own:
+        most = max(len(STEPS[name].fixed) for name in own)
+        return [name for name in fitting if len(STEPS[name].fixed) == most and (name in own or not STEPS[name].fixed)]
+    loose = [name for name in fitting if not STEPS[name].fixed]
+    if loose:
+        return loose
     if not fitting:
         valid = [*sorted({str(value) for name in names for value in STEPS[name].fixed.values()}), "hf:NAME-or-folder"]
         raise UserError(f"{stage}.source = {config.source!r}: no step evaluates it; valid sources are {', '.join(valid)}")

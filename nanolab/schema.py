@@ -70,6 +70,8 @@ def _convert(value: Any, hint: Any, spec: dataclasses.Field, where: str) -> Any:
 def _typed(value: Any, hint: Any, where: str) -> Any:
     """`value` as type `hint` (int, float, str, bool, None, Literal, list, dict, unions of them)."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None

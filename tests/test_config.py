@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import yaml
 
-from nanolab.config import STAGES, STEPS, StudyConfig, study_from_dict
-from nanolab.experiment import find_study, load_study
+from nanolab.config import STAGES, STEPS, StudyConfig
+from nanolab.experiment import find_study, load_study, study_from_dict
 from nanolab.schema import UserError, to_dict
 
 OK = {"base_train": {"steps": 1}}

@@ -9,8 +9,8 @@ from nanolab.engine import GPTLanguageModel, GPTScorer
 from nanolab.generation import log_p_log_q
 from nanolab.model.gpt import GPT
 from nanolab.model.scaling import GPTConfig
+from nanolab.samplers.baselines import generate
 from nanolab.samplers.power_mh import PowerSettings, sample
-from nanolab.scheduler import generate
 from nanolab.schema import UserError
 from nanolab.seeds import generator
 

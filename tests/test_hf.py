@@ -16,10 +16,11 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from nanolab import hf, model_source, plan
-from nanolab.config import ChatEvalConfig, Job, PowerEvalConfig, StudyConfig, study_from_dict
+from nanolab.config import ChatEvalConfig, Job, PowerEvalConfig, StudyConfig
 from nanolab.data import chat, hf_tokenizer
 from nanolab.data.hf_tokenizer import HFTokenizer
 from nanolab.dist import World
+from nanolab.experiment import study_from_dict
 from nanolab.files import ROOT
 from nanolab.generation import log_p_log_q
 from nanolab.journal import NullRun
@@ -212,7 +213,7 @@ def test_a_prompt_is_the_models_own_template_or_plain_text():
     assert own.render_prompt(messages) == [user, *own.encode("How many?\nNote."), assistant]
 
 
-POWER = PowerEvalConfig(num_steps=2, max_examples=4, max_new_tokens=8, best_of=2, batch_rows=8)
+POWER = PowerEvalConfig(num_steps=2, max_examples=4, max_new_tokens=8, best_of=2, batch_rows=8, particles=4)
 
 
 def run(stage, step, config, folder):
@@ -238,7 +239,7 @@ def test_a_step_on_an_outside_model_reads_no_other_step_and_knows_the_models_fil
 
     def mark(source, stage="power_eval"):
         study = study_from_dict({"base_train": {"steps": 1}, stage: {"source": source}})
-        step, = plan.steps_of(stage, study.stage(stage))
+        step, = plan.steps_of(stage, study)
         planned = plan.plan(study, [step])
         assert set(planned) == {step} and not planned[step].inputs
         return planned[step].fingerprint

@@ -8,20 +8,23 @@ import pytest
 from nanolab.files import ROOT
 
 FLOORS = [
-    ["schema", "model_source", "config", "experiment", "files", "seeds", "dist", "journal", "tracking", "courier", "calculator", "sandbox"],
+    ["schema", "grid", "model_source", "config", "experiment", "files", "seeds", "dist", "journal", "tracking", "courier", "calculator",
+     "sandbox"],
     ["data.world", "data.sources", "data.tokenizer", "data.chat", "data.hf_tokenizer", "data.batches"],
     ["model.scaling", "model.kv_cache", "model.attention", "model.loss", "model.gpt", "model.optim", "checkpoint"],
     ["generation", "scheduler", "engine", "hf"],
-    ["samplers.toy", "samplers.baselines", "samplers.power_mh", "samplers.diagnostics"],
+    ["samplers.toy", "samplers.baselines", "samplers.power_mh", "samplers.power_smc", "samplers.power_rollout",
+     "samplers.diagnostics"],
     ["evals.base", "evals.bpb", "evals.core", "evals.chat_tasks", "evals.methods"],
-    ["training.loop", "training.grpo", "report.environment", "report.markdown", "report.plots", "report.collect",
-     "report.view"],
+    ["training.loop", "training.grpo", "report.environment", "report.markdown", "report.canvas", "report.plots", "report.power_plots",
+     "report.collect", "report.view"],
     ["stages"],
     ["fingerprint", "launch", "plan", "pipeline", "worker", "notebooks", "study", "__main__"],
 ]
 PLACES = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
-TORCH_FREE = ["config", "experiment", "schema", "files", "model_source", "journal", "seeds", "tracking", "courier", "calculator",
-              "sandbox", "model.scaling", "fingerprint", "launch", "plan", "pipeline", "worker", "notebooks", "study", "__main__"]
+TORCH_FREE = ["grid", "model_source", "config", "experiment", "schema", "files", "journal", "seeds", "tracking", "courier",
+              "calculator", "sandbox", "model.scaling", "samplers.diagnostics", "fingerprint", "launch", "plan", "pipeline",
+              "worker", "notebooks", "study", "__main__"]
 PACKAGE = ROOT / "nanolab"
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from nanolab import files, plan, study, tracking
-from nanolab.config import STEPS, study_from_dict
-from nanolab.experiment import load_study
+from nanolab.config import STEPS, StudyConfig
+from nanolab.experiment import load_study, study_from_dict
 from nanolab.fingerprint import code_hash, source_files
 from nanolab.schema import UserError
 
@@ -45,7 +45,7 @@ def test_a_fingerprint_has_12_hex_digits_and_ends_the_work_folder(light):
 
 
 def test_a_setting_changes_its_step_and_the_steps_that_read_it_and_no_other(light):
-    everything = set(STEPS) - {"report", "chat_eval_hf"}
+    everything = set(StudyConfig().steps) - {"report"}
     assert changed({"tokenizer": {"vocab_size": 300}}) == everything
     assert changed({"sft": {"steps": 7}}) == {"sft", "chat_eval_sft", "power_eval", "power_ablation", "rl", "chat_eval_rl"}
     assert changed({"power_eval": {"alpha": 8.0}}) == {"power_eval"}
@@ -53,7 +53,7 @@ def test_a_setting_changes_its_step_and_the_steps_that_read_it_and_no_other(ligh
 
 
 def test_how_choices_are_answered_changes_every_fingerprint(light):
-    assert changed({"data": {"choice_answers": "letter"}}) == set(STEPS) - {"report", "chat_eval_hf"}
+    assert changed({"data": {"choice_answers": "letter"}}) == set(StudyConfig().steps) - {"report"}
 
 
 def test_how_a_stage_is_launched_and_what_the_study_is_called_change_no_fingerprint(light):
@@ -62,7 +62,7 @@ def test_how_a_stage_is_launched_and_what_the_study_is_called_change_no_fingerpr
 
 
 def test_the_device_kind_changes_every_fingerprint(light):
-    assert changed({"launch": {"device": "cuda"}}) == set(STEPS) - {"report", "chat_eval_hf"}
+    assert changed({"launch": {"device": "cuda"}}) == set(StudyConfig().steps) - {"report"}
 
 
 def test_inputs_follow_the_source(light):
@@ -70,6 +70,23 @@ def test_inputs_follow_the_source(light):
     assert set(planned) == {"tok_train", "base_train", "mid_train", "sft", "rl", "power_eval"}
     assert list(planned).index("rl") < list(planned).index("power_eval")
     assert set(planned["power_eval"].inputs) == {"tok_train", "rl"}
+
+
+def test_the_power_notebook_fills_the_step_that_the_study_has(light):
+    """Without steps of their own, every source is step power_eval; with them, the step that fixes what the parameters say."""
+    assert plan.steps_of("power_eval", tiny()) == ["power_eval"]
+    assert plan.steps_of("power_eval", tiny(power_eval={"source": "rl"})) == ["power_eval"]
+    steps = ["power_eval", "power_eval_rl", "power_eval_code"]
+    assert plan.steps_of("power_eval", tiny(steps=steps)) == ["power_eval"]
+    assert plan.steps_of("power_eval", tiny(steps=steps[1:], power_eval={"source": "rl"})) == ["power_eval_rl"]
+    assert plan.steps_of("power_eval", tiny(steps=steps[1:], power_eval={"task": "humaneval"})) == ["power_eval_code"]
+    planned = plan.plan(tiny(steps=["power_eval", "power_eval_base", "power_eval_code"]))
+    assert planned["power_eval_base"].config.source == "base" and set(planned["power_eval_base"].inputs) == {"tok_train", "base_train"}
+    assert planned["power_eval_code"].config.task == "humaneval" and planned["power_eval_code"].config.source == "sft"
+    assert plan.steps_of("tokenizer", tiny()) == ["tok_train", "tok_eval"]
+    assert plan.steps_of("chat_eval", tiny(chat_eval={"source": "rl"})) == ["chat_eval_rl"]
+    with pytest.raises(UserError, match="power_eval and power_eval_rl are the same"):
+        tiny(steps=steps[:2], power_eval={"source": "rl"})
 
 
 def test_a_model_trained_from_itself_is_refused(light):

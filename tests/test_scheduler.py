@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from nanolab.generation import Counts, Decode, Program
+from nanolab.samplers.baselines import generate
 from nanolab.samplers.power_mh import PowerSettings, run_chain, sample
 from nanolab.samplers.toy import TOOL, ToyModel, tool_output
-from nanolab.scheduler import generate, serve
+from nanolab.scheduler import serve
 from nanolab.schema import UserError
 from nanolab.seeds import generator, noise
 

@@ -1,4 +1,4 @@
-"""Accuracy with its uncertainty, paired tests, and the runner: examples over ranks, resumable one by one."""
+"""Accuracy with its uncertainty, paired tests, pass@k, and the runner: examples over ranks, resumable one by one."""
 
 from __future__ import annotations
 
@@ -42,6 +42,17 @@ def mcnemar(first: list[bool], second: list[bool]) -> float:
     gained = sum(b and not a for a, b in zip(first, second))
     lost = sum(a and not b for a, b in zip(first, second))
     return float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Unbiased estimate, from n samples with c right ones, of the chance that at least one of k samples is right.
+
+    1 - C(n-c, k) / C(n, k): the share of the subsets of k samples that hold a right one. In whole numbers, so only the last
+    division rounds. Source: Chen et al. 2021, "Evaluating large language models trained on code" (arXiv 2107.03374).
+    """
+    assert 0 <= c <= n and 1 <= k <= n, f"{c} of {n} samples are right, k = {k}"
+    subsets = math.comb(n, k)
+    return (subsets - math.comb(n - c, k)) / subsets
 
 
 @dataclass(frozen=True)

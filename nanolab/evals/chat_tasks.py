@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 
-from nanolab import sandbox, scheduler, seeds
+from nanolab import sandbox, seeds
 from nanolab.data import chat
 from nanolab.data.tokenizer import Tokenizer
 from nanolab.dist import World
 from nanolab.evals.base import Done, Record, TaskResult, run_examples
 from nanolab.evals.core import common_prefix
+from nanolab.samplers import baselines
 
 Row = dict[str, Any]
 MESSAGES: dict[str, Callable[[Row], list[dict]]] = {
@@ -148,7 +149,7 @@ def complete(task: str, rows: Sequence[Row], indexes: Sequence[int], asking: Ask
     """Calls `finished(index, Completion)` for each row as soon as its completion is there; all rows share one batch."""
     prompts = [prompt_ids(task, rows, index, asking) for index in indexes]
     language_model = asking.make_language_model(max(map(len, prompts)) + asking.max_new_tokens)
-    scheduler.generate(language_model, prompts, temperature=asking.temperature, top_k=asking.top_k,
+    baselines.generate(language_model, prompts, temperature=asking.temperature, top_k=asking.top_k,
                        max_new_tokens=asking.max_new_tokens, seed=asking.seed, stage=f"{asking.stage}/{task}", examples=list(indexes),
                        batch_rows=asking.batch_rows, on_done=lambda place, completion: finished(indexes[place], completion))
 

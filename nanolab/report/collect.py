@@ -7,32 +7,36 @@ A step's values are its parameters and its final metrics; a step that was reused
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any
 
 from nanolab import tracking
 from nanolab.config import CHAT_TASKS, STEPS
 from nanolab.report import environment
+from nanolab.report.markdown import TASK_LABELS, is_missing
 from nanolab.tracking import RunRecord
 
 FINAL = "final/"
 CURVES = ("train/loss", "validation/bits_per_byte", "train/reward")
 MODELS = {"base": "base_eval", "mid": "chat_eval_mid", "sft": "chat_eval_sft", "rl": "chat_eval_rl"}
-METHODS = ("greedy", "low_temperature", "plain", "best_of", "majority")
+METHODS = ("greedy", "low_temperature", "plain", "best_of", "majority", "smc", "rollout", "chain_vote", "most_likely")
+SETTING = ("alpha", "temperature", "restart_prob", "num_blocks")  # of a trajectory, read at every num_steps
+SHARPENED = ("greedy", "plain", "low_temperature", "best_of", "majority", "power")  # rows of sharpening against training
 
 Values = dict[str, Any]
 
 
 def step_runs(parent: str) -> dict[str, RunRecord]:
-    """The finished run of every step that an execution ran or reused, in the order of a study."""
+    """The finished run of every step that an execution ran or reused, in the order of a study; steps it does not know come last."""
     runs = {}
     for key, run_id in tracking.record(parent).tags.items():
         if key.startswith("reused."):
             runs[key.removeprefix("reused.")] = tracking.record(run_id)
     for run in tracking.children(parent):
-        if run.tags.get("step") in STEPS and run.status == "FINISHED":
+        if "step" in run.tags and run.status == "FINISHED":
             runs[run.tags["step"]] = run
-    return {step: runs[step] for step in STEPS if step in runs}
+    return {step: runs[step] for step in dict.fromkeys([*STEPS, *runs]) if step in runs}
 
 
 def final_values(run: RunRecord) -> Values:
@@ -48,25 +52,30 @@ def seconds(run: RunRecord) -> float:
 
 
 def grid_points(run: RunRecord) -> tuple[list[Values], list[Values], list[Values]]:
-    """Of an ablation: its power points, its baselines, and the acceptance by step of each longest trajectory."""
+    """Of an ablation: its power points, the other methods, and the acceptance by step of each longest trajectory."""
     points, baselines, series = [], [], []
-    longest: dict[tuple[float, float], tuple[float, str]] = {}
+    longest: dict[tuple[float, ...], tuple[float, str]] = {}
     for child in tracking.children(run.id):
-        values: Values = {**child.params, **child.metrics}
+        values: Values = {key: value for key, value in {**child.params, **child.metrics}.items() if not is_missing(value)}
+        values |= {key: float(values[key]) for key in (*SETTING, "num_steps") if key in values}
         if values.get("method") != "power":
             baselines.append(values | {"n": int(values.get("n", 1))})
             continue
-        values |= {key: float(values[key]) for key in ("alpha", "temperature", "num_steps")}
         points.append(values)
-        key = values["alpha"], values["temperature"]
+        key = _setting(values)
         longest[key] = max(longest.get(key, (-1.0, "")), (values["num_steps"], child.id))
     order = {method: place for place, method in enumerate(METHODS)}
-    baselines.sort(key=lambda row: (order.get(row.get("method", ""), len(order)), row["n"]))
-    points.sort(key=lambda point: (point["temperature"] != 0.7, point["temperature"], point["alpha"], point["num_steps"]))
-    for (alpha, temperature), (_, run_id) in sorted(longest.items()):
+    baselines.sort(key=lambda row: (order.get(row.get("method", ""), len(order)), _setting(row), row["n"], row.get("num_steps", 0.0)))
+    points.sort(key=lambda point: (point["temperature"] != 0.7, point["temperature"], _setting(point), point["num_steps"]))
+    for key, (_, run_id) in sorted(longest.items()):
         for step, share in tracking.history(run_id, "acceptance_by_step"):
-            series.append({"alpha": alpha, "temperature": temperature, "step": step, "acceptance": share})
+            series.append({**dict(zip(SETTING, key)), "step": step, "acceptance": share})
     return points, baselines, series
+
+
+def _setting(values: Values) -> tuple[float, ...]:
+    """The setting of a grid point; a key that it lacks is a setting's default: no restarts, one block."""
+    return tuple(values.get(key, 1.0 if key == "num_blocks" else 0.0) for key in SETTING)
 
 
 def curves(run: RunRecord) -> dict[str, list[tuple[int, float]]]:
@@ -83,6 +92,51 @@ def task_results(runs: dict[str, RunRecord]) -> list[Values]:
                   **{key: values.get(f"{task}/{key}") for key in ("low", "high", "chance", "passed", "n")}}
                  for task in CHAT_TASKS if isinstance(values.get(task), float)]
     return rows
+
+
+def power_steps(steps: dict[str, Any]) -> list[str]:
+    """The steps among `steps` that evaluate power sampling: power_eval, and power_eval_NAME of other models and tasks."""
+    return [step for step in steps if step == "power_eval" or step.startswith("power_eval_")]
+
+
+def _subject(step: str, values: Values) -> tuple[str, str]:
+    """(model, task) of a power evaluation."""
+    task = next((task for task in TASK_LABELS.values() if not is_missing(values.get(task))), "gsm8k")
+    return values.get("source") or step.removeprefix("power_eval_"), task
+
+
+def sharpening(steps: dict[str, Values]) -> list[Values]:
+    """Rows (model, task, method, accuracy, passed, total, low, high, positions_per_problem, p_value) of every power evaluation.
+
+    `steps` gives the values of each step. p_value, in the row of power, is the exact McNemar test of power against greedy.
+    """
+    rows = []
+    for step in power_steps(steps):
+        values = steps[step]
+        model, task = _subject(step, values)
+        for method in SHARPENED:
+            prefix = "" if method == "power" else f"{method}/"
+            accuracy = values.get(task if method == "power" else f"{method}/accuracy")
+            if not is_missing(accuracy):
+                rows.append({"model": model, "task": task, "method": method, "accuracy": accuracy,
+                             **{key: values.get(prefix + key) for key in ("passed", "total", "low", "high", "positions_per_problem")},
+                             "p_value": values.get("greedy/p_value") if method == "power" else None})
+    models = list(MODELS)
+    rows.sort(key=lambda row: (row["task"] != "gsm8k", row["task"], models.index(row["model"]) if row["model"] in models else len(models)))
+    return rows
+
+
+def pass_at_k(steps: dict[str, Values]) -> list[Values]:
+    """Rows (model, task, method, k, pass_at_k, low, high) from the metrics METHOD/pass_at_K, and METHOD/pass_at_K_low and _high."""
+    rows = []
+    for step in power_steps(steps):
+        for key, value in steps[step].items():
+            found = re.fullmatch(r"(\w+)/pass_at_(\d+)", key)
+            if found:
+                model, task = _subject(step, steps[step])
+                rows.append({"model": model, "task": task, "method": found[1], "k": int(found[2]), "pass_at_k": value,
+                             "low": steps[step].get(f"{key}_low"), "high": steps[step].get(f"{key}_high")})
+    return sorted(rows, key=lambda row: (row["task"] != "gsm8k", row["method"] != "power", row["k"]))
 
 
 def recorded_environment(parent: str) -> Values:
@@ -106,6 +160,8 @@ def collect(parent: str) -> Values:
         "experiment_file": execution.tags.get("experiment_file", f"{execution.params.get('experiment', 'this study')}.yaml"),
         "environment": recorded_environment(parent),
         "steps": steps,
+        # with one model there is nothing to hold sharpening against; its section has the same numbers
+        "sharpening": sharpening(steps) if len(power_steps(steps)) > 1 or "power_eval" not in steps else [],
         "wall_clock_seconds": sum(map(seconds, used)),
         "elapsed_seconds": (max(own) - execution.start) / 1000 if own else None,
     }

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from nanolab.samplers.diagnostics import INFINITE, convergence
+
 Values = dict[str, Any]
 
 # label of a task in the report: name in configs and metrics
@@ -17,7 +19,11 @@ TASK_LABELS = {"ARC-Easy": "arc_easy", "ARC-Challenge": "arc_challenge", "MMLU":
 SUMMARY_LABELS = {**TASK_LABELS, "CORE": "CORE", "ChatCORE metric": "chat_core"}
 SUMMARY_COLUMNS = {"BASE": "base_eval", "MID": "chat_eval_mid", "SFT": "chat_eval_sft", "POWER": "power_eval", "RL": "chat_eval_rl"}
 METHOD_LABELS = {"greedy": "greedy", "low_temperature": "low temperature", "plain": "plain sample", "best_of": "best of n",
-                 "majority": "majority vote"}
+                 "majority": "majority vote", "smc": "SMC", "rollout": "rollouts", "chain_vote": "vote of chains",
+                 "most_likely": "most likely state"}
+
+
+MODEL_LABELS = {"base": "base", "mid": "mid", "sft": "SFT", "rl": "RL"}
 
 
 def is_missing(value: Any) -> bool:
@@ -43,6 +49,11 @@ def decimals(places: int) -> Callable[[Any], str]:
 def plain_float(value: Any) -> str:
     """A float as Python writes it: 4.0."""
     return repr(float(value))
+
+
+def ratio(value: Any) -> str:
+    """A number with 2 decimal places that may be infinite, also as the largest float, which MLflow makes of it."""
+    return f"{float(value):.2f}" if float(value) < INFINITE else "infinite"
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,12 @@ POWER_LINES = [
     Line("max_examples", "max_examples", whole, missing="all"), *_lines(text, "subset", "split"),
     Line("GSM8K", "gsm8k", decimals(4)), *_lines(whole, "passed", "total"),
     *_lines(plain_float, "restart_prob", extra=True), *_lines(whole, "num_blocks", extra=True),
-    *_lines(decimals(3), "acceptance", extra=True),
+    *_lines(decimals(3), "acceptance", extra=True), Line("effective moves", "effective_moves", decimals(3), extra=True),
+    Line("early rejected", "early_rejected", decimals(3), extra=True), *_lines(whole, "chains", extra=True),
+    Line("autocorrelation of log p at lag 1", "autocorrelation_1", decimals(3), extra=True),
+    Line("effective sample size of a chain", "effective_sample_size", decimals(1), extra=True),
+    Line("log p drift, nats", "log_p_drift", decimals(3), extra=True),
+    Line("log p drift, standard error", "log_p_drift_se", decimals(3), extra=True), Line("R-hat", "r_hat", ratio, extra=True),
     Line("positions per problem", "positions_per_problem", decimals(1), extra=True),
     *_lines(plain_float, "low_temperature", extra=True), *_lines(whole, "best_of", extra=True),
 ]
@@ -113,17 +129,27 @@ def render(values: Values) -> str:
     """The report of one execution of a study, in Markdown with one final newline.
 
     `values` holds title, generated, environment, steps (step name -> its parameters and final metrics), and where they
-    exist experiment_file, figures (step name -> [{caption, path}]), wall_clock_seconds, elapsed_seconds.
-    A step missing from `steps` was not run.
+    exist experiment_file, figures (step name, or "sharpening" -> [{caption, path}]), sharpening (rows of power evaluations),
+    wall_clock_seconds, elapsed_seconds. A step missing from `steps` was not run.
     """
     blocks = [f"# {values['title']}", f"Generated: {values['generated']}", "## Environment", *_environment(values["environment"])]
     for heading, step, lines in SECTIONS:
         blocks += _section(heading, step, lines, values)
+        if step == "power_eval":
+            for other in other_power_steps(values["steps"]):
+                blocks += _section(f"{heading} {other.removeprefix('power_eval_')}", other, lines, values)
+            blocks += _sharpening(values)
     blocks += ["## Summary\n" + _bullets(_bloat(values["environment"]["bloat"])), summary_table(values["steps"])]
     blocks.append(f"Total wall clock time: {_hours(values.get('wall_clock_seconds'))}")
     if values.get("elapsed_seconds") is not None:
         blocks.append(f"Elapsed time: {_hours(values['elapsed_seconds'])}")
     return "\n\n".join(blocks) + "\n"
+
+
+def other_power_steps(steps: dict[str, Values]) -> list[str]:
+    """The power evaluations besides power_eval, those of the models in the order of training first."""
+    order = {f"power_eval_{model}": place for place, model in enumerate(MODEL_LABELS)}
+    return sorted((step for step in steps if step.startswith("power_eval_")), key=lambda step: (order.get(step, len(order)), step))
 
 
 def _bullets(lines: list[str]) -> str:
@@ -181,6 +207,8 @@ def _section(heading: str, step: str, lines: list[Line], values: Values) -> list
         if step == "chat_eval_rl":
             return [f"## {heading}\n- GSM8K: -"]
         return [f"## {heading}\n" + _bullets([f"{line.label}: -" for line in lines if not line.extra])]
+    if step.startswith("power_eval") and is_missing(found.get("gsm8k")) and not is_missing(found.get("humaneval")):
+        lines = [Line("HumanEval", "humaneval", line.format) if line.key == "gsm8k" else line for line in lines]
     shown = []
     for line in lines:
         value = found.get(line.key)
@@ -191,10 +219,36 @@ def _section(heading: str, step: str, lines: list[Line], values: Values) -> list
     shown += _task_details(found) + _method_lines(found) + _rl_lines(found)
     if not is_missing(found.get("data")):
         shown.append(f"data: {found['data']}")
-    figures = [f"![{figure['caption']}]({figure['path']})" for figure in values.get("figures", {}).get(step, [])]
+    figures = _figures(step, values)
     table = [_points_table(found["points"], found.get("baselines", []))] if found.get("points") else []
     head = f"## {heading}\n{_bullets(shown)}" if shown else f"## {heading}"
     return [head, *table, *figures]
+
+
+def _figures(step: str, values: Values) -> list[str]:
+    return [f"![{figure['caption']}]({figure['path']})" for figure in values.get("figures", {}).get(step, [])]
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
+
+
+def _sharpening(values: Values) -> list[str]:
+    """The section that holds power sampling on one model against training the next; nothing without rows."""
+    if not values.get("sharpening"):
+        return []
+    tasks = {task: label for label, task in TASK_LABELS.items()}
+    header = ["model", "task", "method", "accuracy", "passed", "95% interval", "positions per problem", "McNemar p, power against greedy"]
+    rows = [[MODEL_LABELS.get(row["model"], row["model"]), tasks[row["task"]], METHOD_LABELS.get(row["method"], row["method"]),
+             decimals(4)(row["accuracy"]), *_counts(row), _or_dash(row["positions_per_problem"], decimals(1)),
+             _or_dash(row["p_value"], lambda value: f"{float(value):.3g}")] for row in values["sharpening"]]
+    return ["## Sharpening against training", _table(header, rows), *_figures("sharpening", values)]
+
+
+def _counts(row: Values) -> list[str]:
+    """The cells "passed of total" and "low to high"."""
+    return ["-" if is_missing(row.get("passed")) else f"{whole(row['passed'])} of {whole(row['total'])}",
+            "-" if is_missing(row.get("low")) else _interval(row)]
 
 
 def _interval(found: Values, prefix: str = "") -> str:
@@ -214,10 +268,13 @@ def _task_details(found: Values) -> list[str]:
 
 
 def _method_lines(found: Values) -> list[str]:
-    """Power sampling's interval, then the baselines on the same problems with their cost and paired test."""
+    """Whether the chains converged, power sampling's interval, the baselines on the same problems with cost and paired test, pass@k."""
     lines = []
+    if not is_missing(found.get("effective_moves")):
+        lines.append(f"convergence: {convergence(found)}")
     if not is_missing(found.get("low")):
-        lines.append(f"GSM8K 95% interval: {_interval(found)}")
+        label = "GSM8K" if is_missing(found.get("humaneval")) else "HumanEval"
+        lines.append(f"{label} 95% interval: {_interval(found)}")
     for key, label in METHOD_LABELS.items():
         if is_missing(found.get(f"{key}/accuracy")):
             continue
@@ -229,6 +286,12 @@ def _method_lines(found: Values) -> list[str]:
         if not is_missing(found.get(f"{key}/p_value")):
             line += f", McNemar p against power {float(found[f'{key}/p_value']):.3g}"
         lines.append(line)
+    for method in ("power", *METHOD_LABELS):
+        start = f"{method}/pass_at_"
+        ks = sorted(int(key.removeprefix(start)) for key in found if key.startswith(start) and key.removeprefix(start).isdigit())
+        if ks:
+            lines.append(f"{METHOD_LABELS.get(method, method)} pass@k: "
+                         + ", ".join(f"{float(found[f'{start}{k}']):.4f} at k = {k}" for k in ks))
     return lines
 
 
@@ -241,16 +304,19 @@ def _rl_lines(found: Values) -> list[str]:
 
 
 def _points_table(points: list[Values], baselines: list[Values]) -> str:
-    """The ablation grid, one row a point, and the baselines on the same problems."""
-    header = ["method", "alpha", "T", "steps", "n", "GSM8K", "passed", "95% interval", "acceptance", "positions per problem"]
+    """The ablation grid, one row a point, and the other methods on the same problems."""
+    every = [*points, *baselines]
+    # columns for what the grid varies besides alpha and temperature
+    extra = {label: (key, format) for label, key, format in (("restart", "restart_prob", plain_float), ("blocks", "num_blocks", whole))
+             if len({plain_float(point[key]) for point in points if not is_missing(point.get(key))}) > 1}
+    header = ["method", "alpha", "T", *extra, "steps", "n", "GSM8K", "passed", "95% interval", "acceptance", "positions per problem"]
     rows = [[
-        METHOD_LABELS.get(p.get("method", ""), "power"), _or_dash(p.get("alpha"), plain_float), _or_dash(p.get("temperature"), plain_float),
-        _or_dash(p.get("num_steps"), whole), _or_dash(p.get("n"), whole), _or_dash(p.get("accuracy"), decimals(4)),
-        "-" if is_missing(p.get("passed")) else f"{whole(p['passed'])} of {whole(p['total'])}",
-        "-" if is_missing(p.get("low")) else _interval(p),
+        METHOD_LABELS.get(p.get("method", "power"), p.get("method", "power")), _or_dash(p.get("alpha"), plain_float),
+        _or_dash(p.get("temperature"), plain_float), *(_or_dash(p.get(key), format) for key, format in extra.values()),
+        _or_dash(p.get("num_steps"), whole), _or_dash(p.get("n"), whole), _or_dash(p.get("accuracy"), decimals(4)), *_counts(p),
         _or_dash(p.get("acceptance"), decimals(3)), _or_dash(p.get("positions_per_problem"), decimals(1)),
-    ] for p in [*points, *baselines]]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
+    ] for p in every]
+    return _table(header, rows)
 
 
 def summary_table(steps: dict[str, Values]) -> str:

@@ -51,11 +51,13 @@ def tasks(result: Any, step: str) -> Image:
 
 
 def methods(result: Any, step: str) -> pandas.DataFrame:
-    """Power sampling beside its baselines: accuracy, 95% interval, cost, and McNemar's p-value against power."""
+    """Power sampling beside the methods that the step ran: accuracy, 95% interval, cost, and McNemar's p-value against power."""
     values = result.metrics[step]
+    task = next((task for task in ("gsm8k", "humaneval") if task in values), "gsm8k")
     columns = ["accuracy", "passed", "total", "low", "high", "positions_per_problem", "p_value"]
-    rows = {"power": {key: values.get("gsm8k" if key == "accuracy" else key) for key in columns}}
-    rows |= {name: {key: values.get(f"{name}/{key}") for key in columns} for name in plots.METHOD_STYLES}
+    rows = {"power": {key: values.get(task if key == "accuracy" else key) for key in columns}}
+    rows |= {name: {key: values.get(f"{name}/{key}") for key in columns} for name in plots.METHOD_STYLES
+             if f"{name}/accuracy" in values}
     return pandas.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 

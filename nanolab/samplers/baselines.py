@@ -1,14 +1,14 @@
-"""What power sampling is compared with at equal budget: best of n by log p, and majority vote, over independent completions.
-
-Greedy, plain and low-temperature sampling are `nanolab.engine.generate` at their temperatures.
-"""
+"""What power sampling is compared with at equal budget: greedy, plain and low-temperature sampling, best of n by log p, majority vote."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
-from nanolab.generation import Completion
+from nanolab.generation import Completion, Decode, Done, Kernel, LanguageModel, Program, check_lengths, check_sampling
+from nanolab.scheduler import serve
+from nanolab.schema import UserError
+from nanolab.seeds import noise
 
 
 def best_of(completions: Sequence[Completion]) -> Completion:
@@ -21,3 +21,30 @@ def majority(answers: Sequence[Hashable | None]) -> Hashable | None:
     """The most frequent answer, the first of equals; None (no answer) has no vote, and wins only when nobody answered."""
     counts = Counter(answer for answer in answers if answer is not None)
     return max(counts, key=counts.__getitem__) if counts else None
+
+
+def _one_completion(sample: int, limit: int, temperature: float, top_k: int | None) -> Kernel:
+    suffix = yield Decode(None, 0, (sample, 0), limit, limit, temperature, top_k, revisit=False)
+    return Completion(suffix.tokens, suffix.forced, suffix.log_p, suffix.log_q, suffix.ended, suffix.positions)
+
+
+def generate(model: LanguageModel, prompts: Sequence[list[int]], *, temperature: float, top_k: int | None, max_new_tokens: int, seed: int,
+             stage: str, samples_per_prompt: int = 1, batch_rows: int = 64, examples: Sequence[int | str] | None = None,
+             on_done: Done | None = None) -> list[list[Completion]]:
+    """`samples_per_prompt` completions of each prompt (temperature 0: greedy), tools run and forced in.
+
+    Draws are addressed (seed, stage, examples[i], sample, 0, position); `examples` defaults to the prompts' numbers. Sample c
+    equals the first state of power-sampling chain c with the same seed, stage, temperature and top_k.
+    `on_done(i, completion)` is called as each completion of prompt i ends. Raises UserError for settings or lengths out of range.
+    """
+    check_sampling(temperature=temperature, top_k=top_k, max_new_tokens=max_new_tokens)
+    check_lengths(model, prompts, max_new_tokens)
+    if samples_per_prompt < 1:
+        raise UserError(f"samples_per_prompt = {samples_per_prompt} must be at least 1")
+    programs = []
+    for i, prompt in enumerate(prompts):
+        uniforms = noise(seed, stage, examples[i] if examples else i)
+        programs += [Program(prompt, _one_completion(c, max_new_tokens, temperature, top_k), uniforms) for c in range(samples_per_prompt)]
+    done = (lambda number, result: on_done(number // samples_per_prompt, result)) if on_done else None
+    flat, _ = serve(model, programs, batch_rows, done)
+    return [flat[i:i + samples_per_prompt] for i in range(0, len(flat), samples_per_prompt)]

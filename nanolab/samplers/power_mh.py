@@ -182,6 +182,7 @@ class ChainResult:
     chain: int
     states: list[Completion]  # after 0 .. num_steps steps of the last block
     infos: list[Info]  # of every step, earlier blocks first
+    lengths: list[int]  # completion tokens of the state before each step
 
     @property
     def final(self) -> Completion:
@@ -208,15 +209,17 @@ def run_chain(settings: PowerSettings, noise: Noise, problem: int = 0, chain: in
     """The whole schedule of one chain: blocks of an extension and `num_steps` steps; returns its ChainResult."""
     state = State(chain=chain)
     infos: list[Info] = []
+    lengths: list[int] = []
     states: list[Completion] = []
     for block in range(settings.num_blocks):
         state = yield from extend(state, settings, noise, settings.limit(block))
         states = [state.completion()]
         for _ in range(settings.num_steps):
+            lengths.append(len(state.tokens))
             state, info = yield from step(state, settings, noise, early_rejection)
             infos.append(info)
             states.append(state.completion())
-    return ChainResult(problem, chain, states, infos)
+    return ChainResult(problem, chain, states, infos, lengths)
 
 
 def sample(model: LanguageModel, prompts: Sequence[list[int]], settings: PowerSettings, seed: int, stage: str, chains: int = 1,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from nanolab import scheduler
 from nanolab.config import Job
 from nanolab.data import chat
 from nanolab.data.sources import DataSource, open_source
@@ -14,7 +13,8 @@ from nanolab.evals import core
 from nanolab.evals.base import TaskResult, run_examples
 from nanolab.files import sha256_text
 from nanolab.journal import Run
-from nanolab.stages.models import Subject, asking, evaluate_tasks, load_subject, records_folder, say, show_samples
+from nanolab.samplers import baselines
+from nanolab.stages.models import Subject, asking, evaluate_tasks, load_subject, records_folder, say, shot_rows, show_samples
 
 PROMPT_TOKENS = 12  # tokens of a held-out document that a text sample continues
 SAMPLE_TEMPERATURE, SAMPLE_TOP_K = 0.7, 50
@@ -36,12 +36,6 @@ def run(job: Job, world: World, run: Run) -> dict[str, Any]:
     if config.num_samples and world.rank == 0:
         continue_documents(job, run, source, subject)
     return metrics | {"data": source.describe(config.tasks[0])}
-
-
-def shot_rows(source: DataSource, task: str) -> list[dict[str, Any]]:
-    """Rows with answers to show before a question: of the development split where there is one, never of the test split."""
-    splits = source.task_splits(task)
-    return source.task(task, "validation" if "validation" in splits else "train")
 
 
 def evaluate_core(job: Job, world: World, run: Run, source: DataSource, subject: Subject) -> list[TaskResult]:
@@ -67,7 +61,7 @@ def continue_documents(job: Job, run: Run, source: DataSource, subject: Subject)
     documents = [document.text for document, _ in zip(source.documents("validation"), range(config.num_samples))]
     prompts = [[tokenizer.bos, *tokenizer.encode(text)[:PROMPT_TOKENS]] for text in documents]
     language_model = subject.language_model(config, PROMPT_TOKENS + 1 + config.max_new_tokens)
-    found = scheduler.generate(language_model, prompts, temperature=SAMPLE_TEMPERATURE, top_k=SAMPLE_TOP_K, seed=config.seed,
+    found = baselines.generate(language_model, prompts, temperature=SAMPLE_TEMPERATURE, top_k=SAMPLE_TOP_K, seed=config.seed,
                                max_new_tokens=config.max_new_tokens, stage=f"{job.step}/text", batch_rows=config.batch_rows)
     rows = [{"prompt": tokenizer.decode(prompt[1:]), "completion": chat.completion_text(tokenizer, samples[0].tokens)}
             for prompt, samples in zip(prompts, found)]

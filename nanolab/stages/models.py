@@ -50,7 +50,7 @@ class Subject:
         return GPTScorer(self.model)
 
     def render(self, messages: list[chat.Message]) -> list[int]:
-        """The ids of a word problem's prompt."""
+        """The ids of a chat prompt."""
         return chat.render_prompt(self.tokenizer, messages)
 
     def language_model(self, config: Any, max_length: int | None = None) -> GPTLanguageModel:
@@ -89,7 +89,7 @@ class HFSubject(Subject):
         return hf.HFScorer(self.model)
 
     def render(self, messages: list[chat.Message]) -> list[int]:
-        """The ids of a word problem's prompt."""
+        """The ids of a chat prompt."""
         return self.tokenizer.render_prompt(messages)
 
     def language_model(self, config: Any, max_length: int | None = None) -> hf.HFLanguageModel:
@@ -120,24 +120,33 @@ def task_rows(source: DataSource, run: Run, task: str, split: str, count: int | 
     return rows if count is None else rows[:count]
 
 
-def word_problems(job: Job, world: World, subject: Subject, rows: list[dict[str, Any]], stage: str | None = None) -> Problems:
-    """GSM8K rows asked in the model's chat format, with the calculator if it has one, by the settings of the job's config.
+def problems_of(job: Job, world: World, subject: Subject, source: DataSource, rows: list[dict[str, Any]], task: str = "gsm8k",
+                stage: str | None = None, plain: bool | None = None) -> Problems:
+    """Rows of a generating task as their model is asked them, by the settings of the job's config.
 
-    A Hugging Face model without a chat template is asked, and its answer graded, in plain text.
+    A chat model is asked in its chat format with the calculator, if it has one; a base model, a Hugging Face model without a chat
+    template (or `plain`) in plain text after `num_shots` solved examples.
     """
-    config = job.config
-    prompts = [subject.render(chat.gsm8k_messages(row, subject.note)[:-1]) for row in rows]
+    config, plain = job.config, subject.plain if plain is None else plain
+    shots = {task: shot_rows(source, task)} if plain and task != "humaneval" else {}  # a program is its own prompt
+    how = asking(job, world, subject, plain=plain, shots=shots, num_shots=config.num_shots if plain else 0)
+    prompts = [chat_tasks.prompt_ids(task, rows, index, how) for index in range(len(rows))]
     longest = max((len(prompt) for prompt in prompts), default=1)
     return Problems(world, job.folder / "records", subject.tokenizer,
                     subject.language_model(config, longest + config.max_new_tokens), rows, prompts, stage or job.step, config.seed,
-                    config.max_new_tokens, config.batch_rows, lambda line: say(world, line),
-                    plain=subject.plain and isinstance(subject, HFSubject))  # our own base model is asked in chat format here too
+                    config.max_new_tokens, config.batch_rows, lambda line: say(world, line), task, plain, config.tool_timeout, how.workers)
+
+
+def shot_rows(source: DataSource, task: str) -> list[dict[str, Any]]:
+    """Rows with answers to show before a question: of the development split where there is one, never of the test split."""
+    splits = source.task_splits(task)
+    return source.task(task, "validation" if "validation" in splits else "train")
 
 
 def asking(job: Job, world: World, subject: Subject, **changes: Any) -> chat_tasks.Asking:
     """How an evaluation stage asks its model; `changes` replace single fields."""
     config = job.config
-    fields = dict(tokenizer=subject.tokenizer, make_language_model=lambda length: subject.language_model(config, length),
+    fields: dict[str, Any] = dict(tokenizer=subject.tokenizer, make_language_model=lambda length: subject.language_model(config, length),
                   scorer=subject.scorer, context=subject.context, stage=job.step, seed=config.seed,
                   max_new_tokens=config.max_new_tokens, batch_rows=config.batch_rows, tool_timeout=config.tool_timeout,
                   workers=max(1, (os.cpu_count() or 1) // world.size), plain=subject.plain,

@@ -1,6 +1,6 @@
-"""Step power_ablation: power sampling over a grid of (alpha, temperature, num_steps), with the baselines at equal cost.
+"""Step power_ablation: the power samplers over a grid of settings, with the baselines at equal cost.
 
-One trajectory of the largest num_steps serves every num_steps of its (alpha, temperature). Each point is a grandchild run.
+One trajectory of the largest num_steps serves every num_steps of its setting. Each point is a grandchild run.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas
 
+from nanolab import grid
 from nanolab.config import Job, PowerAblationConfig
 from nanolab.data.sources import open_source
 from nanolab.dist import World
@@ -17,55 +18,76 @@ from nanolab.evals.base import Record
 from nanolab.journal import Run
 from nanolab.report import plots
 from nanolab.samplers.power_mh import PowerSettings
-from nanolab.stages.models import load_subject, say, task_rows, word_problems
+from nanolab.samplers.power_rollout import RolloutSettings
+from nanolab.samplers.power_smc import SmcSettings
+from nanolab.stages.models import load_subject, problems_of, say, task_rows
 
-MAIN = (4.0, 0.7)  # the pair (alpha, temperature) that the baselines stand beside, where the grid has it
+MAIN = {"alpha": 4.0, "temperature": 0.7}  # the baselines stand beside this setting, where the grid has it
+SHORT = {"alpha": "alpha", "temperature": "T", "restart_prob": "restart", "num_blocks": "blocks"}
 
 
 def run(job: Job, world: World, run: Run) -> dict[str, Any]:
-    """Flat metrics: points, problems, and the best point's accuracy with its setting; data. The points are grandchild runs."""
+    """Flat metrics: points, problems, and the best power point's accuracy with its setting; data. The points are grandchild runs."""
     config, source, subject = job.config, open_source(job.study.data), load_subject(job, world)
-    rows = task_rows(source, run, "gsm8k", config.split, config.max_examples, config.subset)
-    problems = word_problems(job, world, subject, rows)
+    rows = task_rows(source, run, config.task, config.split, config.max_examples, config.subset if config.task == "gsm8k" else None)
+    problems = problems_of(job, world, subject, source, rows, config.task)
+    settings = grid.expand(config.grid, config)
     points: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
     series: list[dict[str, Any]] = []
-    settings = pairs(config)
-    for number, (alpha, temperature) in enumerate(settings, 1):
-        records = methods.power(problems, f"alpha={alpha:g} T={temperature:g}", power_settings(config, alpha, temperature),
-                                sorted(set(config.num_steps)))
-        accepted = acceptance_by_step(records)
-        series += [{"alpha": alpha, "temperature": temperature, "step": step, "acceptance": share} for step, share in accepted]
-        for steps in sorted(set(config.num_steps)):
-            points.append(power_point(run, alpha, temperature, steps, records, accepted))
-        say(world, f"[{number}/{len(settings)}] alpha {alpha:g}, T {temperature:g}: "
-                   + ", ".join(f"{p['accuracy']:.3f} after {p['num_steps']}" for p in points[-len(set(config.num_steps)):]))
-    others = baselines(run, world, problems, config, settings)
+    for number, point in enumerate(settings, 1):
+        if point["sampler"] == "power":
+            records = methods.power(problems, named(point, settings), power_settings(config, point), sorted(set(config.num_steps)))
+            accepted = acceptance_by_step(records)
+            series += [setting_of(point) | {"step": step, "acceptance": share} for step, share in accepted]
+            found = [power_point(run, named(point, settings), point, steps, records, accepted) for steps in sorted(set(config.num_steps))]
+            points += found
+        else:
+            found = [other_point(run, problems, config, point, named(point, settings))]
+            others += found
+        say(world, f"[{number}/{len(settings)}] {point['sampler']} {named(point, settings)}: "
+                   + ", ".join(f"{p['accuracy']:.3f} at {p['positions_per_problem']:.0f} positions" for p in found))
+    main = main_setting(settings)
+    others = baselines(run, world, problems, config, main) + others
     if world.rank == 0:
-        keep(run, job, points, others, series, MAIN if MAIN in settings else settings[0])
-    best = max(points, key=lambda point: point["accuracy"])
-    return {"points": len(points), "problems": len(rows), "best_accuracy": best["accuracy"], "best_alpha": best["alpha"],
-            "best_temperature": best["temperature"], "best_num_steps": best["num_steps"], "data": source.describe("gsm8k")}
+        keep(run, job, points, others, series, (main["alpha"], main["temperature"]))
+    best = max(points or others, key=lambda point: point["accuracy"])
+    metrics = {"points": len(points) + sum(point["sampler"] != "power" for point in settings), "problems": len(rows)}
+    metrics["best_accuracy"] = best["accuracy"]
+    metrics |= {f"best_{key}": best[key] for key in ("alpha", "temperature", "num_steps") if key in best}
+    return metrics | {"data": source.describe(config.task)}
 
 
-def pairs(config: PowerAblationConfig) -> list[tuple[float, float]]:
-    """Every (alpha, temperature) of the grid once, in its order."""
-    found = [(alpha, temperature) for part in config.grid for alpha in part["alpha"] for temperature in part["temperature"]]
-    return list(dict.fromkeys(found))
+def main_setting(settings: list[dict[str, Any]]) -> dict[str, Any]:
+    """The setting that the baselines stand beside: the first one like MAIN, else the first."""
+    return next((point for point in settings if all(point[key] == value for key, value in MAIN.items())), settings[0])
 
 
-def power_settings(config: PowerAblationConfig, alpha: float, temperature: float) -> PowerSettings:
+def setting_of(point: dict[str, Any]) -> dict[str, Any]:
+    """A grid point's settings without its sampler."""
+    return {key: value for key, value in point.items() if key != "sampler"}
+
+
+def named(point: dict[str, Any], settings: list[dict[str, Any]]) -> str:
+    """"alpha=4 T=0.7", and every other setting in which the grid's points of this sampler differ."""
+    own = [other for other in settings if other["sampler"] == point["sampler"]]
+    keys = [key for key in setting_of(point) if key in MAIN or len({other[key] for other in own}) > 1]
+    start = [] if point["sampler"] == "power" else [point["sampler"]]
+    return " ".join(start + [f"{SHORT.get(key, key)}={point[key]:g}" for key in keys])
+
+
+def power_settings(config: PowerAblationConfig, point: dict[str, Any]) -> PowerSettings:
     """The trajectory that is read at every num_steps."""
-    return PowerSettings(alpha=alpha, num_steps=max(config.num_steps), temperature=temperature, top_k=config.top_k,
-                         max_new_tokens=config.max_new_tokens, restart_prob=config.restart_prob, num_blocks=config.num_blocks)
+    return PowerSettings(num_steps=max(config.num_steps), top_k=config.top_k, max_new_tokens=config.max_new_tokens, **setting_of(point))
 
 
 def acceptance_by_step(records: list[Record]) -> list[tuple[int, float]]:
-    """(step from 1, share of the problems whose proposal was accepted at it)."""
-    steps = max(len(record["accepted"]) for record in records)
-    return [(step + 1, sum(record["accepted"][step] for record in records) / len(records)) for step in range(steps)]
+    """(step of the last block from 1, share of the problems whose proposal was accepted at it)."""
+    decisions = [[one["accepted"] for one in methods.last_block(record["chains"][0])] for record in records]
+    return [(step, sum(accepted) / len(accepted)) for step, accepted in enumerate(zip(*decisions, strict=True), 1)]
 
 
-def power_point(run: Run, alpha: float, temperature: float, steps: int, records: list[Record],
+def power_point(run: Run, name: str, point: dict[str, Any], steps: int, records: list[Record],
                 accepted: list[tuple[int, float]]) -> dict[str, Any]:
     """The point of a trajectory after `steps` steps: recorded as a grandchild run, and given as a row for the figures."""
     state = methods.state_records(records, steps)
@@ -73,18 +95,32 @@ def power_point(run: Run, alpha: float, temperature: float, steps: int, records:
     share = methods.acceptance(state)
     if share is not None:
         values["acceptance"] = share
-    setting = {"method": "power", "alpha": alpha, "temperature": temperature, "num_steps": steps}
-    with run.point(f"alpha={alpha:g} T={temperature:g} steps={steps}", setting) as point:
-        point.metrics(values)
+    setting = {"method": "power", **setting_of(point), "num_steps": steps}
+    with run.point(f"{name} steps={steps}", setting) as child:
+        child.metrics(values)
         for step, rate in accepted[:steps]:
-            point.metrics({"acceptance_by_step": rate}, step)
+            child.metrics({"acceptance_by_step": rate}, step)
+    return setting | values
+
+
+def other_point(run: Run, problems: methods.Problems, config: PowerAblationConfig, point: dict[str, Any], name: str) -> dict[str, Any]:
+    """A point of sequential Monte Carlo or of the rollout sampler: a grandchild run, and a row with n = particles or rollouts."""
+    common = dict(top_k=config.top_k, max_new_tokens=config.max_new_tokens, **setting_of(point))
+    if point["sampler"] == "smc":
+        n, records = point["particles"], methods.smc(problems, name, SmcSettings(**common))
+    else:
+        n, records = point["rollouts"], methods.rollout(problems, name, RolloutSettings(**common))
+    setting = {"method": point["sampler"], "n": n, **setting_of(point)}
+    values = methods.summary(records)
+    with run.point(name, setting) as child:
+        child.metrics(values)
     return setting | values
 
 
 def baselines(run: Run, world: World, problems: methods.Problems, config: PowerAblationConfig,
-              settings: list[tuple[float, float]]) -> list[dict[str, Any]]:
-    """Greedy, T = 1/alpha, plain, best-of-n and majority at the main pair's temperature, as rows {method, n, temperature, ...}."""
-    alpha, temperature = MAIN if MAIN in settings else settings[0]
+              main: dict[str, Any]) -> list[dict[str, Any]]:
+    """Greedy, T = 1/alpha, plain, best-of-n and majority at the main setting's temperature, as rows {method, n, temperature, ...}."""
+    alpha, temperature = main["alpha"], main["temperature"]
     samples = methods.several(problems, "samples", temperature, config.top_k, max(config.best_of))
     found = [("greedy", 1, 0.0, methods.single(problems, "greedy", 0.0, None)),
              ("low_temperature", 1, 1 / alpha, methods.single(problems, "low_temperature", 1 / alpha, config.top_k)),
@@ -103,12 +139,13 @@ def baselines(run: Run, world: World, problems: methods.Problems, config: PowerA
 
 
 def keep(run: Run, job: Job, points: list[dict], others: list[dict], series: list[dict], main: tuple[float, float]) -> None:
-    """The table of all points and the four figures with their data."""
+    """The table of all points and the figures with their data."""
     path = job.folder / "ablation.csv"
     pandas.DataFrame([*points, *others]).to_csv(path, index=False)
     run.artifact(path)
-    drawn = {"accuracy_by_alpha": plots.accuracy_by_alpha(points), "accuracy_by_steps": plots.accuracy_by_steps(points),
-             "accuracy_by_positions": plots.accuracy_by_positions(points, others, main)}
+    drawn = {"accuracy_by_positions": plots.accuracy_by_positions(points, others, main)}
+    if points:
+        drawn |= {"accuracy_by_alpha": plots.accuracy_by_alpha(points), "accuracy_by_steps": plots.accuracy_by_steps(points)}
     if series:
         drawn["acceptance_by_step"] = plots.acceptance_by_step(series)
     for name, (figure, data) in drawn.items():

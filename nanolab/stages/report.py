@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,16 @@ from nanolab import tracking
 from nanolab.config import Job
 from nanolab.files import write_atomic
 from nanolab.journal import Run
-from nanolab.report import collect, markdown, plots
+from nanolab.report import collect, markdown, plots, power_plots
 
 TRAINING = {"base_train": "Base model training", "mid_train": "Midtraining", "sft": "Chat SFT"}
 ABLATION = {"accuracy_by_alpha": "Accuracy against alpha", "accuracy_by_steps": "Accuracy against num_steps",
             "accuracy_by_positions": "Accuracy against forwarded positions", "acceptance_by_step": "Acceptance by step"}
+
+
+# what a power evaluation drew itself, from records that MLflow does not hold
+RECORDED = {"acceptance_by_cut": "Acceptance by the place of the cut", "log_p_trajectories": "log p by step",
+            "log_p_reliability": "Accuracy by log p"}
 
 
 def run(job: Job, run: Run) -> dict[str, Any]:
@@ -25,14 +31,22 @@ def run(job: Job, run: Run) -> dict[str, Any]:
 def compile_report(parent: str, folder: Path, run: Run, title: str) -> dict[str, Any]:
     """The report of execution `parent` in `folder`."""
     values = collect.collect(parent) | {"title": title, "figures": {}}
-    for step, name, caption, (figure, data) in draw(parent):
-        path = folder / "figures" / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
+    figures = folder / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+
+    def show(step: str, caption: str, path: Path) -> None:
+        for file in (path, path.with_suffix(".csv")):
+            if file.exists():
+                run.artifact(file, "figures")
+        values["figures"].setdefault(step, []).append({"caption": caption, "path": f"figures/{path.name}"})
+
+    for step, name, caption, (figure, data) in [*draw(parent), *draw_power(values)]:
+        path = figures / f"{name}.png"
         path.write_bytes(plots.png(figure))
         data.to_csv(path.with_suffix(".csv"), index=False)
-        run.artifact(path, "figures")
-        run.artifact(path.with_suffix(".csv"), "figures")
-        values["figures"].setdefault(step, []).append({"caption": caption, "path": f"figures/{name}.png"})
+        show(step, caption, path)
+    for step, name, caption in copy_recorded(parent, figures):
+        show(step, caption, figures / name)
     report = folder / "report.md"
     write_atomic(report, markdown.render(values))
     run.artifact(report)
@@ -59,3 +73,35 @@ def draw(parent: str) -> list[tuple[str, str, str, tuple]]:
             figures["acceptance_by_step"] = plots.acceptance_by_step(series)
         drawn += [("power_ablation", name, ABLATION[name], figure) for name, figure in figures.items()]
     return drawn
+
+
+def draw_power(values: dict[str, Any]) -> list[tuple[str, str, str, tuple]]:
+    """(section, file name, caption, (figure, data)) of what compares power evaluations with each other, where there is what to compare."""
+    drawn = []
+    problems = [row for row in values["sharpening"] if row["task"] == "gsm8k"]
+    if len({row["model"] for row in problems}) > 1:
+        drawn.append(("sharpening", "methods_by_model", "Sharpening against training", power_plots.methods_by_model(problems)))
+    rows = collect.pass_at_k(values["steps"])
+    if len(rows) > 1:
+        code = len({row["task"] for row in rows}) > 1  # then a label says the task where it is not word problems
+        label = markdown.MODEL_LABELS
+        lines = [row | {"method": f"{label.get(row['model'], row['model'])}, {markdown.METHOD_LABELS.get(row['method'], row['method'])}"
+                                  + (", code" if code and row["task"] == "humaneval" else "")} for row in rows]
+        place = "sharpening" if values["sharpening"] else "power_eval"
+        drawn.append((place, "pass_at_k", "Chance that one of k samples is right", power_plots.pass_at_k(lines)))
+    return drawn
+
+
+def copy_recorded(parent: str, figures: Path) -> list[tuple[str, str, str]]:
+    """(step, file name, caption) of the figures that power evaluations recorded, copied into `figures` with their data."""
+    copied = []
+    runs = collect.step_runs(parent)
+    for step in collect.power_steps(runs):
+        names = tracking.artifact_names(runs[step].id, "plots")
+        for name, caption in RECORDED.items():
+            if f"plots/{name}.png" not in names:
+                continue
+            for file in {f"plots/{name}.png", f"plots/{name}.csv"} & set(names):
+                shutil.copyfile(tracking.artifact(runs[step].id, file), figures / f"{step}_{Path(file).name}")
+            copied.append((step, f"{step}_{name}.png", caption))
+    return copied

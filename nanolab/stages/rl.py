@@ -7,17 +7,18 @@ from typing import Any
 
 import torch
 
-from nanolab import checkpoint, scheduler
+from nanolab import checkpoint
 from nanolab.config import Job
 from nanolab.data import chat
-from nanolab.data.sources import open_source
+from nanolab.data.sources import DataSource, open_source
 from nanolab.dist import World, barrier, sum_over_ranks, with_dtype
 from nanolab.evals import methods
 from nanolab.evals.base import Record
 from nanolab.evals.chat_tasks import grade_problem
 from nanolab.journal import Run
 from nanolab.model import optim, scaling
-from nanolab.stages.models import Subject, load_subject, say, task_rows, word_problems
+from nanolab.samplers import baselines
+from nanolab.stages.models import Subject, load_subject, problems_of, say, task_rows
 from nanolab.training import grpo
 
 
@@ -29,9 +30,9 @@ def run(job: Job, world: World, run: Run) -> dict[str, Any]:
     world = with_dtype(world, config.dtype)
     test = task_rows(source, run, "gsm8k", "test", config.max_examples)
     train = task_rows(source, run, "gsm8k", "train", None)
-    before = answers(job, world, subject, test, "before")
+    before = answers(job, world, subject, source, test, "before")
     rewards = train_policy(job, world, run, subject, train)
-    after = answers(job, world, subject, test, "after")
+    after = answers(job, world, subject, source, test, "after")
     metrics: dict[str, Any] = {"status": "finished", "steps": config.steps}
     metrics |= {"reward_first": mean(rewards[:3]), "reward_last": mean(rewards[-3:])}
     for way in before:
@@ -45,9 +46,10 @@ def run(job: Job, world: World, run: Run) -> dict[str, Any]:
     return metrics | {"data": source.describe("gsm8k")}
 
 
-def answers(job: Job, world: World, subject: Subject, rows: list[dict[str, Any]], when: str) -> dict[str, list[Record]]:
+def answers(job: Job, world: World, subject: Subject, source: DataSource, rows: list[dict[str, Any]], when: str,
+            ) -> dict[str, list[Record]]:
     """Graded answers of the model as it is now: greedy and at temperature 1, by the same random numbers before and after."""
-    problems = word_problems(job, world, subject, rows, f"{job.step}/test")
+    problems = problems_of(job, world, subject, source, rows, stage=f"{job.step}/test", plain=False)
     subject.model.eval()
     return {"greedy": methods.single(problems, f"{when}_greedy", 0.0, None),
             "sampled": methods.single(problems, f"{when}_sampled", 1.0, None)}
@@ -99,7 +101,7 @@ def collect(job: Job, world: World, subject: Subject, rows: list[dict[str, Any]]
     total = 0.0
     if mine:
         language_model = subject.language_model(config, max(map(len, prompts)) + config.max_new_tokens)
-        groups = scheduler.generate(
+        groups = baselines.generate(
             language_model, prompts, temperature=config.temperature, top_k=None, max_new_tokens=config.max_new_tokens,
             seed=config.seed, stage=f"{job.step}/update {update}", samples_per_prompt=config.group_size, batch_rows=config.batch_rows,
             examples=[place for place, _ in mine])

@@ -1,5 +1,6 @@
 """Intervals and paired tests against published values; the runner resumes by example and ignores the number of ranks."""
 
+import itertools
 import json
 import os
 import socket
@@ -34,6 +35,20 @@ def test_mcnemar_is_the_exact_two_sided_sign_test(gained, lost, p):
     second = [True] * gained + [False] * lost + [True, False] * 50
     assert base.mcnemar(first, second) == pytest.approx(p, rel=1e-3)
     assert base.mcnemar(second, first) == pytest.approx(p, rel=1e-3)
+
+
+def test_pass_at_k_is_the_share_of_all_subsets_with_a_right_sample():
+    for n in range(1, 8):
+        for c, k in itertools.product(range(n + 1), range(1, n + 1)):
+            subsets = list(itertools.combinations([True] * c + [False] * (n - c), k))
+            assert base.pass_at_k(n, c, k) == pytest.approx(sum(map(any, subsets)) / len(subsets), abs=1e-15)
+
+
+def test_pass_at_k_keeps_its_digits_for_many_samples():
+    assert base.pass_at_k(100_000, 1, 3) == 3e-5
+    assert base.pass_at_k(2000, 1000, 1) == 0.5 and base.pass_at_k(2000, 1000, 1001) == 1.0 and base.pass_at_k(2000, 0, 2000) == 0.0
+    with pytest.raises(AssertionError, match="3 of 2"):
+        base.pass_at_k(2, 3, 1)
 
 
 def test_a_result_has_its_flat_metrics_and_centred_score():

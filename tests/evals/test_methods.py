@@ -1,5 +1,7 @@
 """Methods compared on the same problems: paired draws, what n samples choose and cost, trajectories read at every step."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -7,6 +9,8 @@ from nanolab.data.tokenizer import Tokenizer
 from nanolab.dist import World
 from nanolab.evals import methods
 from nanolab.samplers.power_mh import PowerSettings
+from nanolab.samplers.power_rollout import RolloutSettings
+from nanolab.samplers.power_smc import SmcSettings
 
 WORLD = World(0, 1, torch.device("cpu"), torch.float32)
 TOKENIZER = Tokenizer([bytes([i]) for i in range(256)])
@@ -64,6 +68,20 @@ def problems(folder, **changes):
     return methods.Problems(**fields | changes)
 
 
+SAMPLERS = {
+    "power": lambda asked, name: methods.power(asked, name, SETTINGS, chains=2),
+    "smc": lambda asked, name: methods.smc(asked, name, SmcSettings(alpha=4.0, particles=5, max_new_tokens=8, ess_threshold=0.9)),
+    "rollout": lambda asked, name: methods.rollout(asked, name, RolloutSettings(alpha=4.0, max_new_tokens=8, rollouts=2, horizon=3)),
+}
+
+
+def without_positions(value):
+    """A record without its costs: which of two chains pays for their shared prompt depends on the batch."""
+    if isinstance(value, dict):
+        return {key: without_positions(one) for key, one in value.items() if key != "positions"}
+    return [without_positions(one) for one in value] if isinstance(value, list) else value
+
+
 def test_a_plain_sample_is_the_first_state_of_its_power_chain(tmp_path):
     samples = methods.several(problems(tmp_path), "samples", 0.7, 50, 5)
     chains = methods.power(problems(tmp_path), "power", SETTINGS, [0, 2, 4])
@@ -77,20 +95,21 @@ def test_a_trajectory_read_early_equals_a_shorter_run(tmp_path):
     long = methods.power(problems(tmp_path), "long", SETTINGS, [0, 2, 4])
     short = methods.power(problems(tmp_path), "short", PowerSettings(**{**vars(SETTINGS), "num_steps": 2}))
     read = methods.state_records(long, 2)
-    for key in ("text", "passed", "log_p", "positions", "accepted"):
+    for key in ("text", "passed", "log_p", "positions"):
         assert [r[key] for r in read] == [r[key] for r in short]
+    assert [r["accepted"] for r in read] == [[step["accepted"] for step in r["chains"][0]["steps"]] for r in short]
     last = methods.state_records(long, 4)
     assert [r["text"] for r in last] == [r["text"] for r in long] and [r["positions"] for r in last] == [r["positions"] for r in long]
-    assert methods.acceptance(long) == sum(sum(r["accepted"]) for r in long) / (4 * len(ROWS))
+    assert methods.acceptance(last) == sum(sum(r["accepted"]) for r in last) / (4 * len(ROWS))
 
 
 @pytest.mark.parametrize("change", [{"batch_rows": 1}, {"batch_rows": 64}])
 def test_results_do_not_depend_on_the_batch(tmp_path, change):
-    for name in ("power", "samples", "single"):
+    for name in ("power", "smc", "rollout", "samples", "single"):
         def records(folder, name=name, **changes):
             asked = problems(folder, **changes)
-            if name == "power":
-                return methods.power(asked, name, SETTINGS)
+            if name in SAMPLERS:
+                return without_positions(SAMPLERS[name](asked, name))
             return methods.several(asked, name, 0.7, 50, 3) if name == "samples" else methods.single(asked, name, 0.7, 50)
 
         assert records(tmp_path / "a") == records(tmp_path / "b", **change)
@@ -121,3 +140,64 @@ def test_a_summary_has_its_interval_cost_and_paired_test():
     values = methods.summary(records, other)
     assert values["accuracy"] == 18 / 40 and values["low"] < 18 / 40 < values["high"] and values["positions_per_problem"] == 119.5
     assert values["p_value"] == pytest.approx(2 / 2**16)
+
+
+def test_every_chains_life_can_be_read(tmp_path):
+    """A record tells each step's cut, proposal, log p and decision, and they agree with the states."""
+    records = methods.power(problems(tmp_path), "power", SETTINGS, chains=3)
+    for record in records:
+        assert len(record["chains"]) == 3 and record["text"] == record["chains"][0]["text"]
+        assert record["most_likely"]["log_p"] == max(record["chains"][0]["log_p_by_step"])
+        for chain in record["chains"]:
+            assert len(chain["steps"]) == 4 and len(chain["log_p_by_step"]) == 5 and chain["log_p_by_step"][-1] == chain["log_p"]
+            states = chain["log_p_by_step"]
+            for step, before, after in zip(chain["steps"], states[:-1], states[1:], strict=True):
+                assert 0 <= step["cut"] < step["of"]
+                assert after == pytest.approx(step["log_p"] if step["accepted"] else before)
+                assert step["accepted"] == (not step["early_rejected"] and step["log_u"] <= step["log_ratio"])
+                assert not step["moved"] or step["accepted"]
+    assert any(step["accepted"] for record in records for step in record["chains"][0]["steps"])
+    chosen = methods.most_likely(records)
+    assert [r["index"] for r in chosen] == list(range(len(ROWS))) and all("passed" in r for r in chosen)
+
+
+def test_independent_chains_vote(tmp_path):
+    records = methods.power(problems(tmp_path), "power", SETTINGS, chains=3)
+    for record, voted in zip(records, methods.majority(records, 3, "chains"), strict=True):
+        answers = [chain["answer"] for chain in record["chains"]]
+        assert answers.count(voted["answer"]) == max(map(answers.count, answers))
+        assert voted["passed"] == (voted["answer"] == record["expected"])
+        assert voted["positions"] == sum(chain["positions"] for chain in record["chains"])
+    assert any(len({chain["text"] for chain in record["chains"]}) > 1 for record in records)
+
+
+def test_the_other_power_samplers_prefer_the_likely_answer(tmp_path):
+    """p^4 of the digit's law (2, 1, 1.5) is nearly all on 1: both samplers answer it where a plain sample mostly does not."""
+    plain = methods.several(problems(tmp_path), "samples", 1.0, 50, 1)
+    for name in ("smc", "rollout"):
+        records = SAMPLERS[name](problems(tmp_path), name)
+        share = sum(record["answer"] == "1" for record in records) / len(records)
+        assert share >= 0.75 > sum(record["answer"] == "1" for record in plain) / len(plain)
+        assert all(record["positions"] > PROMPT for record in records)
+    again = methods.smc(problems(tmp_path), "smc", SmcSettings(alpha=4.0, particles=5, max_new_tokens=8))
+    assert [r["text"] for r in again] == [r["text"] for r in SAMPLERS["smc"](problems(tmp_path), "smc")]  # read back, not drawn again
+
+
+def test_programs_are_graded_by_their_tests_and_each_is_run_once(tmp_path, monkeypatch):
+    rows = [{"prompt": "def f():\n", "test": "def check(candidate):\n    assert candidate() == 1\n", "entry_point": "f"}] * 3
+    ran = []
+
+    def run_many(sources, timeout, workers):
+        ran.extend(sources)
+        return [SimpleNamespace(passed="####1" in source, error=None) for source in sources]
+
+    monkeypatch.setattr(methods.sandbox, "run_many", run_many)
+    asked = problems(tmp_path, rows=rows, task="humaneval")
+    records = methods.several(asked, "samples", 1.0, 50, 6)
+    assert {sample["passed"] for record in records for sample in record["samples"]} == {True, False}
+    for record in records:
+        for sample in record["samples"]:
+            assert sample["passed"] == ("####1" in sample["text"]) and sample["answer"] == sample["text"].strip()
+        voted = methods.majority([record], 6)[0]
+        assert voted["passed"] == ("####1" in voted["answer"])
+    assert len(ran) == len({(record["index"], sample["text"]) for record in records for sample in record["samples"]})

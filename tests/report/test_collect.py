@@ -17,7 +17,7 @@ from nanolab.stages import report as report_stage
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 # settings of ours that the reference does not print; each is an extra line, which appears only with its value
-NOT_IN_REFERENCE = ("restart_prob", "num_blocks", "best_of", "low_temperature")
+NOT_IN_REFERENCE = ("restart_prob", "num_blocks", "best_of", "low_temperature", "chains")
 
 
 @pytest.fixture
@@ -158,4 +158,96 @@ def test_notebooks_show_what_a_step_recorded_and_say_what_it_did_not(ablation):
     assert view.table(result, "power_ablation", "absent.json").empty
     assert "recorded no plots/absent.png" in view.artifact(result, "power_ablation", "plots/absent.png").data
     methods = view.methods(result, "power_ablation")["accuracy"]
-    assert methods["power"] == 0.5 and methods["greedy"] == 0.25 and methods.isna()["majority"]
+    assert methods["power"] == 0.5 and methods["greedy"] == 0.25 and "majority" not in methods
+
+
+def test_grid_points_of_several_samplers_and_settings_are_kept_apart(store):
+    parent = open_execution()
+    grid = log_step(parent, "power_ablation", {"points": 2})
+    now = round(time.time() * 1000)
+    for restart in (0.0, 0.5):
+        point = tracking.open_point(grid, f"restart={restart}", now)
+        tracking.log_params(point, {"method": "power", "alpha": 4.0, "temperature": 0.7, "num_steps": 2, "restart_prob": restart,
+                                    "num_blocks": 1, "n": None})
+        tracking.log_metrics(point, {"accuracy": 0.4, "positions_per_problem": 90.0})
+        tracking.log_curves(point, [("acceptance_by_step", restart, now, step) for step in (1, 2)])
+    for method, n, alpha in (("chain_vote", 4, 4.0), ("smc", 8, 4.0), ("smc", 4, 4.0), ("smc", 4, 2.0), ("greedy", None, None)):
+        point = tracking.open_point(grid, f"{method} {n} {alpha}", now)
+        tracking.log_params(point, {"method": method, "alpha": alpha} | ({"n": n, "temperature": 0.7} if n else {}))
+        tracking.log_metrics(point, {"accuracy": 0.5, "positions_per_problem": 90.0})
+    points, baselines, series = collect.grid_points(collect.step_runs(parent)["power_ablation"])
+    assert [(point["restart_prob"], point["num_blocks"]) for point in points] == [(0.0, 1.0), (0.5, 1.0)]
+    assert [(row["method"], row.get("alpha"), row["n"]) for row in baselines] == [
+        ("greedy", None, 1), ("smc", 2.0, 4), ("smc", 4.0, 4), ("smc", 4.0, 8), ("chain_vote", 4.0, 4)]
+    assert [(row["restart_prob"], row["step"], row["acceptance"]) for row in series] == [
+        (0.0, 1, 0), (0.0, 2, 0), (0.5, 1, 0.5), (0.5, 2, 0.5)]
+
+
+def power_values(accuracy, task="gsm8k", **more):
+    counts = {"passed": 40.0, "total": 100.0, "low": 0.3, "high": 0.5, "positions_per_problem": 900.0}
+    greedy = {f"greedy/{key}": value for key, value in {**counts, "accuracy": accuracy - 0.1, "p_value": 0.01}.items()}
+    return {task: accuracy, **counts, **greedy, "plain/pass_at_1": accuracy - 0.15, "plain/pass_at_4": accuracy + 0.2,
+            "power/pass_at_1": accuracy, **more}
+
+
+@pytest.fixture
+def laboratory(store):
+    """An execution with power evaluations of three models and one of code, of which one recorded its own figures."""
+    parent = open_execution(environment.unknown())
+    run_id = log_step(parent, "power_eval", power_values(0.4, effective_moves=0.3), {"source": "sft", "chains": 4})
+    for name, source, accuracy in (("rl", "rl", 0.5), ("base", "base", 0.2)):
+        log_step(parent, f"power_eval_{name}", power_values(accuracy), {"source": source})
+    code = log_step(open_execution(), "power_eval_code", power_values(0.3, "humaneval"), {"source": "sft"})
+    tracking.set_tag(parent, "reused.power_eval_code", code)
+    for name, content in (("acceptance_by_cut.png", "cut"), ("acceptance_by_cut.csv", "place\n"), ("log_p_trajectories.png", "path"),
+                          ("something_else.png", "other")):
+        tracking.client().log_text(run_id, content, f"plots/{name}")
+    return parent
+
+
+def test_steps_that_the_configuration_does_not_know_are_collected_too(store):
+    parent = open_execution()
+    tracking.set_tag(parent, "reused.power_eval_earlier", log_step(open_execution(), "power_eval_earlier", {"gsm8k": 0.25}))
+    log_step(parent, "power_eval_novel", {"gsm8k": 0.5}, seconds=7.0)
+    log_step(parent, "power_eval_failed", {"gsm8k": 0.5}, status="FAILED")
+    log_step(parent, "sft", {"loss": 2.0})
+    assert "power_eval_novel" not in STEPS
+    found = collect.collect(parent)
+    assert list(found["steps"]) == ["sft", "power_eval_earlier", "power_eval_novel"]
+    assert found["wall_clock_seconds"] == pytest.approx(9.0)
+
+
+def test_sharpening_rows_pair_every_model_with_every_method_it_has(laboratory):
+    rows = collect.collect(laboratory)["sharpening"]
+    assert [(row["model"], row["task"], row["method"], round(row["accuracy"], 2), row["p_value"]) for row in rows] == [
+        ("base", "gsm8k", "greedy", 0.1, None), ("base", "gsm8k", "power", 0.2, 0.01), ("sft", "gsm8k", "greedy", 0.3, None),
+        ("sft", "gsm8k", "power", 0.4, 0.01), ("rl", "gsm8k", "greedy", 0.4, None), ("rl", "gsm8k", "power", 0.5, 0.01),
+        ("sft", "humaneval", "greedy", 0.2, None), ("sft", "humaneval", "power", 0.3, 0.01)]
+
+
+def test_one_power_evaluation_alone_has_nothing_to_be_held_against(store):
+    parent = open_execution()
+    log_step(parent, "power_eval", power_values(0.4), {"source": "sft"})
+    found = collect.collect(parent)
+    assert found["sharpening"] == [] and "Sharpening" not in markdown.render(found)
+    assert [(row["method"], row["k"]) for row in collect.pass_at_k(found["steps"])] == [("power", 1), ("plain", 1), ("plain", 4)]
+
+
+def test_the_report_of_a_laboratory_has_its_sections_and_every_figure(laboratory, tmp_path):
+    with Run(tmp_path) as run:
+        report_stage.compile_report(laboratory, tmp_path, run, "A title")
+    text = (tmp_path / "report.md").read_text()
+    assert "## Power sampling evaluation base\n- source: base\n" in text
+    assert "- convergence: not judged: " in text
+    assert "| RL | GSM8K | power | 0.5000 | 40 of 100 | 0.3000 to 0.5000 | 900.0 | 0.01 |" in text
+    linked = [line.split("(")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")]
+    assert linked == ["figures/power_eval_acceptance_by_cut.png", "figures/power_eval_log_p_trajectories.png",
+                      "figures/methods_by_model.png", "figures/pass_at_k.png"]
+    figures = tmp_path / "figures"
+    assert (figures / "power_eval_acceptance_by_cut.png").read_text() == "cut"
+    assert (figures / "power_eval_acceptance_by_cut.csv").read_text() == "place\n"
+    assert len((figures / "methods_by_model.csv").read_text().splitlines()) == 1 + 6  # word problems only
+    lines = (figures / "pass_at_k.csv").read_text()
+    assert '"SFT, plain sample",4,' in lines and '"SFT, power, code",1,' in lines and len(lines.splitlines()) == 1 + 12
+    recorded = {path.name for path in (tmp_path / "artifacts" / "figures").iterdir()}
+    assert recorded == {path.name for path in figures.iterdir()} and "something_else.png" not in str(recorded)

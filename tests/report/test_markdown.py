@@ -77,6 +77,67 @@ def test_extra_lines_follow_the_reference_lines_and_data_is_last(values):
     assert lines[-1] == "- data: embedded"
 
 
+MIXING = {"acceptance": 0.5, "effective_moves": 0.4, "early_rejected": 0.25, "chains": 4.0, "autocorrelation_1": 0.625,
+          "effective_sample_size": 3.25, "log_p_drift": 1.234, "log_p_drift_se": 0.1, "r_hat": 1.42, "converged": 0.0}
+
+
+def test_diagnostics_are_shown_with_the_sentence_that_says_what_they_mean(values):
+    before = section(markdown.render(values), "Power sampling evaluation").strip().splitlines()
+    values["steps"]["power_eval"].update({**MIXING, "power/pass_at_1": 0.3, "power/pass_at_4": 0.5, "plain/pass_at_10": 0.6,
+                                          "plain/pass_at_2": 0.25, "plain/pass_at_2_low": 0.2})
+    lines = section(markdown.render(values), "Power sampling evaluation").strip().splitlines()
+    assert lines[:17] == before
+    assert lines[17:] == [
+        "- acceptance: 0.500", "- effective moves: 0.400", "- early rejected: 0.250", "- chains: 4",
+        "- autocorrelation of log p at lag 1: 0.625", "- effective sample size of a chain: 3.2", "- log p drift, nats: 1.234",
+        "- log p drift, standard error: 0.100", "- R-hat: 1.42",
+        "- convergence: not converged: log p still rises by 1.23 +- 0.10 nats (standard error) over the second half of the steps; "
+        "R-hat 1.42 over 4 chains",
+        "- power pass@k: 0.3000 at k = 1, 0.5000 at k = 4", "- plain sample pass@k: 0.2500 at k = 2, 0.6000 at k = 10"]
+    values["steps"]["power_eval"]["r_hat"] = 1.7976931348623157e308
+    assert "- R-hat: infinite\n" in markdown.render(values)
+
+
+def test_other_power_evaluations_follow_in_the_order_of_training_then_sharpening(values):
+    power = values["steps"]["power_eval"]
+    for name in ("zebra", "code", "rl", "base", "mid"):
+        values["steps"][f"power_eval_{name}"] = {**power, "source": name}
+    code = values["steps"]["power_eval_code"]
+    code["humaneval"] = code.pop("gsm8k")
+    code.update({"low": 0.07, "high": 0.1})
+    values["sharpening"] = [{"model": "sft", "task": "gsm8k", "method": method, "accuracy": 0.25, "passed": 10.0, "total": 40.0,
+                             "low": 0.1419, "high": 0.4019, "positions_per_problem": 90.25, "p_value": p_value}
+                            for method, p_value in (("greedy", None), ("power", 0.03125))]
+    values["figures"] = {"sharpening": [{"caption": "c", "path": "figures/methods_by_model.png"}],
+                         "power_eval_rl": [{"caption": "cut", "path": "figures/cut.png"}]}
+    report = markdown.render(values)
+    headings = [line[3:] for line in report.splitlines() if line.startswith("## ")]
+    start = headings.index("Power sampling evaluation")
+    assert headings[start + 1:start + 8] == [*(f"Power sampling evaluation {name}" for name in ("base", "mid", "rl", "code", "zebra")),
+                                             "Sharpening against training", "Chat RL"]
+    lines = section(report, "Power sampling evaluation code").splitlines()
+    assert "- HumanEval: 0.0875" in lines and "- HumanEval 95% interval: 0.0700 to 0.1000" in lines
+    assert not any("GSM8K" in line for line in lines)
+    assert section(report, "Power sampling evaluation rl").endswith("\n\n![cut](figures/cut.png)\n")
+    assert section(report, "Sharpening against training").strip().splitlines()[1:] == [
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| SFT | GSM8K | greedy | 0.2500 | 10 of 40 | 0.1419 to 0.4019 | 90.2 | - |",
+        "| SFT | GSM8K | power | 0.2500 | 10 of 40 | 0.1419 to 0.4019 | 90.2 | 0.0312 |", "",
+        "![c](figures/methods_by_model.png)"]
+
+
+def test_the_grid_has_columns_for_restarts_and_blocks_only_where_they_vary(values):
+    point = {"method": "power", "alpha": 4.0, "temperature": 0.7, "restart_prob": 0.5, "num_blocks": "1", "num_steps": 10, "accuracy": 0.5}
+    smc = {"method": "smc", "alpha": 4.0, "temperature": 0.7, "n": 16, "accuracy": 0.4}
+    values["steps"]["power_ablation"] = {"points": [point], "baselines": [smc]}
+    report = markdown.render(values)
+    assert "| power | 4.0 | 0.7 | 10 | - | 0.5000 |" in report and "| SMC | 4.0 | 0.7 | - | 16 | 0.4000 |" in report
+    values["steps"]["power_ablation"]["points"].append({**point, "num_blocks": "4"})
+    report = markdown.render(values)
+    assert "| method | alpha | T | blocks | steps |" in report and "| power | 4.0 | 0.7 | 4 | 10 | - |" in report
+    assert "| SMC | 4.0 | 0.7 | - | - | 16 |" in report
+
+
 def test_a_task_with_counts_gets_its_interval_after_the_reference_lines(values):
     values["steps"]["chat_eval_sft"].update({"mmlu/n": 200.0, "mmlu/passed": 75.0, "mmlu/low": 0.3109, "mmlu/high": 0.4438,
                                              "mmlu/chance": 0.25})

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from nanolab.report import plots
+from nanolab.report import canvas, plots
 
 POINTS = [{"alpha": alpha, "temperature": temperature, "num_steps": steps, "accuracy": 0.3 + 0.02 * steps + 0.01 * alpha, "passed": 40,
            "total": 100, "low": 0.25, "high": 0.6, "acceptance": 0.5, "positions_per_problem": 95 + 40 * steps}
@@ -12,6 +12,9 @@ POINTS = [{"alpha": alpha, "temperature": temperature, "num_steps": steps, "accu
 BASELINES = [{"method": method, "n": n, "accuracy": 0.4, "passed": 40, "total": 100, "low": 0.3, "high": 0.5,
               "positions_per_problem": 95.0 * n}
              for method, n in (("greedy", 1), ("plain", 1), ("low_temperature", 1), ("best_of", 2), ("best_of", 8), ("majority", 8))]
+SAMPLERS = [{"method": method, "n": n, "alpha": 4.0, "temperature": 0.7, "num_steps": steps, "accuracy": 0.45, "passed": 45, "total": 100,
+             "low": 0.35, "high": 0.55, "positions_per_problem": 500.0}
+            for method, n, steps in (("smc", 8, None), ("rollout", 4, None), ("chain_vote", 4, 10), ("most_likely", 1, 10))]
 SERIES = [{"alpha": 4.0, "temperature": 0.7, "step": step, "acceptance": 0.5} for step in range(1, 11)]
 RESULTS = [{"model": model, "task": task, "accuracy": 0.4, "low": 0.33, "high": 0.47, "chance": chance, "passed": 80, "n": 200}
            for model in ("base", "sft") for task, chance in (("mmlu", 0.25), ("gsm8k", 0.0))]
@@ -42,9 +45,20 @@ def test_a_figure_comes_with_one_row_a_point_and_renders(drawn, rows):
     lambda: plots.reward_curve({}), lambda: plots.task_bars([]), lambda: plots.accuracy_by_alpha(POINTS[:1]),
     lambda: plots.accuracy_by_steps(POINTS[:1]), lambda: plots.accuracy_by_positions(POINTS[:1], []),
     lambda: plots.accuracy_by_positions(POINTS[:3], BASELINES[:1], main=(2.0, 0.1)), lambda: plots.acceptance_by_step([]),
+    lambda: plots.accuracy_by_positions([], BASELINES[:1]), lambda: plots.accuracy_by_positions([], SAMPLERS[:1]),
 ])
 def test_little_data_still_gives_a_figure(drawn):
     assert plots.png(drawn()[0]).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("drawn", [
+    lambda: plots.training_curves({}, "none"), lambda: plots.reward_curve({}), lambda: plots.task_bars([]),
+    lambda: plots.accuracy_by_alpha([]), lambda: plots.accuracy_by_steps(BASELINES), lambda: plots.accuracy_by_positions([], []),
+    lambda: plots.acceptance_by_step([]),
+])
+def test_an_empty_figure_says_so(drawn):
+    figure, frame = drawn()
+    assert frame.empty and texts(figure) == ["no data"] and plots.png(figure).startswith(b"\x89PNG")
 
 
 def test_a_point_logged_twice_by_a_resumed_run_is_drawn_once():
@@ -59,8 +73,49 @@ def test_accuracy_against_alpha_is_read_at_the_largest_number_of_steps():
 
 def test_every_baseline_stands_in_the_figure_of_cost_under_its_own_name():
     figure, frame = plots.accuracy_by_positions(POINTS, BASELINES)
-    assert {"greedy", "plain sample", "low temperature", "best of n, to 8", "majority vote, to 8", "power α=4, T=0.7"} <= set(texts(figure))
-    assert set(frame["method"]) == {"power", *plots.METHOD_STYLES}
+    assert set(texts(figure)) == {"greedy", "plain sample", "low temperature", "best of n, to 8", "majority vote, to 8", "power α=4, T=0.7"}
+    assert set(frame["method"]) == {"power", "greedy", "plain", "low_temperature", "best_of", "majority"}
+
+
+def test_every_sampler_is_a_line_of_its_own_look_and_its_other_settings_are_grey():
+    smc = [{**SAMPLERS[0], "alpha": alpha, "n": n, "positions_per_problem": 95.0 * n} for alpha in (2.0, 4.0) for n in (4, 8, 32)]
+    figure, frame = plots.accuracy_by_positions(POINTS, [*BASELINES, *smc, *SAMPLERS[1:]])
+    assert {"SMC, to 32", "rollouts, to 4", "vote of chains, to 4", "most likely state"} <= set(texts(figure)) and len(texts(figure)) == 10
+    assert len(frame) == len(POINTS) + len(BASELINES) + 6 + 3
+    looks = [(bars.lines[0].get_color(), bars.lines[0].get_marker()) for bars in figure.axes[0].containers]
+    assert len(set(looks)) == len(looks) == 10
+    lines = {bars.lines[0].get_color(): bars.lines[0] for bars in figure.axes[0].containers}
+    assert len(lines[plots.METHOD_STYLES["smc"][1]].get_xdata()) == 3  # alpha = 4, the main one
+    assert sum(line.get_color() == canvas.PALE for line in figure.axes[0].lines) == 3 + 1  # of power, of SMC
+
+
+def test_figures_against_alpha_and_steps_show_power_sampling_only():
+    for drawn in (plots.accuracy_by_alpha, plots.accuracy_by_steps):
+        marked = [{**point, "method": "power"} for point in POINTS]
+        assert drawn([*marked, *BASELINES, *SAMPLERS])[1].equals(drawn(POINTS)[1])
+
+
+def test_a_label_says_only_what_varies():
+    one = [{**point, "restart_prob": 0.5, "num_blocks": 1} for point in POINTS if point["alpha"] == 4 and point["temperature"] == 0.7]
+    restarts = [*one, *({**point, "restart_prob": 0.0} for point in one), *({**point, "num_blocks": 4} for point in one)]
+    assert texts(plots.accuracy_by_steps(one)[0]) == ["α=4"]
+    figure, _ = plots.accuracy_by_steps(restarts)
+    assert set(texts(figure)) == {"restart 0", "restart 0.5", "restart 0.5, 4 blocks"}
+    assert figure.axes[0].get_xlabel() == "Metropolis-Hastings steps a block\nunless said: 1 block"
+    assert set(texts(plots.accuracy_by_steps(POINTS)[0])) == {"α=1", "α=4", "α=8", "α=4, T=1"}
+    assert set(texts(plots.accuracy_by_alpha(restarts)[0])) == {"restart 0", "restart 0.5", "restart 0.5, 4 blocks"}
+
+
+def test_more_settings_than_colours_still_differ():
+    many = [{**POINTS[0], "alpha": float(alpha)} for alpha in range(1, 15)]
+    looks = [(bars.lines[0].get_color(), bars.lines[0].get_marker()) for bars in plots.accuracy_by_steps(many)[0].axes[0].containers]
+    assert len(set(looks)) == 14
+
+
+def test_a_setting_with_fewer_steps_is_read_at_its_own_most():
+    figure, frame = plots.accuracy_by_alpha([*POINTS, {**POINTS[0], "alpha": 2.0, "num_steps": 5}])
+    assert frame.set_index("alpha").loc[2.0, "num_steps"] == 5
+    assert figure.axes[0].get_title("left") == "Accuracy against α, after the most steps"
 
 
 def test_labels_at_the_lines_ends_do_not_touch():

@@ -1,0 +1,186 @@
+"""Sequential Monte Carlo: its estimate of Z is unbiased, its draws approach p^alpha with the particles, and no row is lost."""
+
+import math
+
+import numpy
+import pytest
+import scipy.stats
+
+from nanolab.generation import Program
+from nanolab.samplers import power_smc
+from nanolab.samplers.power_smc import Particle, SmcSettings, effective_sample_size, run_population, sample, systematic
+from nanolab.samplers.toy import ToyModel
+from nanolab.scheduler import serve
+from nanolab.schema import UserError
+from nanolab.seeds import generator, noise, uniform
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return ToyModel()
+
+
+def settings_of(toy, **changes):
+    values = dict(alpha=2.0, particles=8, temperature=0.7, top_k=None, max_new_tokens=toy.max_new_tokens, stretch=1)
+    return SmcSettings(**{**values, **changes})
+
+
+def exact_z(toy, settings):
+    return sum(math.exp(settings.alpha * toy.log_p(x)) for x in toy.completions(settings.max_new_tokens, settings.top_k))
+
+
+def populations(toy, settings, count, stage, lot=500):
+    """Results of `count` populations, in lots so that only one lot's states are held."""
+    for first in range(0, count, lot):
+        yield from sample(toy, [toy.prompt], settings, 0, stage, populations=min(lot, count - first), batch_rows=1000, examples=[first])
+
+
+def z_error(toy, settings, count, stage):
+    """(mean of the Z estimates - exact Z) in standard errors."""
+    found = numpy.array([math.exp(result.log_z) for result in populations(toy, settings, count, stage)])
+    return abs(found.mean() - exact_z(toy, settings)) / (found.std(ddof=1) / math.sqrt(count))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("particles", [2, 8, 32])
+def test_the_estimate_of_z_is_unbiased_at_every_number_of_particles(toy, particles):
+    assert z_error(toy, settings_of(toy, particles=particles), 10_000, "unbiased") < 4
+
+
+@pytest.mark.parametrize("changes", [dict(ramp_tokens=3), dict(stretch=2), dict(top_k=3, temperature=1.0), dict(ess_threshold=1.0),
+                                     dict(alpha=4.0, temperature=1.0)])
+def test_the_estimate_of_z_is_unbiased_whatever_the_schedule(toy, changes):
+    assert z_error(toy, settings_of(toy, **changes), 3000, "schedule") < 4
+
+
+def test_the_estimate_of_z_is_biased_when_resampling_forgets_the_evidence(toy, monkeypatch):
+    """Negative control: weights reset to 1 instead of to their mean."""
+    monkeypatch.setattr(power_smc, "log_mean", lambda log_weights: 0.0)
+    settings, found = settings_of(toy, ess_threshold=1.0), []
+    for result in populations(toy, settings, 1000, "forgets"):
+        found.append(float(numpy.exp(result.log_weights).mean()))
+    found = numpy.array(found)
+    assert abs(found.mean() - exact_z(toy, settings)) / (found.std(ddof=1) / math.sqrt(len(found))) > 4
+
+
+def distance(toy, settings, count, stage):
+    """TV of the draws to pi, and the 99.9% quantile of that of as many exact draws."""
+    law = toy.law(settings.alpha, settings.max_new_tokens, settings.top_k)
+    where, pi = {x: i for i, x in enumerate(law)}, numpy.array(list(law.values()))
+    seen = numpy.zeros(len(pi))
+    for result in populations(toy, settings, count, stage, 100):
+        seen[where[tuple(result.final.tokens)]] += 1
+    exact = generator(0, "exact draws").multinomial(count, pi, size=2000)
+    return numpy.abs(seen / count - pi).sum() / 2, numpy.quantile(numpy.abs(exact / count - pi).sum(1) / 2, 0.999)
+
+
+@pytest.mark.slow
+def test_the_draws_approach_the_target_with_the_particles(toy):
+    """TV falls with N; at N = 256 it is within the noise of exact draws, at N = 1 (plain sampling from q) far outside."""
+    settings = {n: settings_of(toy, particles=n, alpha=4.0, temperature=1.0) for n in (1, 4, 256)}
+    found = {n: distance(toy, s, 1200, "law") for n, s in settings.items()}
+    assert found[1][0] > found[4][0] > found[256][0]
+    assert found[256][0] < found[256][1] < found[1][0]
+
+
+def test_one_particle_is_plain_sampling(toy):
+    """N = 1 never resamples, and its Z estimate is p^alpha / q of its completion."""
+    for result in populations(toy, settings_of(toy, particles=1), 50, "one"):
+        final = result.final
+        assert not any(info.resampled for info in result.infos)
+        assert result.log_z == pytest.approx(2.0 * final.sum_log_p - sum(final.log_q), abs=1e-9)
+        assert final.sum_log_p == pytest.approx(toy.log_p(tuple(final.tokens)), abs=1e-12)
+
+
+def test_recorded_weights_are_alpha_log_p_minus_log_q_without_resampling(toy):
+    for result in populations(toy, settings_of(toy, ess_threshold=0.0, ramp_tokens=3, alpha=3.0), 30, "weights"):
+        for particle, log_weight in zip(result.particles, result.log_weights, strict=True):
+            assert log_weight == pytest.approx(3.0 * particle.sum_log_p - sum(particle.log_q), abs=1e-9)
+
+
+def test_systematic_resampling_takes_each_its_share_rounded_up_or_down():
+    random = generator("systematic")
+    for trial in range(200):
+        log_weights = random.normal(size=7) * 3
+        shares = 7 * numpy.exp(log_weights) / numpy.exp(log_weights).sum()
+        counts = numpy.bincount(systematic(log_weights, uniform("u", trial)), minlength=7)
+        assert counts.sum() == 7 and (counts >= numpy.floor(shares)).all() and (counts <= numpy.ceil(shares)).all()
+    draws = numpy.mean([numpy.bincount(systematic(log_weights, (i + 0.5) / 5000), minlength=7) for i in range(5000)], 0)
+    assert numpy.allclose(draws, shares, atol=0.003)  # unbiased: the mean over u is the share
+
+
+def test_effective_sample_size():
+    assert effective_sample_size(numpy.zeros(8)) == pytest.approx(8)
+    assert effective_sample_size(numpy.array([0.0, -1000.0])) == pytest.approx(1)
+    assert effective_sample_size(numpy.log([2.0, 1.0, 1.0])) == pytest.approx(16 / 6)
+
+
+def test_a_population_does_not_depend_on_its_batch_and_gives_its_rows_back(toy):
+    settings = settings_of(toy, particles=5, ess_threshold=0.9)
+    together = sample(toy, [toy.prompt] * 12, settings, 3, "s", populations=2, batch_rows=7)
+    assert not toy.rows
+    alone = sample(toy, [toy.prompt], settings, 3, "s", populations=2, examples=[9], batch_rows=64)
+    for a, b in zip(together[18:20], alone, strict=True):
+        assert [p.tokens for p in a.particles] == [p.tokens for p in b.particles]
+        assert a.final.tokens == b.final.tokens and (a.log_weights == b.log_weights).all()
+        assert [i.ancestors for i in a.infos] == [i.ancestors for i in b.infos]
+    assert any(i.resampled for r in together for i in r.infos)
+    assert not toy.rows
+
+
+def test_a_particle_is_forwarded_once(toy):
+    """Positions: the prompt once, and every token but a completion's last once, however often particles are resampled."""
+    settings = settings_of(toy, particles=6, ess_threshold=0.0)
+    for result in sample(toy, [toy.prompt], settings, 1, "positions"):
+        assert result.positions == 1 + sum(len(p.tokens) - 1 - _forced_at_the_end(p) for p in result.particles)
+    uniforms = noise(0, "s", 0)
+    result, counts = serve(toy, [Program(toy.prompt, run_population(settings_of(toy, ess_threshold=1.0), uniforms), uniforms)], 64)
+    assert counts.positions == result[0].positions == sum(info.positions for info in result[0].infos)
+    assert 0 < counts.rows <= counts.decodes * 64
+
+
+def _forced_at_the_end(completion):
+    """Forced tokens that end a completion at the limit: the token that called the tool was never forwarded, nor they."""
+    count = 0
+    while completion.forced[len(completion.forced) - 1 - count]:
+        count += 1
+    return count
+
+
+def test_ramped_exponents_end_at_alpha(toy):
+    settings = settings_of(toy, alpha=4.0, ramp_tokens=3)
+    assert [settings.exponent(n) for n in (0, 1, 2, 3, 4)] == [1, 2, 3, 4, 4]
+    assert settings_of(toy, alpha=4.0, ramp_tokens=100).exponent(toy.max_new_tokens) == 4
+    particle = Particle(log_p=[-1.0, -2.0], log_q=[-0.5, -1.0], a=[4 * -1.0 + 0.5, 4 * -2.0 + 1.0])
+    assert particle.value(2.0, 4.0) == pytest.approx(2 * -3.0 + 1.5)
+    for result in populations(toy, settings, 20, "ramp"):
+        assert result.infos[-1].exponent == 4
+
+
+def test_chosen_particles_follow_the_weights(toy):
+    """The final particle is drawn by weight: over many populations the picks' mean rank probability is uniform."""
+    settings = settings_of(toy, particles=3, ess_threshold=0.0, alpha=1.0, temperature=1.0)
+    picked = []
+    for result in populations(toy, settings, 1500, "pick"):
+        assert numpy.allclose(result.log_weights, 0, atol=1e-9)  # alpha 1 at T 1: all weights are 1
+        if len({tuple(p.tokens) for p in result.particles}) == 3:
+            picked.append([p.tokens for p in result.particles].index(result.final.tokens))
+    counts = numpy.bincount(picked, minlength=3)
+    assert counts.sum() > 500
+    assert scipy.stats.chisquare(counts).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(alpha=0.5), "alpha = 0.5"), (dict(temperature=0.0), "temperature = 0.0"), (dict(particles=0), "particles = 0"),
+    (dict(stretch=0), "stretch = 0"), (dict(ess_threshold=1.5), "ess_threshold = 1.5"), (dict(ramp_tokens=-1), "ramp_tokens = -1"),
+    (dict(top_k=0), "top_k = 0"), (dict(max_new_tokens=0), "max_new_tokens = 0")])
+def test_settings_out_of_range_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        SmcSettings(**changes)
+
+
+def test_too_long_a_completion_is_refused(toy):
+    with pytest.raises(UserError, match="more than the context"):
+        sample(toy, [toy.prompt], SmcSettings(max_new_tokens=50), 0, "s")
+    with pytest.raises(UserError, match="populations = 0"):
+        sample(toy, [toy.prompt], settings_of(toy), 0, "s", populations=0)
