@@ -14,7 +14,7 @@ from nanolab.schema import setting
 ROOT = Path(__file__).resolve().parent.parent  # the repository root: every relative path starts here
 
 
-Source = Literal["base", "mid", "sft", "rl"]
+Source = str  # a key of SOURCE_STEPS, or hf:NAME-or-folder (model_source.py); anything else is refused in experiment.py
 Dtype = Literal["auto", "float32", "bfloat16"]
 PowerTask = Literal["gsm8k", "humaneval"]
 CHAT_TASKS = ["arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval"]
@@ -272,6 +272,7 @@ STEPS: dict[str, StepSpec] = {  # in the order of a run; inputs of steps with a 
     "power_ablation": StepSpec("power_ablation", "08_power_ablation", ("tok_train",)),
     "rl": StepSpec("rl", "09_rl", ("tok_train",)),
     "chat_eval_rl": StepSpec("chat_eval", "05_chat_eval", ("tok_train",), {"source": "rl"}, "chat_eval"),
+    "chat_eval_hf": StepSpec("chat_eval", "05_chat_eval", (), {}, "chat_eval"),  # of chat_eval.source = hf:..., and of no other
     "report": StepSpec("report", "10_report"),
 }
 
@@ -288,7 +289,7 @@ class StudyConfig:
     data: DataConfig = field(default_factory=DataConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     hourly_rates: dict[str, float] = setting({}, "dollars an hour of one device, by a part of its name")
-    steps: list[str] = setting([name for name in STEPS if not name.startswith("power_eval_")], "steps of a run, in order")
+    steps: list[str] = setting([name for name in STEPS if not name.startswith(("power_eval_", "chat_eval_hf"))], "steps of a run, in order")
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     base_train: BaseTrainConfig = field(default_factory=BaseTrainConfig)
     base_eval: BaseEvalConfig = field(default_factory=BaseEvalConfig)

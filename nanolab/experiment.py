@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from nanolab import grid
-from nanolab.config import CHAT_TASKS, ROOT, STEPS, StudyConfig
+from nanolab.config import CHAT_TASKS, ROOT, SOURCE_STEPS, STEPS, StudyConfig
+from nanolab.model_source import check_sources
 from nanolab.schema import UserError, build
 
 
@@ -63,6 +64,7 @@ def study_from_dict(values: dict[str, Any]) -> StudyConfig:
         if step not in STEPS:
             near = difflib.get_close_matches(step, STEPS, 1, 0.0)[0]
             raise UserError(f"unknown step {step!r} in steps; the nearest valid step is {near!r}")
+    check_sources(study, SOURCE_STEPS)
     base = study.base_train
     if (base.steps is None) == (base.tokens_per_parameter is None):
         raise UserError("base_train: give exactly one of steps and tokens_per_parameter "

@@ -1,8 +1,8 @@
 """The fingerprint of a step: 12 hex digits that change exactly when its result may change.
 
-It covers the step's config, the fingerprints of its inputs, the identity of the data, the study's seed, the torch
-version, the kind of device, and the nanolab files that the stage imports, directly or through others. How the stage is
-launched (processes, machines, threads) is no part of it. Imports no torch.
+It covers the step's config, the fingerprints of its inputs, the identity of the data and of a model from outside, the
+study's seed, the torch version, the kind of device, and the nanolab files that the stage imports, directly or through
+others. How the stage is launched (processes, machines, threads) is no part of it. Imports no torch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from nanolab import files
+from nanolab import files, model_source
 from nanolab.config import ROOT, StudyConfig
 from nanolab.schema import UserError, to_dict
 
@@ -25,6 +25,8 @@ def fingerprint(step: str, module: str, config: Any, study: StudyConfig, inputs:
              "data": [data_identity(study), study.data.choice_answers],
              "torch": importlib.metadata.version("torch").split("+")[0], "device": device_kind(study.launch.device),
              "code": code_hash(module)}
+    if model_source.is_outside(getattr(config, "source", None)):
+        facts["model"] = model_source.identity(config.source, ROOT)
     return files.sha256_text(json.dumps(facts, sort_keys=True))[:12]
 
 

@@ -15,6 +15,7 @@ from nanolab.config import SOURCE_STEPS, STAGES, STEPS, Job, StudyConfig
 from nanolab.experiment import load_study, study_from_dict
 from nanolab.fingerprint import fingerprint
 from nanolab.model.scaling import derive
+from nanolab.model_source import is_outside
 from nanolab.schema import UserError, build, to_dict
 
 JOB, RESULT, ERROR, LOG = "job.json", "result.json", "error.json", "log.txt"
@@ -66,6 +67,8 @@ def steps_of(stage: str, study: StudyConfig) -> list[str]:
     config = study.stage(stage)
     names = [name for name, spec in STEPS.items() if spec.stage == stage]
     fitting = [name for name in names if all(getattr(config, key) == value for key, value in STEPS[name].fixed.items())]
+    if stage == "chat_eval":
+        fitting = [name for name in fitting if (name == "chat_eval_hf") == is_outside(config.source)]
     own = [name for name in fitting if name in study.steps]
     if own:
         most = max(len(STEPS[name].fixed) for name in own)
@@ -74,7 +77,7 @@ def steps_of(stage: str, study: StudyConfig) -> list[str]:
     if loose:
         return loose
     if not fitting:
-        valid = sorted({str(value) for name in names for value in STEPS[name].fixed.values()})
+        valid = [*sorted({str(value) for name in names for value in STEPS[name].fixed.values()}), "hf:NAME-or-folder"]
         raise UserError(f"{stage}.source = {config.source!r}: no step evaluates it; valid sources are {', '.join(valid)}")
     return fitting
 
@@ -117,7 +120,9 @@ def _plan_step(study: StudyConfig, name: str, planned: dict[str, Step], path: tu
 
 
 def needs(name: str, config: Any) -> list[str]:
-    """The steps that a step reads: those of the table, and the one that makes the model named by `source`."""
+    """The steps that a step reads: those of the table, and the one that makes the model named by `source`; none for hf:..."""
+    if is_outside(getattr(config, "source", None)):
+        return []
     source = [SOURCE_STEPS[config.source]] if hasattr(config, "source") else []
     return list(dict.fromkeys([*STEPS[name].inputs, *source]))
 

@@ -8,10 +8,11 @@ import pytest
 from nanolab.files import ROOT
 
 FLOORS = [
-    ["schema", "grid", "config", "experiment", "files", "seeds", "dist", "journal", "tracking", "courier", "calculator", "sandbox"],
-    ["data.world", "data.sources", "data.tokenizer", "data.chat", "data.batches"],
+    ["schema", "grid", "model_source", "config", "experiment", "files", "seeds", "dist", "journal", "tracking", "courier", "calculator",
+     "sandbox"],
+    ["data.world", "data.sources", "data.tokenizer", "data.chat", "data.hf_tokenizer", "data.batches"],
     ["model.scaling", "model.kv_cache", "model.attention", "model.loss", "model.gpt", "model.optim", "checkpoint"],
-    ["generation", "scheduler", "engine"],
+    ["generation", "scheduler", "engine", "hf"],
     ["samplers.toy", "samplers.baselines", "samplers.power_mh", "samplers.power_smc", "samplers.power_rollout",
      "samplers.diagnostics"],
     ["evals.base", "evals.bpb", "evals.core", "evals.chat_tasks", "evals.methods"],
@@ -21,9 +22,9 @@ FLOORS = [
     ["fingerprint", "launch", "plan", "pipeline", "worker", "notebooks", "study", "__main__"],
 ]
 PLACES = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
-TORCH_FREE = ["grid", "config", "experiment", "schema", "files", "journal", "seeds", "tracking", "courier", "calculator", "sandbox",
-              "model.scaling", "samplers.diagnostics", "fingerprint", "launch", "plan", "pipeline", "worker", "notebooks", "study",
-              "__main__"]
+TORCH_FREE = ["grid", "model_source", "config", "experiment", "schema", "files", "journal", "seeds", "tracking", "courier",
+              "calculator", "sandbox", "model.scaling", "samplers.diagnostics", "fingerprint", "launch", "plan", "pipeline",
+              "worker", "notebooks", "study", "__main__"]
 PACKAGE = ROOT / "nanolab"
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -111,7 +111,7 @@ def tool_call(tokenizer: Tokenizer, tokens: Sequence[int]) -> str | None:
         return None
     for start in range(len(tokens) - 2, -1, -1):
         if tokens[start] == tokenizer.python_start:
-            inside = [token for token in tokens[start + 1:-1] if token < tokenizer.bos]
+            inside = [token for token in tokens[start + 1:-1] if not tokenizer.is_special(token)]
             return tokenizer.decode(inside)
         if tokens[start] == tokenizer.python_end:
             return None
@@ -130,7 +130,7 @@ def completion_text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
     run: list[int] = []
     tokens = list(tokens)
     for i, token in enumerate([*tokens, tokenizer.assistant_end]):
-        if token < tokenizer.bos:
+        if not tokenizer.is_special(token):
             run.append(token)
             continue
         pieces.append(tokenizer.decode(run))
@@ -160,15 +160,15 @@ def _conversation(user: str, assistant: str | list[dict[str, str]] | None) -> li
     return messages if assistant is None else [*messages, {"role": "assistant", "content": assistant}]
 
 
-def gsm8k_messages(row: dict[str, Any]) -> list[Message]:
-    """A word problem, its solution's <<48/2=24>> turned into a call "48/2" and its output "24"."""
+def gsm8k_messages(row: dict[str, Any], note: str = "") -> list[Message]:
+    """A word problem, its solution's <<48/2=24>> turned into a call "48/2" and its output "24"; `note` is a line below the question."""
     parts: list[dict[str, str]] = []
     pieces = ANNOTATION.split(row["answer"])  # text, call, output, text, call, output, ..., text
     for i, piece in enumerate(pieces):
         kind = ("text", "python", "output")[i % 3]
         if piece or kind != "text":
             parts.append({"type": kind, "text": piece})
-    return _conversation(row["question"], parts)
+    return _conversation(f"{row['question']}\n{note}" if note else row["question"], parts)
 
 
 def choice_text(question: str, choices: Sequence[str], letters: Sequence[str]) -> str:

@@ -61,6 +61,7 @@ class Tokenizer:
                                            mergeable_ranks={token: rank for rank, token in enumerate(self._tokens)})
         self.vocab_size = len(self._tokens) + len(SPECIAL_TOKENS)
         self.bos = self.special("<|bos|>")
+        self.start = [self.bos]  # what every text starts with
         self.user_start, self.user_end = self.special("<|user_start|>"), self.special("<|user_end|>")
         self.assistant_start, self.assistant_end = self.special("<|assistant_start|>"), self.special("<|assistant_end|>")
         self.python_start, self.python_end = self.special("<|python_start|>"), self.special("<|python_end|>")
@@ -69,6 +70,10 @@ class Tokenizer:
     def special(self, name: str) -> int:
         """The id of a special token such as "<|bos|>"; KeyError for any other name."""
         return self._special[name]
+
+    def is_special(self, token: int) -> bool:
+        """Whether an id stands for no text."""
+        return token >= self.bos
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`; a special token's name inside it is plain text."""

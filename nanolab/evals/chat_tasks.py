@@ -50,9 +50,13 @@ class Asking:
     shots: dict[str, list[Row]] = field(default_factory=dict)  # task -> rows with answers, never test rows
     workers: int = 2  # test programs run at once
     choice_form: str = "letter"  # what competes: the letters alone, or each choice's "line" (trout=B)
+    render: Callable[[Any, list[dict]], list[int]] = chat.render_prompt  # tokenizer, conversation -> ids of a chat prompt
+    problem_note: str = ""  # a line below every word problem, for a model that was not trained on its form
 
     def messages(self, task: str, row: Row) -> list[dict]:
         """A row as the conversation that the model was trained on."""
+        if task == "gsm8k":
+            return chat.gsm8k_messages(row, self.problem_note)
         return MESSAGES[task](row, form=self.choice_form) if task in CHOICE_TASKS else MESSAGES[task](row)
 
 
@@ -85,8 +89,9 @@ def prompt_ids(task: str, rows: Sequence[Row], index: int, asking: Asking) -> li
     """The token ids of a row's prompt, from <|bos|> to where the answer starts; a plain one leaves room for the answer."""
     if asking.plain:
         room = max(asking.context - asking.max_new_tokens, asking.context // 2)
-        return [asking.tokenizer.bos, *asking.tokenizer.encode(prompt_text(task, rows, index, asking))[1 - room:]]
-    return chat.render_prompt(asking.tokenizer, asking.messages(task, rows[index])[:-1])
+        start = asking.tokenizer.start
+        return [*start, *asking.tokenizer.encode(prompt_text(task, rows, index, asking))[len(start) - room:]]
+    return asking.render(asking.tokenizer, asking.messages(task, rows[index])[:-1])
 
 
 # --- choices ---------------------------------------------------------------------------------------------------------
@@ -108,14 +113,14 @@ def answer_choices(task: str, rows: Sequence[Row], indexes: Sequence[int], askin
 
 def candidate_ids(task: str, rows: Sequence[Row], index: int, answers: Sequence[str], asking: Asking) -> list[list[int]]:
     """The prompt of a row followed by each answer; a plain prompt loses its start when it is longer than the context."""
-    encode, bos = asking.tokenizer.encode, asking.tokenizer.bos
+    encode, start = asking.tokenizer.encode, asking.tokenizer.start
     if not asking.plain:
         prompt = prompt_ids(task, rows, index, asking)
         return [[*prompt, *encode(answer)] for answer in answers]
     text = prompt_text(task, rows, index, asking)
     encoded = [encode(f"{text} {answer}") for answer in answers]  # encoded whole: the blank belongs to the answer's first token
-    excess = max(0, max(map(len, encoded)) + 1 - asking.context)
-    return [[bos, *ids[excess:]] for ids in encoded]
+    excess = max(0, max(map(len, encoded)) + len(start) - asking.context)
+    return [[*start, *ids[excess:]] for ids in encoded]
 
 
 def score_candidates(scorer: Any, candidates: list[list[list[int]]]) -> list[list[float]]:

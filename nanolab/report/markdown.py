@@ -121,6 +121,7 @@ SECTIONS: list[tuple[str, str, list[Line]]] = [
     ("Power sampling ablations", "power_ablation", _lines(whole, "problems", extra=True)),
     ("Chat RL", "rl", RL_LINES),
     ("Chat evaluation rl", "chat_eval_rl", CHAT_LINES),
+    ("Chat evaluation of an outside model", "chat_eval_hf", [*_lines(text, "source"), *CHAT_LINES]),
 ]
 
 
@@ -199,7 +200,7 @@ def _section(heading: str, step: str, lines: list[Line], values: Values) -> list
         core = {key: value for key, value in values["steps"].get("base_eval", {}).items() if key == "CORE"}
         found = {**(found or {}), **core} or None
     if found is None:
-        if step == "power_ablation":
+        if step in ("power_ablation", "chat_eval_hf"):
             return []
         if step == "rl":
             return [f"## {heading}\n- status: skipped (not enabled in {values.get('experiment_file', 'this study')})"]

@@ -1,4 +1,4 @@
-"""Steps chat_eval_mid, chat_eval_sft and chat_eval_rl: the five chat tasks in chat format, and ChatCORE."""
+"""Steps chat_eval_mid, chat_eval_sft, chat_eval_rl and chat_eval_hf: the five chat tasks in chat format, and ChatCORE."""
 
 from __future__ import annotations
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanolab import checkpoint, sandbox
+from nanolab import checkpoint, hf, model_source, sandbox
 from nanolab.config import SOURCE_STEPS, Job
+from nanolab.data import chat
+from nanolab.data.hf_tokenizer import PROBLEM_NOTE, HFTokenizer
 from nanolab.data.sources import DataSource
 from nanolab.data.tokenizer import Tokenizer
 from nanolab.dist import World
@@ -30,10 +32,26 @@ class Subject:
     facts: dict[str, Any]
     source: str
 
+    note = ""  # a line below each word problem
+
     @property
     def context(self) -> int:
         """Tokens of the rows that the model was trained on."""
         return self.model.config.sequence_length
+
+    @property
+    def plain(self) -> bool:
+        """Whether the model is asked in plain text: its chat tokens are untrained, or it has none."""
+        return self.source == "base"
+
+    @property
+    def scorer(self) -> Any:
+        """The model as evaluation sees it (generation.Scorer)."""
+        return GPTScorer(self.model)
+
+    def render(self, messages: list[chat.Message]) -> list[int]:
+        """The ids of a chat prompt."""
+        return chat.render_prompt(self.tokenizer, messages)
 
     def language_model(self, config: Any, max_length: int | None = None) -> GPTLanguageModel:
         """The model behind the engine's protocol, with the calculator, for rows of at most `max_length` tokens.
@@ -47,12 +65,48 @@ class Subject:
         return found
 
 
+@dataclass(frozen=True)
+class HFSubject(Subject):
+    """A Hugging Face model with its tokenizer, asked as data/hf_tokenizer.py says; the calculator runs only where it has its tokens."""
+
+    model: Any  # a transformers causal language model
+    tokenizer: HFTokenizer
+    note = PROBLEM_NOTE
+
+    @property
+    def context(self) -> int:
+        """Tokens of a row at most."""
+        return hf.context_length(self.model)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it has no chat template."""
+        return self.tokenizer.plain
+
+    @property
+    def scorer(self) -> Any:
+        """The model as evaluation sees it (generation.Scorer)."""
+        return hf.HFScorer(self.model)
+
+    def render(self, messages: list[chat.Message]) -> list[int]:
+        """The ids of a chat prompt."""
+        return self.tokenizer.render_prompt(messages)
+
+    def language_model(self, config: Any, max_length: int | None = None) -> hf.HFLanguageModel:
+        """The model behind the engine's protocol, for rows of at most `max_length` tokens (None: its context)."""
+        return hf.HFLanguageModel(self.model, self.tokenizer, sandbox.Tools("calculator", config.tool_timeout), rows=config.batch_rows,
+                                  max_length=max_length, tool_max_output_tokens=config.tool_max_output_tokens)
+
+
 def load_subject(job: Job, world: World, source: str | None = None) -> Subject:
     """The model that `source` (else the job's config) names, on the world's device, in evaluation mode.
 
-    Raises UserError for a missing or truncated checkpoint and for a tokenizer that does not match the model.
+    Raises UserError for a missing or truncated checkpoint, for a tokenizer that does not match the model, and for what `hf.load` does.
     """
     source = source or job.config.source
+    if model_source.is_outside(source):
+        model, outside = hf.load(source, world.device)
+        return HFSubject(model, outside, {"tokenizer_digest": outside.digest, "source": source}, source)
     tokenizer = Tokenizer.load(job.inputs["tok_train"] / "tokenizer")
     folder = job.inputs[SOURCE_STEPS[source]] / "checkpoints"
     model, facts = checkpoint.load_model(folder, job.config.step, world.device, tokenizer.digest)
@@ -70,10 +124,10 @@ def problems_of(job: Job, world: World, subject: Subject, source: DataSource, ro
                 stage: str | None = None, plain: bool | None = None) -> Problems:
     """Rows of a generating task as their model is asked them, by the settings of the job's config.
 
-    A chat model is asked in its chat format with the calculator; a base model (or `plain`) in plain text after `num_shots` solved
-    examples.
+    A chat model is asked in its chat format with the calculator, if it has one; a base model, a Hugging Face model without a chat
+    template (or `plain`) in plain text after `num_shots` solved examples.
     """
-    config, plain = job.config, subject.source == "base" if plain is None else plain
+    config, plain = job.config, subject.plain if plain is None else plain
     shots = {task: shot_rows(source, task)} if plain and task != "humaneval" else {}  # a program is its own prompt
     how = asking(job, world, subject, plain=plain, shots=shots, num_shots=config.num_shots if plain else 0)
     prompts = [chat_tasks.prompt_ids(task, rows, index, how) for index in range(len(rows))]
@@ -93,9 +147,10 @@ def asking(job: Job, world: World, subject: Subject, **changes: Any) -> chat_tas
     """How an evaluation stage asks its model; `changes` replace single fields."""
     config = job.config
     fields: dict[str, Any] = dict(tokenizer=subject.tokenizer, make_language_model=lambda length: subject.language_model(config, length),
-                  scorer=GPTScorer(subject.model), context=subject.context, stage=job.step, seed=config.seed,
+                  scorer=subject.scorer, context=subject.context, stage=job.step, seed=config.seed,
                   max_new_tokens=config.max_new_tokens, batch_rows=config.batch_rows, tool_timeout=config.tool_timeout,
-                  workers=max(1, (os.cpu_count() or 1) // world.size), plain=subject.source == "base",
+                  workers=max(1, (os.cpu_count() or 1) // world.size), plain=subject.plain,
+                  render=lambda tokenizer, messages: subject.render(messages), problem_note=subject.note,
                   choice_form=job.study.data.choice_answers)
     return chat_tasks.Asking(**fields | changes)
 
