@@ -177,6 +177,7 @@ class PowerEvalConfig(ModelChoice):
     low_temperature: float = setting(0.25, "temperature of the low-temperature baseline", above=0)
     particles: int = setting(0, "particles of sequential Monte Carlo beside it; 0: left out", minimum=0)
     num_shots: int = setting(2, "solved examples before each question where a base model is asked", minimum=0)
+    dtype: Literal["float32", "bfloat16"] = setting("float32", "of the weights and the cache while sampling")
     batch_rows: int = setting(64, "rows decoded at once", minimum=1)
 
 
@@ -208,6 +209,7 @@ class PowerAblationConfig(ModelChoice):
     horizon: int = setting(16, "tokens of a future at most", minimum=1)
     best_of: list[int] = setting([1, 2, 4, 8], "sample counts of the best-of-n and majority baselines")
     num_shots: int = setting(2, "solved examples before each question where a base model is asked", minimum=0)
+    dtype: Literal["float32", "bfloat16"] = setting("float32", "of the weights and the cache while sampling")
     batch_rows: int = setting(64, "rows decoded at once", minimum=1)
 
 

@@ -156,15 +156,15 @@ class Candidates(NamedTuple):
     log_p: numpy.ndarray  # (n, k) nats of the full softmax, at most 0; float32, or float64 for float64 logits
 
 
-def candidates(logits: torch.Tensor, top_k: int | None) -> Candidates:
+def candidates(logits: torch.Tensor, top_k: int | None, name: str = "the model") -> Candidates:
     """The `top_k` most likely tokens (None: all) of logits (n, vocab), float32 or float64.
 
-    Raises UserError when a logit is not a number: the checkpoint is damaged or its training diverged.
+    Raises UserError naming the model when a logit is not a number: the checkpoint is damaged or its training diverged.
     """
     total = torch.logsumexp(logits, -1, keepdim=True)
     if not bool(torch.isfinite(total).all()):
         bad = int((~torch.isfinite(total)).sum())
-        raise UserError(f"the model's logits are not finite at {bad} of {len(total)} positions: the checkpoint is damaged or diverged; "
+        raise UserError(f"the logits of {name} are not finite at {bad} of {len(total)} positions: the checkpoint is damaged or diverged; "
                         "train that step again with a lower learning rate, or choose an earlier checkpoint")
     vocab_size = logits.shape[-1]
     if top_k is None or top_k >= vocab_size:

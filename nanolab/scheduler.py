@@ -89,6 +89,7 @@ class _Branch:
 class _Scheduler:
     def __init__(self, model: LanguageModel, programs: Sequence[Program], batch_rows: int, on_done: Done | None) -> None:
         self.model, self.programs, self.batch_rows, self.on_done = model, programs, batch_rows, on_done
+        self.name = getattr(model, "name", "the model")  # in messages
         self.queue = deque(range(len(programs)))
         self.users: dict[tuple[int, ...], int] = {}
         for program in programs:
@@ -223,7 +224,7 @@ class _Scheduler:
             return None
         branch.suffix.positions, prompt.unpaid = prompt.unpaid, 0
         top_k = branch.group[1]
-        kept = candidates(prompt.logits, top_k)
+        kept = candidates(prompt.logits, top_k, self.name)
         return _Handle([], [Choices(top_k, kept.ids[0], kept.log_p[0])], prompt.row, len(branch.task.prompt))
 
     def _row(self, branch: _Branch, parent: _Handle) -> int:
@@ -269,7 +270,7 @@ class _Scheduler:
                 entry.suffix.positions += len(entry.pending)
                 groups.setdefault(entry.group, []).append(i)
         for (_, top_k, _), where in groups.items():
-            kept = candidates(logits if len(where) == len(active) else logits[where], top_k)
+            kept = candidates(logits if len(where) == len(active) else logits[where], top_k, self.name)
             self._draw([active[i] for i in where], kept.ids, kept.log_p)
 
     def _draw(self, branches: list[_Branch], ids: numpy.ndarray, log_p: numpy.ndarray) -> None:

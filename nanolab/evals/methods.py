@@ -7,6 +7,7 @@ Every method keeps one record a problem, so each can be resumed by itself and an
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from nanolab.generation import Completion
 from nanolab.samplers import baselines, power_mh, power_rollout, power_smc
 
 STRETCH = 16  # batches of samples between two writes of records: little is lost to a kill, little to half-empty batches
+TOOL_CALL = re.compile(r"<<(.*?)>>", re.DOTALL)  # as chat.completion_text writes them
+OF_A_LIFE = ("steps", "log_p_by_step", "ids", "forced", "token_log_p")  # kept under a record's chains only
 PROGRAMS = 64  # completions whose programs are run together
 
 
@@ -177,22 +180,24 @@ def _power_record(problems: Problems, results: list[power_mh.ChainResult], grade
     lives = [one | {"positions": result.positions} | _life(problems.tokenizer, result) for one, result in zip(graded, results)]
     rest = graded[len(results):]
     states = {str(steps): one | {"positions": results[0].positions_by_step[steps]} for steps, one in zip(read, rest[1:], strict=True)}
-    return {key: value for key, value in lives[0].items() if key not in ("steps", "log_p_by_step")} | {
+    return {key: value for key, value in lives[0].items() if key not in OF_A_LIFE} | {
         "chains": lives, "most_likely": rest[0] | {"positions": results[0].positions}, "states": states}
 
 
 def _life(tokenizer: Tokenizer, result: power_mh.ChainResult) -> Record:
     """"log_p_by_step": log p of the state after 0 .. n steps of the last block; "steps": of every step the cut and the length before,
-    the proposal's log p and text from the cut on, the log ratio (null: -inf), log u and the decision.
+    the proposal's log p, text and tool calls from the cut on, the log ratio (null: -inf), log u and the decision; "ids", "forced" and
+    "token_log_p": the last state token by token.
     """
-    steps = []
+    steps, final = [], result.final
     for info, tokens in zip(result.infos, result.lengths, strict=True):
-        finite = math.isfinite(info.log_ratio)
+        finite, text = math.isfinite(info.log_ratio), chat.completion_text(tokenizer, info.proposal.tokens[info.cut:])
         steps.append({
             "cut": info.cut, "of": tokens, "log_p": info.log_p_new, "log_ratio": info.log_ratio if finite else None, "log_u": info.log_u,
             "accepted": bool(info.accepted), "moved": bool(info.moved), "early_rejected": bool(info.early_rejected),
-            "proposal": chat.completion_text(tokenizer, info.proposal.tokens[info.cut:])})
-    return {"log_p_by_step": [state.sum_log_p for state in result.states], "steps": steps}
+            "proposal": text, "tool_calls": TOOL_CALL.findall(text)})
+    return {"log_p_by_step": [state.sum_log_p for state in result.states], "steps": steps, "ids": final.tokens, "forced": final.forced,
+            "token_log_p": final.log_p}
 
 
 def smc(problems: Problems, method: str, settings: power_smc.SmcSettings) -> list[Record]:

@@ -56,6 +56,11 @@ def ratio(value: Any) -> str:
     return f"{float(value):.2f}" if float(value) < INFINITE else "infinite"
 
 
+def scientific(value: Any) -> str:
+    """A small number, as 1.2e-06."""
+    return f"{float(value):.1e}"
+
+
 @dataclass(frozen=True)
 class Line:
     """One line of a section: its label, the key of its value, its format, and what stands for a missing value.
@@ -94,6 +99,8 @@ POWER_LINES = [
     Line("log p drift, nats", "log_p_drift", decimals(3), extra=True),
     Line("log p drift, standard error", "log_p_drift_se", decimals(3), extra=True), Line("R-hat", "r_hat", ratio, extra=True),
     Line("positions per problem", "positions_per_problem", decimals(1), extra=True),
+    Line("answers beyond the context of training", "beyond_context", whole, extra=True),
+    Line("largest error of a recorded log p, nats", "log_p_error", scientific, extra=True),
     *_lines(plain_float, "low_temperature", extra=True), *_lines(whole, "best_of", extra=True),
 ]
 RL_LINES = [

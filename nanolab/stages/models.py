@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nanolab import checkpoint, hf, model_source, sandbox
 from nanolab.config import SOURCE_STEPS, Job
 from nanolab.data import chat
@@ -21,6 +23,7 @@ from nanolab.evals.methods import Problems
 from nanolab.files import sha256_text
 from nanolab.journal import Run
 from nanolab.model.gpt import GPT
+from nanolab.schema import UserError
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Subject:
                                  max_length=max_length or self.context, tool_max_output_tokens=config.tool_max_output_tokens)
         if self.source == "base":
             found.end_token = self.tokenizer.bos
+        found.name = self.facts.get("name", self.source)
         return found
 
 
@@ -94,8 +98,10 @@ class HFSubject(Subject):
 
     def language_model(self, config: Any, max_length: int | None = None) -> hf.HFLanguageModel:
         """The model behind the engine's protocol, for rows of at most `max_length` tokens (None: its context)."""
-        return hf.HFLanguageModel(self.model, self.tokenizer, sandbox.Tools("calculator", config.tool_timeout), rows=config.batch_rows,
-                                  max_length=max_length, tool_max_output_tokens=config.tool_max_output_tokens)
+        found = hf.HFLanguageModel(self.model, self.tokenizer, sandbox.Tools("calculator", config.tool_timeout), rows=config.batch_rows,
+                                   max_length=max_length, tool_max_output_tokens=config.tool_max_output_tokens)
+        found.name = self.source
+        return found
 
 
 def load_subject(job: Job, world: World, source: str | None = None) -> Subject:
@@ -110,7 +116,13 @@ def load_subject(job: Job, world: World, source: str | None = None) -> Subject:
     tokenizer = Tokenizer.load(job.inputs["tok_train"] / "tokenizer")
     folder = job.inputs[SOURCE_STEPS[source]] / "checkpoints"
     model, facts = checkpoint.load_model(folder, job.config.step, world.device, tokenizer.digest)
-    return Subject(model.eval(), tokenizer, facts, source)
+    return Subject(model.eval(), tokenizer, facts | {"name": f"{source}, step {facts['step']} of {folder}"}, source)
+
+
+def in_dtype(subject: Subject, dtype: str) -> Subject:
+    """The subject with weights, cache and logits' products in `dtype` ("float32" or "bfloat16")."""
+    subject.model.to(getattr(torch, dtype))
+    return subject
 
 
 def task_rows(source: DataSource, run: Run, task: str, split: str, count: int | None, subset: str | None = None) -> list[dict[str, Any]]:
@@ -132,6 +144,10 @@ def problems_of(job: Job, world: World, subject: Subject, source: DataSource, ro
     how = asking(job, world, subject, plain=plain, shots=shots, num_shots=config.num_shots if plain else 0)
     prompts = [chat_tasks.prompt_ids(task, rows, index, how) for index in range(len(rows))]
     longest = max((len(prompt) for prompt in prompts), default=1)
+    if longest >= subject.context:
+        place = max(range(len(prompts)), key=lambda index: len(prompts[index]))
+        raise UserError(f"{task} problem {place} has a prompt of {longest} tokens, which leaves no room in the {subject.context} tokens "
+                        f"that {subject.source} was trained on: train with a larger base_train.sequence_length, or take fewer num_shots")
     return Problems(world, job.folder / "records", subject.tokenizer,
                     subject.language_model(config, longest + config.max_new_tokens), rows, prompts, stage or job.step, config.seed,
                     config.max_new_tokens, config.batch_rows, lambda line: say(world, line), task, plain, config.tool_timeout, how.workers)

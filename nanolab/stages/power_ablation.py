@@ -20,7 +20,7 @@ from nanolab.report import plots
 from nanolab.samplers.power_mh import PowerSettings
 from nanolab.samplers.power_rollout import RolloutSettings
 from nanolab.samplers.power_smc import SmcSettings
-from nanolab.stages.models import load_subject, problems_of, say, task_rows
+from nanolab.stages.models import in_dtype, load_subject, problems_of, say, task_rows
 
 MAIN = {"alpha": 4.0, "temperature": 0.7}  # the baselines stand beside this setting, where the grid has it
 SHORT = {"alpha": "alpha", "temperature": "T", "restart_prob": "restart", "num_blocks": "blocks"}
@@ -28,7 +28,7 @@ SHORT = {"alpha": "alpha", "temperature": "T", "restart_prob": "restart", "num_b
 
 def run(job: Job, world: World, run: Run) -> dict[str, Any]:
     """Flat metrics: points, problems, and the best power point's accuracy with its setting; data. The points are grandchild runs."""
-    config, source, subject = job.config, open_source(job.study.data), load_subject(job, world)
+    config, source, subject = job.config, open_source(job.study.data), in_dtype(load_subject(job, world), job.config.dtype)
     rows = task_rows(source, run, config.task, config.split, config.max_examples, config.subset if config.task == "gsm8k" else None)
     problems = problems_of(job, world, subject, source, rows, config.task)
     settings = grid.expand(config.grid, config)

@@ -16,17 +16,19 @@ from nanolab.report import power_plots
 from nanolab.samplers import diagnostics
 from nanolab.samplers.power_mh import PowerSettings
 from nanolab.samplers.power_smc import SmcSettings
-from nanolab.stages.models import load_subject, problems_of, say, task_rows
+from nanolab.stages.models import in_dtype, load_subject, problems_of, say, task_rows
 
+RESCORED = 32  # problems whose recorded numbers are compared with a full forward
 SHOWN = ("samples", "states", "chains", "most_likely", "index")  # kept in records/, not repeated in problems.jsonl
 
 
 def run(job: Job, world: World, run: Run) -> dict[str, Any]:
     """Flat metrics: the task's name (power accuracy), passed, total, low, high, positions_per_problem, what `diagnostics.mixing`
-    finds; for each other method accuracy, passed, total, low, high, positions_per_problem and p_value (exact McNemar against
-    power) under its name; power/pass_at_k and plain/pass_at_k; data.
+    finds; log_p_error (nats) and beyond_context (answers longer than the rows of training); for each other method accuracy, passed,
+    total, low, high, positions_per_problem and p_value (exact McNemar against power) under its name; power/pass_at_k and
+    plain/pass_at_k; data.
     """
-    config, source, subject = job.config, open_source(job.study.data), load_subject(job, world)
+    config, source, subject = job.config, open_source(job.study.data), in_dtype(load_subject(job, world), job.config.dtype)
     rows = task_rows(source, run, config.task, config.split, config.max_examples, config.subset if config.task == "gsm8k" else None)
     problems = problems_of(job, world, subject, source, rows, config.task)
     found = answers(config, problems)
@@ -42,6 +44,10 @@ def run(job: Job, world: World, run: Run) -> dict[str, Any]:
     for row in diversity("plain", found) + diversity("power", found):
         key = f"{row['method']}/pass_at_{row['k']}"
         metrics |= {key: row["pass_at_k"], f"{key}_low": row["low"], f"{key}_high": row["high"]}
+    metrics |= {"log_p_error": log_p_error(subject.scorer, problems, found["power"]), "beyond_context": sum(
+        len(prompt) + len(record["chains"][0]["ids"]) > subject.context for prompt, record in zip(problems.prompts, found["power"]))}
+    say(world, f"recorded log p against a full forward: at most {metrics['log_p_error']:.1e} nats a token; "
+               f"{metrics['beyond_context']} answers reach beyond the {subject.context} tokens of training")
     if world.rank == 0:
         keep_records(job, run, problems, found)
         draw(run, found)
@@ -86,6 +92,15 @@ def diversity(name: str, found: dict[str, list[Record]]) -> list[dict[str, Any]]
         rows.append({"method": name, "k": k, "pass_at_k": mean, "low": low, "high": high})
         k *= 2
     return rows
+
+
+def log_p_error(scorer: Any, problems: methods.Problems, records: list[Record]) -> float:
+    """The largest difference (nats) between a recorded log p and a full forward's, over the chosen tokens of the first problems."""
+    chosen = [(problems.prompts[record["index"]], record["chains"][0]) for record in records[:RESCORED]]
+    scores = scorer.score([prompt + chain["ids"] for prompt, chain in chosen],
+                          [(len(prompt), len(prompt) + len(chain["ids"])) for prompt, chain in chosen])
+    return max((abs(again - recorded) for (_, chain), score in zip(chosen, scores)
+                for again, recorded, forced in zip(score.per_token, chain["token_log_p"], chain["forced"]) if not forced), default=0.0)
 
 
 def report(world: World, name: str, values: dict[str, float]) -> None:

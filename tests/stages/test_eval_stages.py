@@ -20,7 +20,7 @@ from nanolab.config import (
     StudyConfig,
 )
 from nanolab.data.sources import open_source
-from nanolab.data.tokenizer import train_tokenizer
+from nanolab.data.tokenizer import Tokenizer, train_tokenizer
 from nanolab.dist import World
 from nanolab.journal import NullRun
 from nanolab.model import scaling
@@ -151,6 +151,29 @@ def test_power_eval_on_another_source_and_task(tmp_path, inputs, step, changes, 
     assert metrics["total"] == 3 and 0 <= metrics[key] <= 1 and metrics["power/pass_at_1"] == metrics[key]
     line = json.loads((tmp_path / "problems.jsonl").read_text().splitlines()[0])
     assert set(line["methods"]) >= {"power", "greedy", "plain", "best_of", "majority", "low_temperature", "most_likely"}
+
+
+@pytest.mark.parametrize("dtype, most", [("float32", 1e-4), ("bfloat16", 1.0)])
+def test_power_eval_says_how_exact_its_recorded_numbers_are(tmp_path, inputs, dtype, most):
+    config = PowerEvalConfig(num_steps=1, max_examples=3, max_new_tokens=120, best_of=1, dtype=dtype)
+    metrics, _ = run(power_eval, "power_eval", config, tmp_path, inputs)
+    assert 0 < metrics["log_p_error"] < most
+    assert metrics["beyond_context"] > 0  # 128 positions were trained, a prompt and 120 tokens are more
+
+
+def test_a_prompt_without_room_is_refused_with_the_numbers(tmp_path, inputs, monkeypatch):
+    monkeypatch.setattr("nanolab.stages.models.Subject.context", 20)
+    with pytest.raises(UserError, match=r"gsm8k problem .* has a prompt of .* tokens, which leaves no room in the 20 tokens"):
+        run(power_eval, "power_eval", PowerEvalConfig(max_examples=3), tmp_path, inputs)
+
+
+def test_logits_that_are_not_numbers_name_the_checkpoint(tmp_path, inputs):
+    tokenizer = Tokenizer.load(inputs["sft"] / "tokenizer")
+    model, _ = checkpoint.load_model(inputs["sft"] / "checkpoints", None, WORLD.device, tokenizer.digest)
+    torch.nn.init.constant_(model.head.weight, float("nan"))
+    checkpoint.save(tmp_path / "checkpoints", 7, model, {}, {"tokenizer_digest": tokenizer.digest})
+    with pytest.raises(UserError, match=r"logits of sft, step 7 of .*checkpoints are not finite"):
+        run(power_eval, "power_eval", PowerEvalConfig(max_examples=2), tmp_path / "step", inputs | {"sft": tmp_path})
 
 
 def test_power_ablation_compares_samplers(tmp_path, inputs):
