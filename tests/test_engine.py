@@ -7,6 +7,7 @@ import torch
 from nanolab.data.tokenizer import Tokenizer
 from nanolab.engine import GPTLanguageModel, GPTScorer
 from nanolab.generation import log_p_log_q
+from nanolab.model import kv_cache
 from nanolab.model.gpt import GPT
 from nanolab.model.scaling import GPTConfig
 from nanolab.samplers.power_mh import PowerSettings, sample
@@ -165,9 +166,10 @@ def test_tool_output_is_forced_in_and_cut(model):
     assert calls > 3
 
 
-def test_rows_and_length_grow_beyond_the_first_allocation(model):
+def test_rows_and_length_grow_beyond_the_first_allocation(model, monkeypatch):
+    monkeypatch.setattr(kv_cache, "FIRST_BYTES", 100_000)
     lm = language_model(model, rows=2)
-    assert lm.cache.length < 80
+    assert lm.cache.length < 80 and len(lm.cache.free) == 8
     answers = generate(lm, prompts(70), temperature=0.0, top_k=None, max_new_tokens=LIMIT, seed=0, stage="s", batch_rows=64)
     assert len(answers) == 70 and not lm.tokens and not lm.cache.slots
 
