@@ -2,8 +2,8 @@
 
 Decoding feeds a flat batch: one token of every row, in slot order, then the earlier tokens of forced outputs. Linear layers see one
 (tokens, width) matrix; attention reads the cache's first slots as they stand. On CPU in float32 the decisions of a chain must not
-depend on its batch, so token batches are padded to multiples of 8 and lengths to multiples of 32: shapes whose results were
-measured to agree bitwise.
+depend on its batch, so token batches are padded to multiples of 8 and lengths to multiples of 16: shapes whose results were measured
+to agree bitwise for heads of 32 or more dimensions. On CUDA a step is a CUDA graph, and shapes are its.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from nanolab.data.chat import forced_output, tool_call
 from nanolab.data.tokenizer import Tokenizer
 from nanolab.generation import SpanScore
 from nanolab.model.attention import causal_attention
-from nanolab.model.decode import Rotary, rotary_tables, step
+from nanolab.model.decode import ROWS, GraphedStep, Rotary, graph_shape, padded_shape, rotary_tables, step
 from nanolab.model.gpt import GPT, norm
-from nanolab.model.kv_cache import MULTIPLE, KVCache, rounded
+from nanolab.model.kv_cache import KVCache, rounded
 from nanolab.sandbox import Tools
 from nanolab.scheduler import generate, serve
 from nanolab.schema import UserError
 
 __all__ = ["GPTLanguageModel", "GPTScorer", "generate", "serve"]
 
-ROWS = 8  # token batches are padded to a multiple of this
 PREFILL_TOKENS = 16_384  # padded tokens of one prefill forward at most
 SCORE_TOKENS = 8_192  # padded tokens of one scoring forward at most
 
@@ -52,6 +51,7 @@ class GPTLanguageModel:
         self.cache = KVCache(len(model.blocks), model.config.kv_heads, model.config.width // model.config.heads, weight.dtype, self.device,
                              2 * rows, self.max_length)
         self.tables: Rotary | None = None
+        self.shape, self.step = (graph_shape, GraphedStep()) if self.device.type == "cuda" else (padded_shape, step)
         self.tokens: dict[int, list[int]] = {}  # row -> the tokens it holds
 
     @torch.no_grad()
@@ -94,10 +94,10 @@ class GPTLanguageModel:
         longest = max(lengths[row] + len(more) for row, more in zip(rows, tokens, strict=True))
         if longest > self.max_length:
             raise UserError(f"a row of {longest} tokens does not fit into the context of {self.max_length}")
-        self.cache.reserve(longest)
+        padded, length = self.shape(count, longest)
+        self.cache.reserve(length, padded)
         if self.tables is None or len(self.tables.cos) <= self.cache.length:
             self.tables = rotary_tables(self.model, self.cache.length + 1)
-        padded = rounded(count, ROWS)
         last, places = [0] * padded, [self.cache.length] * padded
         extras: list[tuple[int, int, int]] = []  # token, slot, position
         for row, slot, more in zip(rows, slots, tokens):
@@ -111,7 +111,7 @@ class GPTLanguageModel:
         if extras:
             columns = [[*column, *more] for column, more in zip(columns, zip(*extras))]
         ids, where, positions = torch.tensor(columns, device=self.device)
-        logits = step(self.model, self.cache.by_slot(), self.tables, ids, where, positions, padded, rounded(longest, MULTIPLE))
+        logits = self.step(self.model, self.cache.by_slot(), self.tables, ids, where, positions, padded, length)
         return logits[:count] if slots == list(range(count)) else logits[torch.tensor(slots, device=self.device)]
 
     def fork(self, rows: list[int], parents: list[int], lengths: list[int]) -> list[int]:

@@ -10,7 +10,8 @@ from nanolab.files import ROOT
 FLOORS = [
     ["schema", "config", "experiment", "files", "seeds", "dist", "journal", "tracking", "courier", "calculator", "sandbox"],
     ["data.world", "data.sources", "data.tokenizer", "data.chat", "data.batches"],
-    ["model.scaling", "model.kv_cache", "model.attention", "model.loss", "model.gpt", "model.optim", "checkpoint"],
+    ["model.scaling", "model.kv_cache", "model.attention", "model.linear", "model.loss", "model.gpt", "model.decode",
+     "model.optim", "checkpoint"],
     ["generation", "scheduler", "engine"],
     ["samplers.toy", "samplers.baselines", "samplers.power_mh", "samplers.diagnostics"],
     ["evals.base", "evals.bpb", "evals.core", "evals.chat_tasks", "evals.methods"],

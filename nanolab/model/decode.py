@@ -11,7 +11,10 @@ from typing import NamedTuple
 import torch
 
 from nanolab.model.gpt import GPT, norm
+from nanolab.model.kv_cache import MULTIPLE, rounded
 
+ROWS = 8  # token batches are padded to a multiple of this
+GRAPH_LENGTH = 64  # lengths of CUDA graphs are multiples of this
 GATHERED = 128  # extra tokens whose cache is gathered at once
 
 
@@ -70,3 +73,52 @@ def _attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: tor
     scores = torch.bmm(q.view(count * kv_heads, group, width), keys.transpose(1, 2))
     weights = torch.softmax(scores.view(count, kv_heads, group, -1) + mask, -1)
     return torch.bmm(weights.view(count * kv_heads, group, -1), values).view(count, kv_heads * group, width)
+
+
+def padded_shape(rows: int, length: int) -> tuple[int, int]:
+    """Rows and length that a step is run with: the next of those whose results were measured to agree bitwise on a CPU in float32."""
+    return rounded(rows, ROWS), rounded(length, MULTIPLE)
+
+
+def graph_shape(rows: int, length: int) -> tuple[int, int]:
+    """Rows and length of the CUDA graph that serves a step: few enough that each is captured once."""
+    return max(ROWS, 1 << (rows - 1).bit_length()), rounded(length, GRAPH_LENGTH)
+
+
+class GraphedStep:
+    """`step` as CUDA graphs, one for each number of rows and length: a tick is a copy of its inputs and one launch.
+
+    Logits are overwritten by the next call. Steps with extra tokens, whose number varies, run without a graph. Graphs are captured
+    anew when the cache moves.
+    """
+
+    def __init__(self) -> None:
+        self.graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, list[torch.Tensor], torch.Tensor]] = {}
+        self.address = 0
+
+    def __call__(self, model: GPT, store: torch.Tensor, tables: Rotary, ids: torch.Tensor, slots: torch.Tensor, positions: torch.Tensor,
+                 rows: int, length: int) -> torch.Tensor:
+        if len(ids) > rows:
+            return step(model, store, tables, ids, slots, positions, rows, length)
+        if store.data_ptr() != self.address:
+            self.graphs, self.address = {}, store.data_ptr()
+        if (rows, length) not in self.graphs:
+            self.graphs[rows, length] = self._capture(model, store, tables, [ids.clone(), slots.clone(), positions.clone()], rows, length)
+        graph, inputs, logits = self.graphs[rows, length]
+        for place, values in zip(inputs, (ids, slots, positions)):
+            place.copy_(values)
+        graph.replay()
+        return logits
+
+    def _capture(self, model: GPT, store: torch.Tensor, tables: Rotary, inputs: list[torch.Tensor], rows: int,
+                 length: int) -> tuple[torch.cuda.CUDAGraph, list[torch.Tensor], torch.Tensor]:
+        """A graph of the step over `inputs`; what is run beforehand, for libraries to set themselves up, writes what the replay writes."""
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            step(model, store, tables, *inputs, rows, length)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            logits = step(model, store, tables, *inputs, rows, length)
+        return graph, inputs, logits

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy
 import torch
 
-MULTIPLE = 32  # positions: lengths are rounded up to this
+MULTIPLE = 16  # positions: lengths are rounded up to this
 FIRST_BYTES = 2**30  # a new cache has its full length at once where that takes no more address space than this
 
 
@@ -51,42 +51,40 @@ class KVCache:
         self.next_row = 0
 
     @property
-    def keys(self) -> torch.Tensor:
-        """(layers, slots * kv_heads, length, head_dim)."""
-        return self.store[0]
-
-    @property
-    def values(self) -> torch.Tensor:
-        """(layers, slots * kv_heads, length, head_dim)."""
-        return self.store[1]
-
-    @property
     def length(self) -> int:
         """Positions that a row has room for."""
         return self.store.shape[3] - 1
+
+    @property
+    def count(self) -> int:
+        """Slots."""
+        return self.store.shape[2] // self.kv_heads
 
     def by_slot(self) -> torch.Tensor:
         """The store as (2, layers, slots, kv_heads, length, head_dim)."""
         two, layers, flat, length, width = self.store.shape
         return self.store.view(two, layers, flat // self.kv_heads, self.kv_heads, length, width)
 
-    def reserve(self, length: int) -> None:
-        """Make room for `length` positions a row."""
+    def reserve(self, length: int, slots: int = 0) -> None:
+        """Make room for `length` positions a row, and for `slots` slots."""
         if length > self.length:
-            self._grow(self.store.shape[2], rounded(max(length, self.length * 3 // 2) + 1, MULTIPLE))
+            self._grow(0, rounded(max(length, self.length * 3 // 2) + 1, MULTIPLE))
+        if slots > self.count:
+            self._grow(slots, 0)
 
-    def _grow(self, flat: int, length: int) -> None:
+    def _grow(self, slots: int, length: int) -> None:
+        """Room for so many slots and positions, or as many as there are."""
         two, layers, old_flat, old_length, width = self.store.shape
-        store = zeros((two, layers, flat, length, width), self.store.dtype, self.store.device)
+        self.free += range(self.count, slots)
+        shape = two, layers, max(old_flat, slots * self.kv_heads), max(old_length, length), width
+        store = zeros(shape, self.store.dtype, self.store.device)
         store[:, :, :old_flat, :old_length] = self.store
         self.store = store
 
     def allocate(self, length: int, lowest: bool = True) -> int:
         """A new row of `length` positions whose contents the caller writes, in the lowest or the highest free slot."""
         if not self.free:
-            count = self.store.shape[2] // self.kv_heads
-            self._grow(2 * count * self.kv_heads, self.store.shape[3])
-            self.free = list(range(count, 2 * count))
+            self._grow(2 * self.count, 0)
         row, self.next_row = self.next_row, self.next_row + 1
         self.lengths[row] = length
         self._place(row, self.free.pop(0 if lowest else -1))

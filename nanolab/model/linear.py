@@ -12,10 +12,21 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 PACKABLE = torch.backends.mkldnn.is_available() and all(
     hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
 ACTIVATIONS = {"none": lambda x: x, "relu": torch.relu, "tanh": torch.tanh}
+
+_optimizer_steps = 0  # of all optimizers of this process: fused ones write weights without raising their version counters
+
+
+def _count_step(*_: Any) -> None:
+    global _optimizer_steps
+    _optimizer_steps += 1
+
+
+register_optimizer_step_post_hook(_count_step)
 
 
 def packs(weight: torch.Tensor) -> bool:
@@ -27,8 +38,8 @@ def packs(weight: torch.Tensor) -> bool:
 class Linear(nn.Linear):
     """x (..., in) -> (..., out), without bias, and one of ACTIVATIONS.
 
-    The packed copy is made at first use, remade when the weight has changed (by its version counter: not through `.data`), dropped
-    at the first product with gradients, and neither saved nor copied with the module.
+    The packed copy is made at first use and remade once an optimizer has made a step or the weight was changed in place (not seen:
+    writing through `.data`), dropped at the first product with gradients, and neither saved nor copied with the module.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -40,7 +51,7 @@ class Linear(nn.Linear):
         if not packs(weight):
             self.packed = None
             return ACTIVATIONS[activation](functional.linear(x, weight))
-        state = weight.data_ptr(), weight._version, weight.dtype
+        state = weight.data_ptr(), weight._version, weight.dtype, _optimizer_steps
         if self.packed is None or self.packed[0] != state:
             self.packed = None  # the old copy goes before the new one comes
             self.packed = state, torch.ops.mkldnn._reorder_linear_weight(weight.detach())
