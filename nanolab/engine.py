@@ -2,8 +2,8 @@
 
 Decoding feeds a flat batch: one token of every row, in slot order, then the earlier tokens of forced outputs. Linear layers see one
 (tokens, width) matrix; attention reads the cache's first slots as they stand. On CPU in float32 the decisions of a chain must not
-depend on its batch, so token batches are padded to multiples of 8 and lengths to multiples of 32: shapes whose results were
-measured to agree bitwise.
+depend on its batch, so token batches are padded to multiples of 8 and lengths to multiples of 16: shapes whose results were measured
+to agree bitwise for heads of 32 or more dimensions. On CUDA a step is a CUDA graph, and shapes are its.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from nanolab.data.chat import forced_output, tool_call
 from nanolab.data.tokenizer import Tokenizer
 from nanolab.generation import SpanScore
 from nanolab.model.attention import causal_attention
+from nanolab.model.decode import ROWS, GraphedStep, Rotary, graph_shape, padded_shape, rotary_tables, step
 from nanolab.model.gpt import GPT, norm
-from nanolab.model.kv_cache import MULTIPLE, KVCache, rounded
+from nanolab.model.kv_cache import KVCache, rounded
 from nanolab.sandbox import Tools
 from nanolab.schema import UserError
 
-ROWS = 8  # token batches are padded to a multiple of this
 PREFILL_TOKENS = 16_384  # padded tokens of one prefill forward at most
-EXTRA_TOKENS = 128  # earlier tokens of forced outputs whose cache is gathered at once
 SCORE_TOKENS = 8_192  # padded tokens of one scoring forward at most
 
 
@@ -47,7 +46,9 @@ class GPTLanguageModel:
         weight = model.embedding.weight
         self.device = weight.device
         self.cache = KVCache(len(model.blocks), model.config.kv_heads, model.config.width // model.config.heads, weight.dtype, self.device,
-                             2 * rows, 2 * MULTIPLE)
+                             2 * rows, self.max_length)
+        self.tables: Rotary | None = None
+        self.shape, self.step = (graph_shape, GraphedStep()) if self.device.type == "cuda" else (padded_shape, step)
         self.tokens: dict[int, list[int]] = {}  # row -> the tokens it holds
 
     @torch.no_grad()
@@ -87,59 +88,28 @@ class GPTLanguageModel:
         """As the protocol says: logits (rows, vocab) float32 on the model's device."""
         count, lengths = len(rows), self.cache.lengths
         slots = self.cache.arrange(rows)
-        padded = rounded(count, ROWS)
-        last, places = [0] * padded, [0] * padded
-        extras: list[tuple[int, int, int]] = []  # slot, position, token
-        for row, slot, more in zip(rows, slots, tokens, strict=True):
+        longest = max(lengths[row] + len(more) for row, more in zip(rows, tokens, strict=True))
+        if longest > self.max_length:
+            raise UserError(f"a row of {longest} tokens does not fit into the context of {self.max_length}")
+        padded, length = self.shape(count, longest)
+        self.cache.reserve(length, padded)
+        if self.tables is None or len(self.tables.cos) <= self.cache.length:
+            self.tables = rotary_tables(self.model, self.cache.length + 1)
+        last, places = [0] * padded, [self.cache.length] * padded
+        extras: list[tuple[int, int, int]] = []  # token, slot, position
+        for row, slot, more in zip(rows, slots, tokens):
             start = lengths[row]
-            for i in range(len(more) - 1):
-                extras.append((slot, start + i, more[i]))
+            extras += [(token, slot, start + i) for i, token in enumerate(more[:-1])]
             last[slot], places[slot] = more[-1], start + len(more) - 1
             lengths[row] = start + len(more)
             self.tokens[row] += more
-        longest = max(places) + 1
-        if longest > self.max_length:
-            raise UserError(f"a row of {longest} tokens does not fit into the context of {self.max_length}")
-        self.cache.reserve(longest)
-        hidden = self._hidden(last, places, count, extras, rounded(longest, MULTIPLE))
-        logits = self.model.logits(norm(hidden[:padded, 0])).float()
+        extras += [(0, 0, self.cache.length)] * (rounded(len(extras), ROWS) - len(extras))
+        columns = last, [*range(padded)], places
+        if extras:
+            columns = [[*column, *more] for column, more in zip(columns, zip(*extras))]
+        ids, where, positions = torch.tensor(columns, device=self.device)
+        logits = self.step(self.model, self.cache.by_slot(), self.tables, ids, where, positions, padded, length)
         return logits[:count] if slots == list(range(count)) else logits[torch.tensor(slots, device=self.device)]
-
-    def _hidden(self, last: list[int], places: list[int], count: int, extras: list[tuple[int, int, int]], length: int) -> torch.Tensor:
-        """The residual stream (tokens, 1, width) after all layers, the rows' last tokens first, in slot order."""
-        device, heads = self.device, self.cache.kv_heads
-        spare = rounded(len(extras), ROWS) - len(extras)
-        ids = torch.tensor(last + [extra[2] for extra in extras] + [0] * spare, device=device)
-        positions = torch.tensor(places + [extra[1] for extra in extras] + [0] * spare, device=device)
-        slots = torch.tensor([*range(count), *(extra[0] for extra in extras)], device=device)
-        rows = len(last)
-        real = torch.cat([torch.arange(count, device=device), torch.arange(rows, rows + len(extras), device=device)]) if extras else None
-        written = positions[:count] if real is None else positions[real]
-        hidden_later = torch.arange(length, device=device) > positions[:, None]
-        mask = torch.zeros(hidden_later.shape, dtype=self.cache.store.dtype, device=device).masked_fill_(hidden_later, float("-inf"))
-        mask = mask[:, None, None]  # (tokens, 1, 1, length)
-        rotary = self.model.rotary(positions[:, None])
-        store = self.cache.by_slot()
-        x = self.model.embed(ids[:, None])
-        for i, block in enumerate(self.model.blocks):
-            q, k, v = block.attention.queries_keys_values(norm(x), *rotary)
-            store[0, i][slots, :, written] = k[:count, :, 0] if real is None else k[real, :, 0]
-            store[1, i][slots, :, written] = v[:count, :, 0] if real is None else v[real, :, 0]
-            groups = q.shape[1] // heads
-            q = q.reshape(len(ids), heads, groups, -1)
-            keys, values = self.cache.keys[i, :rows * heads, :length], self.cache.values[i, :rows * heads, :length]
-            outputs = [_attend(q[:rows], keys, values, mask[:rows])]
-            for start in range(rows, rows + len(extras), EXTRA_TOKENS):
-                part = slots[count + start - rows:count + start - rows + EXTRA_TOKENS]
-                stop = start + len(part)
-                gathered = store[:, i, part, :, :length].flatten(1, 2)
-                outputs.append(_attend(q[start:stop], gathered[0], gathered[1], mask[start:stop]))
-            if spare:
-                outputs.append(torch.zeros_like(q[:spare]))
-            y = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-            x = x + block.attention.project(y.reshape(len(ids), heads * groups, 1, -1))
-            x = x + block.feed_forward(norm(x))
-        return x
 
     def fork(self, rows: list[int], parents: list[int], lengths: list[int]) -> list[int]:
         """As the protocol says."""
@@ -158,15 +128,6 @@ class GPTLanguageModel:
             return []
         call = tool_call(self.tokenizer, [*self.tokens[row], token])
         return [] if call is None else forced_output(self.tokenizer, self.tools.output(call), self.tool_max_output_tokens)
-
-
-def _attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """One query position a row against its cache: q (rows, kv_heads, group, d), keys and values (rows * kv_heads, length, d), mask
-    (rows, 1, 1, length) added to the scores. Returns (rows, kv_heads, group, d)."""
-    rows, heads, group, width = q.shape
-    scores = torch.bmm((q * width**-0.5).reshape(rows * heads, group, width), keys.transpose(1, 2))
-    weights = torch.softmax(scores.view(rows, heads, group, -1) + mask, -1)
-    return torch.bmm(weights.view(rows * heads, group, -1), values).view(rows, heads, group, width)
 
 
 def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:

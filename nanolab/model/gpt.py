@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from nanolab.model.attention import causal_attention
+from nanolab.model.linear import Linear
 from nanolab.model.loss import softcapped_cross_entropy
 from nanolab.model.scaling import GPTConfig
 
@@ -35,8 +36,8 @@ class Attention(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.width // config.heads
-        self.qkv = nn.Linear(config.width, (config.heads + 2 * config.kv_heads) * self.head_dim, bias=False)
-        self.output = nn.Linear(config.width, config.width, bias=False)
+        self.qkv = Linear(config.width, (config.heads + 2 * config.kv_heads) * self.head_dim)
+        self.output = Linear(config.width, config.width)
 
     def queries_keys_values(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """x (B, S, D) -> q (B, H, S, hd), k and v (B, K, S, hd), rotated and normalised."""
@@ -75,11 +76,13 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.up = nn.Linear(config.width, 4 * config.width, bias=False)
-        self.down = nn.Linear(4 * config.width, config.width, bias=False)
+        self.up = Linear(config.width, 4 * config.width)
+        self.down = Linear(4 * config.width, config.width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down(_SquaredRelu.apply(self.up(x)))
+        if torch.is_grad_enabled():
+            return self.down(_SquaredRelu.apply(self.up(x)))
+        return self.down(self.up(x, "relu").square_())
 
 
 class Block(nn.Module):
@@ -103,7 +106,7 @@ class GPT(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.head = Linear(config.width, config.vocab_size)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -137,7 +140,9 @@ class GPT(nn.Module):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden (..., D) -> softcapped logits (..., V) float32."""
-        return SOFTCAP * torch.tanh(self.head(hidden).float() / SOFTCAP)
+        if hidden.dtype == self.head.weight.dtype == torch.float32:
+            return SOFTCAP * self.head(hidden / SOFTCAP, "tanh")
+        return SOFTCAP * torch.tanh(self.head(hidden).float() / SOFTCAP)  # in bfloat16 the tanh is rounded less than its result
 
     def forward(self, ids: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, int]:
         """ids and targets (B, T) int64, target -1 without loss -> (sum of the losses in nats, float32 scalar; number of targets)."""

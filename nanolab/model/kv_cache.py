@@ -3,14 +3,17 @@
 A row is a stable number; a slot is where its keys and values lie. The rows decoded together lie in slots 0 .. n-1 (`arrange`), so a
 layer's attention reads a prefix of the cache as it stands and gathers nothing. When a row is forked, the child takes the lower of
 the two slots and the parent the higher: a proposal goes on where its state was decoded, and the parked state moves out of the way.
-Slots and length grow when more are needed.
+Slots and length grow when more are needed. The last position of every slot belongs to no row: what a step computes for rows that only
+pad its batch goes there.
 """
 
 from __future__ import annotations
 
+import numpy
 import torch
 
-MULTIPLE = 32  # positions: lengths are rounded up to this
+MULTIPLE = 16  # positions: lengths are rounded up to this
+FIRST_BYTES = 2**30  # a new cache has its full length at once where that takes no more address space than this
 
 
 def rounded(count: int, multiple: int) -> int:
@@ -18,55 +21,73 @@ def rounded(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros; on a CPU from the system's fresh pages, so that memory is taken only where something is written.
+
+    Not `torch.empty`: a masked position has weight 0, and 0 times whatever lay there may not be a number.
+    """
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    count = int(numpy.prod(shape)) * dtype.itemsize
+    return torch.from_numpy(numpy.zeros(count, dtype=numpy.uint8)).view(dtype).view(shape)
+
+
 class KVCache:
-    """Keys and values of all layers: each (layers, slots * kv_heads, length, head_dim), on one device and of one dtype."""
+    """Keys and values of all layers, (2, layers, slots * kv_heads, length + 1, head_dim), on one device and of one dtype.
+
+    `length` positions a row are expected; a longer row makes it grow.
+    """
 
     def __init__(self, layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device, slots: int = 16,
                  length: int = MULTIPLE) -> None:
         self.kv_heads = kv_heads
-        shape = (2, layers, rounded(slots, 8) * kv_heads, rounded(length, MULTIPLE), head_dim)
-        self.store = torch.zeros(shape, dtype=dtype, device=device)
+        slots = rounded(slots, 8)
+        fits = FIRST_BYTES // (2 * layers * slots * kv_heads * head_dim * dtype.itemsize)
+        self.store = zeros((2, layers, slots * kv_heads, rounded(min(length, fits) + 1, MULTIPLE), head_dim), dtype, device)
         self.slots: dict[int, int] = {}  # row -> slot
         self.lengths: dict[int, int] = {}  # row -> positions held
         self.owner: dict[int, int] = {}  # slot -> row
-        self.free = list(range(shape[2] // kv_heads))  # ascending; the highest is given out
+        self.free = list(range(slots))  # ascending
         self.next_row = 0
 
     @property
-    def keys(self) -> torch.Tensor:
-        """(layers, slots * kv_heads, length, head_dim)."""
-        return self.store[0]
-
-    @property
-    def values(self) -> torch.Tensor:
-        """(layers, slots * kv_heads, length, head_dim)."""
-        return self.store[1]
-
-    @property
     def length(self) -> int:
-        """Positions that a slot has room for."""
-        return self.store.shape[3]
+        """Positions that a row has room for."""
+        return self.store.shape[3] - 1
+
+    @property
+    def count(self) -> int:
+        """Slots."""
+        return self.store.shape[2] // self.kv_heads
 
     def by_slot(self) -> torch.Tensor:
         """The store as (2, layers, slots, kv_heads, length, head_dim)."""
         two, layers, flat, length, width = self.store.shape
         return self.store.view(two, layers, flat // self.kv_heads, self.kv_heads, length, width)
 
-    def reserve(self, length: int) -> None:
-        """Make room for `length` positions a slot."""
+    def reserve(self, length: int, slots: int = 0) -> None:
+        """Make room for `length` positions a row, and for `slots` slots."""
         if length > self.length:
-            more = rounded(max(length, self.length * 5 // 4), MULTIPLE) - self.length
-            self.store = torch.nn.functional.pad(self.store, (0, 0, 0, more))
+            self._grow(0, rounded(max(length, self.length * 3 // 2) + 1, MULTIPLE))
+        if slots > self.count:
+            self._grow(slots, 0)
 
-    def allocate(self, length: int) -> int:
-        """A new row of `length` positions whose contents the caller writes."""
+    def _grow(self, slots: int, length: int) -> None:
+        """Room for so many slots and positions, or as many as there are."""
+        two, layers, old_flat, old_length, width = self.store.shape
+        self.free += range(self.count, slots)
+        shape = two, layers, max(old_flat, slots * self.kv_heads), max(old_length, length), width
+        store = zeros(shape, self.store.dtype, self.store.device)
+        store[:, :, :old_flat, :old_length] = self.store
+        self.store = store
+
+    def allocate(self, length: int, lowest: bool = True) -> int:
+        """A new row of `length` positions whose contents the caller writes, in the lowest or the highest free slot."""
         if not self.free:
-            count = self.store.shape[2] // self.kv_heads
-            self.store = torch.nn.functional.pad(self.store, (0, 0, 0, 0, 0, count * self.kv_heads))
-            self.free = list(range(count, 2 * count))
+            self._grow(2 * self.count, 0)
         row, self.next_row = self.next_row, self.next_row + 1
         self.lengths[row] = length
-        self._place(row, self.free.pop())
+        self._place(row, self.free.pop(0 if lowest else -1))
         return row
 
     def _place(self, row: int, slot: int) -> None:
@@ -93,7 +114,7 @@ class KVCache:
             assert length <= held, f"row {parent} holds {held} positions, not {length}"
             if row != parent:
                 if row == -1:
-                    row = self.allocate(length)
+                    row = self.allocate(length, lowest=False)
                 here, there = self.slots[row], self.slots[parent]
                 if there < here:
                     self._place(row, there)
@@ -132,9 +153,11 @@ class KVCache:
         return [self.slots[row] for row in rows]
 
     def _copy(self, moves: list[tuple[int, int, int]]) -> None:
-        """Copy (source slot, target slot, positions), all sources read before any target is written."""
-        length = max((positions for _, _, positions in moves), default=0)
-        if length:
-            store = self.by_slot()
-            sources, targets = ([move[i] for move in moves] for i in (0, 1))
-            store[:, :, targets, :, :length] = store[:, :, sources, :, :length]
+        """Copy (source slot, target slot, positions), as if all sources were read before any target is written."""
+        store = self.by_slot()
+        targets = {target for _, target, _ in moves}
+        kept = {source: store[:, :, source, :, :length].clone() for source, _, length in sorted(moves, key=lambda move: move[2])
+                if source in targets}
+        for source, target, length in moves:
+            held = kept[source] if source in kept else store[:, :, source]
+            store[:, :, target, :, :length] = held[..., :length, :]
