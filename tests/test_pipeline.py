@@ -85,8 +85,10 @@ def test_the_power_notebook_fills_the_step_that_the_study_has(light):
     assert planned["power_eval_code"].config.task == "humaneval" and planned["power_eval_code"].config.source == "sft"
     assert plan.steps_of("tokenizer", tiny()) == ["tok_train", "tok_eval"]
     assert plan.steps_of("chat_eval", tiny(chat_eval={"source": "rl"})) == ["chat_eval_rl"]
+    both = tiny(steps=steps[:2], power_eval={"source": "rl"})  # as the notebook of step power_eval_rl hands it over
+    assert plan.steps_of("power_eval", both) == ["power_eval_rl"]
     with pytest.raises(UserError, match="power_eval and power_eval_rl are the same"):
-        tiny(steps=steps[:2], power_eval={"source": "rl"})
+        load_study("power_ablation", ["power_eval.source=rl"])
 
 
 def test_a_model_trained_from_itself_is_refused(light):
