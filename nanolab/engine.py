@@ -25,7 +25,7 @@ from nanolab.schema import UserError
 
 __all__ = ["GPTLanguageModel", "GPTScorer", "generate", "serve"]
 
-PREFILL_TOKENS = 16_384  # padded tokens of one prefill forward at most
+PREFILL_TOKENS = {"cpu": 512, "cuda": 16_384}  # padded tokens of one prefill forward: on a CPU, what its cache holds
 SCORE_TOKENS = 8_192  # padded tokens of one scoring forward at most
 
 
@@ -63,7 +63,7 @@ class GPTLanguageModel:
         for i in order:
             rows[i] = self.cache.allocate(len(prompts[i]) - 1)
             self.tokens[rows[i]] = prompts[i][:-1]
-        for batch in _batches(order, [len(prompt) - 1 for prompt in prompts], PREFILL_TOKENS):
+        for batch in _batches(order, [len(prompt) - 1 for prompt in prompts], PREFILL_TOKENS[self.device.type]):
             self._prefill([rows[i] for i in batch], [prompts[i][:-1] for i in batch])
         return rows
 
