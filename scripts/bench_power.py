@@ -144,7 +144,7 @@ class Bench:
              source="ours on one core, in turn", ratio_of="peer/ours")
 
     def occupancy(self) -> None:
-        with Worker("ours", self.threads) as ours:
+        with Worker("ours", 1) as ours:
             facts = ours.ask(work="power", prompt=64, new=64, blocks=1, slots=64, problems=256)
         line("occupancy", "active rows a decode call over slots: 64 slots, 256 chains", [facts["occupancy"]], 0.85, at_most=False,
              seconds_a_problem=round(facts["seconds"] / 256, 4))
