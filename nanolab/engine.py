@@ -22,7 +22,7 @@ from nanolab.model.kv_cache import KVCache, rounded
 from nanolab.sandbox import Tools
 from nanolab.schema import UserError
 
-PREFILL_TOKENS = 16_384  # padded tokens of one prefill forward at most
+PREFILL_TOKENS = {"cpu": 512, "cuda": 16_384}  # padded tokens of one prefill forward: on a CPU, what its cache holds
 SCORE_TOKENS = 8_192  # padded tokens of one scoring forward at most
 
 
@@ -60,12 +60,12 @@ class GPTLanguageModel:
         for i in order:
             rows[i] = self.cache.allocate(len(prompts[i]) - 1)
             self.tokens[rows[i]] = prompts[i][:-1]
-        for batch in _batches(order, [len(prompt) - 1 for prompt in prompts], PREFILL_TOKENS):
+        for batch in length_batches(order, [len(prompt) - 1 for prompt in prompts], PREFILL_TOKENS[self.device.type]):
             self._prefill([rows[i] for i in batch], [prompts[i][:-1] for i in batch])
         return rows
 
     def _prefill(self, rows: list[int], prompts: list[list[int]]) -> None:
-        ids = _padded(prompts, self.device)
+        ids = padded_ids(prompts, self.device)
         length = ids.shape[1]
         if length == 0:
             return
@@ -130,13 +130,13 @@ class GPTLanguageModel:
         return [] if call is None else forced_output(self.tokenizer, self.tools.output(call), self.tool_max_output_tokens)
 
 
-def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+def padded_ids(rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
     """Token rows (rows, length) int64, padded with 0 at their ends to a common multiple of 8."""
     length = rounded(max(len(row) for row in rows), ROWS)
     return torch.tensor([[*row, *[0] * (length - len(row))] for row in rows], dtype=torch.int64, device=device).view(len(rows), length)
 
 
-def _batches(order: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
+def length_batches(order: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
     """`order` (by rising length) in batches of at most `tokens` padded tokens, and of lengths that waste at most about a quarter."""
     batches: list[list[int]] = []
     for i in order:
@@ -162,8 +162,8 @@ class GPTScorer:
             if not row:
                 raise UserError(f"row {i} to score is empty")
         lengths = [len(row) for row in ids]
-        for batch in _batches(sorted(range(len(ids)), key=lengths.__getitem__), lengths, SCORE_TOKENS):
-            yield batch, self.model.trunk(_padded([ids[i] for i in batch], self.device))
+        for batch in length_batches(sorted(range(len(ids)), key=lengths.__getitem__), lengths, SCORE_TOKENS):
+            yield batch, self.model.trunk(padded_ids([ids[i] for i in batch], self.device))
 
     @torch.no_grad()
     def score(self, ids: list[list[int]], spans: list[tuple[int, int]]) -> list[SpanScore]:

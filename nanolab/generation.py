@@ -172,6 +172,9 @@ def candidates(logits: torch.Tensor, top_k: int | None, name: str = "the model")
         return Candidates(ids, (logits - total).clamp(max=0).cpu().numpy())
     if top_k == 1:
         values, chosen = logits.max(-1, keepdim=True)
+    elif logits.device.type == "cpu":  # a partition is two to four times as fast there as torch.topk
+        chosen = torch.from_numpy(numpy.sort(numpy.argpartition(logits.numpy(), vocab_size - top_k, -1)[:, vocab_size - top_k:], -1))
+        values = logits.gather(-1, chosen)
     else:
         chosen = torch.topk(logits, top_k, dim=-1, sorted=False).indices.sort(-1).values
         values = logits.gather(-1, chosen)

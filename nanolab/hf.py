@@ -20,8 +20,9 @@ from nanolab.config import ROOT
 from nanolab.data import chat
 from nanolab.data.hf_tokenizer import HFTokenizer
 from nanolab.data.sources import require_hub
-from nanolab.engine import PREFILL_TOKENS, ROWS, _batches, _padded
+from nanolab.engine import PREFILL_TOKENS, length_batches, padded_ids
 from nanolab.generation import SpanScore
+from nanolab.model.decode import ROWS
 from nanolab.model.kv_cache import MULTIPLE, KVCache, rounded
 from nanolab.model_source import INSTALL, HubModel, locate
 from nanolab.sandbox import Tools
@@ -64,13 +65,13 @@ class HFLanguageModel:
         rows = [self.cache.allocate(len(text)) for text in texts]
         self.tokens.update(zip(rows, map(list, texts)))
         order = sorted((i for i, text in enumerate(texts) if text), key=lambda i: len(texts[i]))
-        for batch in _batches(order, [len(text) for text in texts], PREFILL_TOKENS):
+        for batch in length_batches(order, [len(text) for text in texts], PREFILL_TOKENS[self.device.type]):
             self._prefill([rows[i] for i in batch], [texts[i] for i in batch])
         return rows
 
     def _prefill(self, rows: list[int], texts: list[list[int]]) -> None:
         """Forward whole texts; what lies beyond the end of a shorter one is masked later, until it is overwritten."""
-        ids = _padded(texts, self.device)
+        ids = padded_ids(texts, self.device)
         count, length = ids.shape
         self.cache.reserve(length)
         slots = torch.tensor([self.cache.slots[row] for row in rows], device=self.device)
@@ -176,9 +177,9 @@ class HFScorer:
             if len(row) > context:
                 raise UserError(f"row {i} to score has {len(row)} tokens, more than the {context} that the model serves")
         lengths = [len(row) for row in ids]
-        for batch in _batches(sorted(range(len(ids)), key=lengths.__getitem__), lengths, self.tokens):
+        for batch in length_batches(sorted(range(len(ids)), key=lengths.__getitem__), lengths, self.tokens):
             keep = sorted({position for i in batch for position in wanted[i]} or {0})
-            padded = _padded([ids[i] for i in batch], self.model.device)[:, :context]  # right of a row's end, where nothing looks
+            padded = padded_ids([ids[i] for i in batch], self.model.device)[:, :context]  # right of a row's end, where nothing looks
             logits = _logits(self.model, padded, keep, use_cache=False)
             for place, i in enumerate(batch):
                 yield i, logits[place, [keep.index(position) for position in wanted[i]]]

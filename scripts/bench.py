@@ -1,6 +1,7 @@
 """Benchmarks: every line printed is one JSON object. Never a test: nothing here asserts a time.
 
     python scripts/bench.py smoke [--seeds 3] [--set data.seed=1]   the default study: wall time, memory, science targets
+    python scripts/bench.py power [--against CHECKOUT ...] [--threads 2] [--quick]   sampling: positions, seconds, tokens a second, memory
 
 `smoke` writes experiments/results/smoke/: targets.json with the commit that it ran, and the first seed's report with its figures.
 """
@@ -17,6 +18,7 @@ import threading
 import time
 from pathlib import Path
 
+import bench_power
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,7 +128,15 @@ def main() -> int:
     command = commands.add_parser("smoke", help="the default study, once a seed")
     command.add_argument("--seeds", type=int, default=1)
     command.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="as for run_all.py")
+    command = commands.add_parser("power", help="sampling, beside the peers whose checkouts are given")
+    command.add_argument("--against", type=Path, action="append", default=[], metavar="CHECKOUT", help="of a peer, recognised by content")
+    command.add_argument("--threads", type=int, choices=(1, 2), default=1, help="2: also what a second core gives")
+    command.add_argument("--quick", action="store_true", help="one repeat of everything")
+    command.add_argument("--checkpoint", metavar="STUDY", help="a finished study under mlruns/work: early rejection on its SFT model")
+    command.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: tokens a second against the bandwidth bound")
     arguments = parser.parse_args()
+    if arguments.command == "power":
+        return bench_power.main(arguments)
     return smoke(arguments.seeds, arguments.set)
 
 

@@ -90,19 +90,23 @@ def ours(_: str) -> dict[str, Callable[[Facts], Facts]]:
     from nanolab.engine import GPTLanguageModel
     from nanolab.model.gpt import GPT
     from nanolab.model.scaling import GPTConfig
+    from nanolab.samplers.baselines import generate
     from nanolab.samplers.power_mh import PowerSettings, sample
-    from nanolab.scheduler import generate
 
-    imported = psutil.Process().memory_info().rss
+    bare = psutil.Process().memory_info().rss
+    small = GPT(GPTConfig(VOCAB, 512, 1, 32, 1, 1))
+    warm = [GPTLanguageModel(small, PlainTokens(VOCAB), rows=8, max_length=48)]
+    generate(warm.pop(), prompts(8, 32), temperature=0.7, top_k=50, max_new_tokens=4, seed=0, stage="warm")
+    imported = psutil.Process().memory_info().rss  # the libraries' code, read from disk at its first use, is theirs
     model = GPT(GPTConfig(VOCAB, 512, DEPTH, WIDTH, HEADS, HEADS))
     randomise(model)
 
-    def language_model(slots: int, length: int) -> Measured:
-        return Measured(GPTLanguageModel(model, PlainTokens(VOCAB), rows=slots, max_length=length))
+    def language_model(slots: int, length: int, of: GPT = model) -> Measured:
+        return Measured(GPTLanguageModel(of, PlainTokens(VOCAB), rows=slots, max_length=length))
 
     def power(ask: Facts) -> Facts:
         settings = PowerSettings(alpha=4.0, num_steps=10, temperature=0.7, top_k=50, max_new_tokens=ask["new"], num_blocks=ask["blocks"])
-        measured, found = language_model(ask["slots"], ask["prompt"] + ask["new"]), {}
+        measured, found = language_model(ask["slots"], ask["prompt"] + ask["new"], small if ask.get("small") else model), {}
         with counted(found, ask["threads"]):
             results = sample(measured, prompts(ask["problems"], ask["prompt"]), settings, 0, "bench", batch_rows=ask["slots"],
                              early_rejection=False)
@@ -124,9 +128,84 @@ def ours(_: str) -> dict[str, Callable[[Facts], Facts]]:
         weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
         rows = 2 * ask["slots"] if ask["of"] == "power" else ask["rows"]  # a chain keeps its state and its proposal
         cached = rows * (ask["prompt"] + ask["new"]) * DEPTH * 2 * WIDTH * 4
-        return {"peak_bytes": peak, "weights_bytes": weights, "cache_bytes": cached, "ratio": peak / (weights + cached)}
+        return {"peak_bytes": peak, "weights_bytes": weights, "cache_bytes": cached, "library_bytes": imported - bare,
+                "ratio": peak / (weights + cached)}
 
-    return {"power": power, "decode": decode, "memory": memory}
+    return {"power": power, "decode": decode, "memory": memory, "early": early_rejection, "cuda": cuda}
+
+
+def early_rejection(ask: Facts) -> Facts:
+    """Power sampling of a finished study's SFT model on its word problems, with and without early rejection."""
+    from nanolab import checkpoint
+    from nanolab.config import DataConfig
+    from nanolab.data import chat
+    from nanolab.data.sources import open_source
+    from nanolab.data.tokenizer import Tokenizer
+    from nanolab.engine import GPTLanguageModel
+    from nanolab.samplers.power_mh import PowerSettings, sample
+    from nanolab.sandbox import Tools
+
+    study = Path(ask["checkpoint"])
+    study = study if study.is_dir() else Path("mlruns/work") / study
+    job = json.loads(max(study.glob("power_eval/*/job.json"), key=lambda path: path.stat().st_mtime).read_text())
+    folder = max(study.glob("tok_train/*/tokenizer"), key=lambda path: path.stat().st_mtime)
+    weights = max(study.glob("sft/*/checkpoints"), key=lambda path: path.stat().st_mtime)
+    tokenizer = Tokenizer.load(folder)
+    model, _ = checkpoint.load_model(weights, None, "cpu", tokenizer.digest)
+    rows = open_source(DataConfig(**job["study"]["data"])).task("gsm8k", "test")[:ask["problems"]]
+    asked = [chat.render_prompt(tokenizer, chat.gsm8k_messages(row)[:-1]) for row in rows]
+    config = job["config"]
+    keys = ("alpha", "num_steps", "temperature", "top_k", "max_new_tokens", "restart_prob")
+    settings = PowerSettings(**{key: config[key] for key in keys})
+    found: dict[bool, Facts] = {True: {}, False: {}}
+    runs = {}
+    for on in (True, False, True, False):  # the first of each pair warms up
+        language_model = GPTLanguageModel(model, tokenizer, Tools("calculator", 1.0), rows=64,
+                                          max_length=max(map(len, asked)) + settings.max_new_tokens)
+        with counted(found[on], ask["threads"]):
+            runs[on] = sample(language_model, asked, settings, 0, "bench", early_rejection=on)
+    decisions = [[[info.accepted for info in result.infos] for result in runs[on]] for on in (True, False)]
+    finals = [[result.final.tokens for result in runs[on]] for on in (True, False)]
+    facts = {f"{key}_{'with' if on else 'without'}": value for on in runs for key, value in (
+        ("positions", sum(result.positions for result in runs[on]) / len(asked)), ("seconds", found[on]["seconds"] / len(asked)))}
+    differing = sum(a != b for a, b in zip(*decisions))
+    return facts | {"problems": len(asked), "chains_with_differing_decisions": differing, "same_samples": finals[0] == finals[1]}
+
+
+def cuda(ask: Facts) -> Facts:
+    """Tokens a second of `generate` on a CUDA device in bfloat16, and the share of what its copy bandwidth allows a step."""
+    from nanolab.engine import GPTLanguageModel
+    from nanolab.model.gpt import GPT
+    from nanolab.model.scaling import GPTConfig
+    from nanolab.samplers.baselines import generate
+
+    vocab, width = 32_768, 64 * ask["depth"]
+    model = GPT(GPTConfig(vocab, 2048, ask["depth"], width, width // 128, width // 128))
+    randomise(model)
+    model = model.to("cuda", torch.bfloat16)
+    source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    target, start, stop = torch.empty_like(source), torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    target.copy_(source)
+    start.record()
+    for _ in range(20):
+        target.copy_(source)
+    stop.record()
+    torch.cuda.synchronize()
+    bandwidth = 20 * 2 * source.numel() / (start.elapsed_time(stop) / 1000)
+    language_model = GPTLanguageModel(model, PlainTokens(vocab), rows=ask["rows"], max_length=ask["prompt"] + ask["new"])
+    found: Facts = {}
+    for _ in range(2):  # the first captures the graphs
+        torch.cuda.synchronize()
+        with counted(found, 2):
+            generate(language_model, prompts(ask["rows"], ask["prompt"]), temperature=0.7, top_k=50, max_new_tokens=ask["new"], seed=0,
+                     stage="bench", batch_rows=ask["rows"])
+            torch.cuda.synchronize()
+    mean_length = ask["prompt"] + ask["new"] / 2
+    read = sum(weight.numel() for weight in model.parameters()) - vocab * width + ask["rows"] * mean_length * ask["depth"] * 2 * width
+    rate = ask["rows"] * ask["new"] / found["seconds"]
+    bound = ask["rows"] / (2 * read / bandwidth)
+    return {"tokens_per_second": rate, "copy_bytes_per_second": bandwidth, "bound_tokens_per_second": bound, "share_of_bound": rate / bound,
+            "device": torch.cuda.get_device_name()}
 
 
 class Special:

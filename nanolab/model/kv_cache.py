@@ -9,7 +9,9 @@ pad its batch goes there.
 
 from __future__ import annotations
 
-import numpy
+import math
+import mmap
+
 import torch
 
 MULTIPLE = 16  # positions: lengths are rounded up to this
@@ -24,12 +26,12 @@ def rounded(count: int, multiple: int) -> int:
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Zeros; on a CPU from the system's fresh pages, so that memory is taken only where something is written.
 
-    Not `torch.empty`: a masked position has weight 0, and 0 times whatever lay there may not be a number.
+    Not `torch.empty`: a masked position has weight 0, and 0 times whatever lay there may not be a number. Not `numpy.zeros`: it asks
+    for huge pages, each of which is taken whole.
     """
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    count = int(numpy.prod(shape)) * dtype.itemsize
-    return torch.from_numpy(numpy.zeros(count, dtype=numpy.uint8)).view(dtype).view(shape)
+    return torch.frombuffer(mmap.mmap(-1, math.prod(shape) * dtype.itemsize), dtype=dtype).view(shape)
 
 
 class KVCache:
