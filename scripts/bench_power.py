@@ -146,7 +146,7 @@ class Bench:
     def occupancy(self) -> None:
         with Worker("ours", 1) as ours:
             facts = ours.ask(work="power", prompt=64, new=64, blocks=1, slots=64, problems=320)
-        line("occupancy", "active rows a decode call over slots: 64 slots, 64 chains and 4 waiting for each slot", [facts["occupancy"]], 0.85,
+        line("occupancy", "active rows a decode call over slots: 64 slots, each with a chain and 4 waiting", [facts["occupancy"]], 0.85,
              at_most=False, seconds_a_problem=round(facts["seconds"] / 320, 4))
 
     def decode(self, temperature: float, top_k: int | None, new: int) -> None:
