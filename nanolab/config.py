@@ -29,7 +29,9 @@ class DataConfig:
     root: str | None = setting(None, "folder of the local source; when missing, the variable NANOLAB_DATA supplies it")
     seed: int = setting(0, "seed of the embedded world", minimum=0)
     choice_answers: Literal["letter", "line"] = setting("line", "a choice is answered by its letter, or by its whole line (trout=B)")
-    short_guesses: float = setting(0.0, "share of embedded training solutions that are a short guess", minimum=0, maximum=1)
+    short_guesses: float = setting(0.0, "share of embedded training solutions that are a bare guess", minimum=0, maximum=1)
+    rambling_guesses: float = setting(0.0, "share of them that draw two random numbers, then guess", minimum=0, maximum=1)
+    wordy_steps: float = setting(0.0, "share of their worked steps with one of 16 idle words", minimum=0, maximum=1)
 
 
 @dataclass(frozen=True)
@@ -308,6 +310,10 @@ def study_from_dict(values: dict[str, Any]) -> StudyConfig:
         if step not in STEPS:
             near = difflib.get_close_matches(step, STEPS, 1, 0.0)[0]
             raise UserError(f"unknown step {step!r} in steps; the nearest valid step is {near!r}")
+    guesses = study.data.short_guesses + study.data.rambling_guesses
+    if guesses > 1:
+        raise UserError(f"data.short_guesses = {study.data.short_guesses} and data.rambling_guesses = {study.data.rambling_guesses} are "
+                        f"shares of the same solutions: they sum to {guesses:g}, which must be at most 1")
     base = study.base_train
     if (base.steps is None) == (base.tokens_per_parameter is None):
         raise UserError("base_train: give exactly one of steps and tokens_per_parameter "
