@@ -135,7 +135,7 @@ def test_both_shares_may_fill_the_whole():
 def test_a_built_study_says_so_and_sets_only_its_own_knobs(study, knobs):
     assert "built" in study.description and "BUILT" in (ROOT / "experiments" / f"{study.experiment}.yaml").read_text().splitlines()[0]
     default = {**to_dict(study_from_dict({}).data), "seed": study.data.seed}
-    assert {key for key, value in to_dict(study.data).items() if value != default[key]} == knobs
+    assert {key for key, value in to_dict(study.data).items() if value != default[key]} == knobs | {"row_order"}
     assert "rl" not in study.steps and study.power_eval.max_examples >= 200 and max(study.power_ablation.num_steps) == 20
 
 
