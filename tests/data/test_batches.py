@@ -100,16 +100,16 @@ def test_conversations_stand_whole_in_rows_with_little_padding_and_by_their_shar
 
 
 def test_rows_as_packed_start_with_short_conversations_and_shuffled_rows_do_not(tokenizer):
-    messages = [[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b" * (10 if i % 2 else 60)}] for i in range(400)]
+    messages = [[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b" * (10 + i % 100)}] for i in range(400)]
     short_first, rows = {}, {}
     for shuffled in (False, True):
         made = mixture(tokenizer, [{"chats": messages}], shares={"chats": 1.0}, shuffled=shuffled)
         inputs = made.rows(0, 300)[0].tolist()
         rows[shuffled] = [split(row, tokenizer.bos) for row in inputs]
-        short_first[shuffled] = sum(len(row[0]) < 40 for row in rows[shuffled]) / len(inputs)
+        short_first[shuffled] = sum(len(row[0]) < 60 for row in rows[shuffled]) / len(inputs)
     every = [part for row in rows[True] for part in row]
-    share = sum(len(part) < 40 for part in every) / len(every)
-    assert short_first[False] > share + 0.1 and abs(short_first[True] - share) < 0.1, (short_first, share)
+    share = sum(len(part) < 60 for part in every) / len(every)
+    assert short_first[False] > share + 0.2 and abs(short_first[True] - share) < 0.1, (short_first, share)
     assert all(sum(map(len, one)) == sum(map(len, other)) for one, other in zip(*rows.values()))  # the same ones, in another order
 
 
