@@ -121,3 +121,9 @@ def test_a_summary_has_its_interval_cost_and_paired_test():
     values = methods.summary(records, other)
     assert values["accuracy"] == 18 / 40 and values["low"] < 18 / 40 < values["high"] and values["positions_per_problem"] == 119.5
     assert values["p_value"] == pytest.approx(2 / 2**16)
+
+
+def test_the_share_without_a_tool_counts_texts_without_a_call_and_majority_has_none():
+    records = [{"text": "It is 72.\n#### 72"}, {"text": "Tom has <<1+2=3>>3.\n#### 3"}, {"text": ""}, {"text": "<<1+1>>"}]
+    assert methods.no_tool_share(records) == 0.5
+    assert methods.no_tool_share([{"answer": "3"}]) is None
