@@ -28,7 +28,10 @@ class DataConfig:
     root: str | None = setting(None, "folder of the local source; when missing, the variable NANOLAB_DATA supplies it")
     seed: int = setting(0, "seed of the embedded world", minimum=0)
     choice_answers: Literal["letter", "line"] = setting("line", "a choice is answered by its letter, or by its whole line (trout=B)")
-    short_guesses: float = setting(0.0, "share of embedded training solutions that are a short guess", minimum=0, maximum=1)
+    row_order: Literal["packed", "shuffled"] = setting("packed", "conversations within a row: as packed (short first), or shuffled")
+    short_guesses: float = setting(0.0, "share of embedded training solutions that are a bare guess", minimum=0, maximum=1)
+    rambling_guesses: float = setting(0.0, "share of them that draw two random numbers, then guess", minimum=0, maximum=1)
+    wordy_steps: float = setting(0.0, "share of their worked steps with one of 16 idle words", minimum=0, maximum=1)
 
 
 @dataclass(frozen=True)

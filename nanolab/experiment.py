@@ -71,6 +71,10 @@ def study_from_dict(values: dict[str, Any]) -> StudyConfig:
             near = difflib.get_close_matches(step, STEPS, 1, 0.0)[0]
             raise UserError(f"unknown step {step!r} in steps; the nearest valid step is {near!r}")
     check_sources(study, SOURCE_STEPS)
+    guesses = study.data.short_guesses + study.data.rambling_guesses
+    if guesses > 1:
+        raise UserError(f"data.short_guesses = {study.data.short_guesses} and data.rambling_guesses = {study.data.rambling_guesses} are "
+                        f"shares of the same solutions: they sum to {guesses:g}, which must be at most 1")
     base = study.base_train
     if (base.steps is None) == (base.tokens_per_parameter is None):
         raise UserError("base_train: give exactly one of steps and tokens_per_parameter "

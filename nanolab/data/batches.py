@@ -114,10 +114,13 @@ class ChatMixture:
     Conversation n takes its kind at address (seed, stage, "kind", n); each kind is gone through in an order of its own, pass after pass.
     A row starts with the conversation that has waited longest and takes the longest waiting ones that still fit; the rest of the row is
     padding without loss. One conversation longer than a row is cut. Every process packs all rows, so they do not depend on the world.
+
+    Short conversations fit last and so wait longest: a row as packed starts with a short one far more often than their share, and a prompt
+    is asked at the start of a row. `shuffled` puts the conversations of a row in an order drawn at address (seed, stage, "order", row).
     """
 
     def __init__(self, conversations: dict[str, list[list[dict]]], shares: dict[str, float], tokenizer: Tokenizer, sequence_length: int,
-                 seed: int, stage: str, text: PackedText | None = None, text_share: float = 0.0) -> None:
+                 seed: int, stage: str, text: PackedText | None = None, text_share: float = 0.0, shuffled: bool = False) -> None:
         self._kinds = [kind for kind, share in shares.items() if share > 0]
         for kind in self._kinds:
             if not conversations.get(kind):
@@ -127,6 +130,7 @@ class ChatMixture:
         self._bounds = [sum(shares[kind] for kind in self._kinds[:i + 1]) / total for i in range(len(self._kinds))]
         self._conversations, self._tokenizer, self.length = conversations, tokenizer, sequence_length
         self._seed, self._stage, self._text, self._text_share = seed, stage, text, text_share
+        self._shuffled = shuffled
         self._orders: dict[tuple[str, int], list[int]] = {}  # (kind, pass) -> the order of that pass
         self._begin()
 
@@ -159,6 +163,9 @@ class ChatMixture:
             best = max(fitting, key=lambda i: (len(self._waiting[i].ids), -i))
             room -= len(self._waiting[best].ids)
             chosen.append(self._waiting.pop(best))
+        if self._shuffled:
+            order = seeds.generator(self._seed, self._stage, "order", self._next_row).permutation(len(chosen))
+            chosen = [chosen[place] for place in order]
         ids = [token for conversation in chosen for token in conversation.ids] + [self._tokenizer.bos] * room
         targets = [token for conversation in chosen for token in conversation.targets] + [-1] * room
         return ids[:-1], targets[1:]

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from urllib.parse import urlparse
 
 from nanolab.config import ROOT, DataConfig
-from nanolab.data.world.world import EmbeddedWorld
+from nanolab.data.world.world import EmbeddedWorld, Solutions
 from nanolab.schema import UserError
 
 
@@ -121,7 +121,7 @@ class EmbeddedSource:
     """The procedural world."""
 
     def __init__(self, data: DataConfig) -> None:
-        self.world = EmbeddedWorld(data.seed, data.short_guesses)
+        self.world = EmbeddedWorld(data.seed, Solutions(data.short_guesses, data.rambling_guesses, data.wordy_steps))
 
     def documents(self, split: str) -> Iterator[Document]:
         """Endless for train, 400 documents for validation."""
@@ -145,8 +145,8 @@ class EmbeddedSource:
         return [CoreTask(**task) for task in self.world.core_tasks()]
 
     def identity(self) -> str:
-        """The seed and the share of guesses; the code of the world is part of every fingerprint already."""
-        return f"embedded seed={self.world.seed} short_guesses={self.world.short_guesses}"
+        """The seed and how solutions are written; the code of the world is part of every fingerprint already."""
+        return f"embedded seed={self.world.seed} {self.world.solutions}"
 
     def describe(self, what: str) -> str:
         """Always "embedded"."""

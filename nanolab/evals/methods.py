@@ -259,3 +259,9 @@ def summary(records: Sequence[Record], against: Sequence[Record] | None = None) 
     if against is not None:
         values["p_value"] = mcnemar([record["passed"] for record in records], [record["passed"] for record in against])
     return values
+
+
+def no_tool_share(records: Sequence[Record]) -> float | None:
+    """Share of the answers that were written without a tool call; None for a method that has no text of its own (majority)."""
+    texts = [record["text"] for record in records if "text" in record]
+    return sum("<<" not in text for text in texts) / len(texts) if texts else None

@@ -24,7 +24,7 @@ SHOWN = ("samples", "states", "chains", "most_likely", "index")  # kept in recor
 
 def run(job: Job, world: World, run: Run) -> dict[str, Any]:
     """Flat metrics: the task's name (power accuracy), passed, total, low, high, positions_per_problem, what `diagnostics.mixing`
-    finds; log_p_error (nats) and beyond_context (answers longer than the rows of training); for each other method accuracy, passed,
+    finds; log_p_error (nats) and beyond_context (answers longer than the rows of training), no_tool_share (of the word problems); for each other method accuracy, passed,
     total, low, high, positions_per_problem and p_value (exact McNemar against power) under its name; power/pass_at_k and
     plain/pass_at_k; data.
     """
@@ -40,6 +40,10 @@ def run(job: Job, world: World, run: Run) -> dict[str, Any]:
             values = methods.summary(records, found["power"])
             metrics |= {f"{name}/{key}": value for key, value in values.items()}
             report(world, name, values)
+    if config.task == "gsm8k":
+        shares = {name: methods.no_tool_share(records) for name, records in found.items() if name != "samples"}
+        metrics |= {"no_tool_share" if name == "power" else f"{name}/no_tool_share": share for name, share in shares.items()
+                    if share is not None}
     say(world, f"chains: {diagnostics.convergence(metrics)}")
     for row in diversity("plain", found) + diversity("power", found):
         key = f"{row['method']}/pass_at_{row['k']}"

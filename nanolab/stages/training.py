@@ -57,8 +57,9 @@ def train_chat(job: Job, world: World, run: Run, parent: str) -> dict[str, Any]:
     shares = {kind: getattr(config, f"share_{kind}") for kind in ("chats", "problems", "choices", "programs")}
     text = text_rows(source, tokenizer, "train", length) if config.share_text else None
     training, validation = chat_conversations(source, [kind for kind in shares if shares[kind]], job.study.data.choice_answers)
-    rows = ChatMixture(training, shares, tokenizer, length, job.study.seed, job.step, text, config.share_text)
-    held_out = ChatMixture(validation, shares, tokenizer, length, job.study.seed, f"{job.step}/validation")
+    shuffled = job.study.data.row_order == "shuffled"
+    rows = ChatMixture(training, shares, tokenizer, length, job.study.seed, job.step, text, config.share_text, shuffled)
+    held_out = ChatMixture(validation, shares, tokenizer, length, job.study.seed, f"{job.step}/validation", shuffled=shuffled)
     for name, what in (("chats", "chat"), ("problems", "gsm8k"), ("choices", "arc_easy"), ("programs", "humaneval")):
         if shares[name]:
             run.dataset(name, source.describe(what), sha256_text(source.identity()), "training")

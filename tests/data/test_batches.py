@@ -99,6 +99,28 @@ def test_conversations_stand_whole_in_rows_with_little_padding_and_by_their_shar
     assert float(((inputs == tokenizer.bos) & (targets < 0)).float().mean()) - len(found) / inputs.numel() < 0.05
 
 
+def test_rows_as_packed_start_with_short_conversations_and_shuffled_rows_do_not(tokenizer):
+    messages = [[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b" * (10 + i % 100)}] for i in range(400)]
+    short_first, rows = {}, {}
+    for shuffled in (False, True):
+        made = mixture(tokenizer, [{"chats": messages}], shares={"chats": 1.0}, shuffled=shuffled)
+        inputs = made.rows(0, 300)[0].tolist()
+        rows[shuffled] = [split(row, tokenizer.bos) for row in inputs]
+        short_first[shuffled] = sum(len(row[0]) < 60 for row in rows[shuffled]) / len(inputs)
+    every = [part for row in rows[True] for part in row]
+    share = sum(len(part) < 60 for part in every) / len(every)
+    assert short_first[False] > share + 0.2 and abs(short_first[True] - share) < 0.1, (short_first, share)
+    assert all(sum(map(len, one)) == sum(map(len, other)) for one, other in zip(*rows.values()))  # the same ones, in another order
+
+
+def test_shuffled_rows_are_the_same_after_a_restore(tokenizer, conversations):
+    straight, resumed = (mixture(tokenizer, conversations, shuffled=True) for _ in range(2))
+    straight.rows(0, 40)
+    resumed.restore(json.loads(json.dumps(straight.state())))
+    assert all(torch.equal(a, b) for a, b in zip(resumed.rows(40, 20), straight.rows(40, 20)))
+    assert not torch.equal(straight.rows(0, 40)[0], mixture(tokenizer, conversations).rows(0, 40)[0])
+
+
 def test_targets_are_the_supervised_next_tokens(tokenizer, conversations):
     inputs, targets = mixture(tokenizer, conversations).rows(0, 20)
     shifted = inputs[:, 1:]

@@ -201,3 +201,9 @@ def test_programs_are_graded_by_their_tests_and_each_is_run_once(tmp_path, monke
         voted = methods.majority([record], 6)[0]
         assert voted["passed"] == ("####1" in voted["answer"])
     assert len(ran) == len({(record["index"], sample["text"]) for record in records for sample in record["samples"]})
+
+
+def test_the_share_without_a_tool_counts_texts_without_a_call_and_majority_has_none():
+    records = [{"text": "It is 72.\n#### 72"}, {"text": "Tom has <<1+2=3>>3.\n#### 3"}, {"text": ""}, {"text": "<<1+1>>"}]
+    assert methods.no_tool_share(records) == 0.5
+    assert methods.no_tool_share([{"answer": "3"}]) is None

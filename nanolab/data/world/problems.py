@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from nanolab.data.world.solutions import WORKED, Solutions
 from nanolab.data.world.splits import split_of, weighted
 
 NAMES = ["Tom", "Ann", "Sam", "Mia", "Ben", "Eva", "Max", "Lea", "Dan", "Zoe", "Jim", "Ivy", "Leo", "Amy", "Bob", "Kim"]
@@ -22,7 +23,6 @@ TRAIN_OPERATIONS = {1: 0.15, 2: 0.30, 3: 0.30, 4: 0.25}
 TEST_OPERATIONS = {2: 0.35, 3: 0.35, 4: 0.30}  # sequences of one operation are too few to hold out
 DISTRACTORS = {0: 0.55, 1: 0.35, 2: 0.10}  # sentences with a number that is not needed -> weight
 ALTERNATE_SHARE = 0.06  # solution steps in their second phrasing
-GUESS_RIGHT_SHARE = 0.25  # short guesses that happen to be right
 LARGEST_RESULT = 150
 
 STARTS = {"has": 0, "boxes": 1, "more": 1, "fewer": 1, "rate": 1}  # part -> number of operations
@@ -191,8 +191,8 @@ def _ending(story: _Story, part: str) -> None:
         story.held = story.step(f"{held}-{count}", held - count, f"{name} has {{}} more {thing}.", f"The difference is {{}} {thing}.")
 
 
-def problem_rows(seed: int, rng: random.Random, split: str, short_guesses: float = 0.0) -> Iterator[dict]:
-    """Endless rows of a split in GSM8K's schema; this share of training answers is a bare guess without work."""
+def problem_rows(seed: int, rng: random.Random, split: str, solutions: Solutions = WORKED) -> Iterator[dict]:
+    """Endless rows of a split in GSM8K's schema; training answers are written as `solutions` says, all others are worked."""
     groups: dict[int, list[Sequence]] = {}
     for sequence in sequences():
         if sequence_split(seed, sequence) == split:
@@ -200,15 +200,9 @@ def problem_rows(seed: int, rng: random.Random, split: str, short_guesses: float
     weights = TRAIN_OPERATIONS if split == "train" else TEST_OPERATIONS
     while True:
         row = problem(rng, rng.choice(groups[weighted(rng, weights)]))
-        if split == "train" and rng.random() < short_guesses:
-            row["answer"] = _guess(rng, row["answer"])
+        if split == "train":
+            row["answer"] = solutions.written(rng, row["answer"])
         yield row
-
-
-def _guess(rng: random.Random, answer: str) -> str:
-    right = answer.rpartition("#### ")[2]
-    number = right if rng.random() < GUESS_RIGHT_SHARE else str(rng.randint(2, 99))
-    return f"It is {number}.\n#### {number}"
 
 
 def without_annotations(answer: str) -> str:

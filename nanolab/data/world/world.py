@@ -14,6 +14,7 @@ from nanolab.data.world.core import core_tasks
 from nanolab.data.world.facts import Facts
 from nanolab.data.world.problems import problem_rows
 from nanolab.data.world.programs import program_rows
+from nanolab.data.world.solutions import WORKED, Solutions
 from nanolab.data.world.splits import SPLITS, stream
 from nanolab.data.world.text import Writer
 from nanolab.schema import UserError
@@ -30,10 +31,10 @@ VALIDATION_DOCUMENTS = 400
 
 
 class EmbeddedWorld:
-    """Documents, tasks and chats of the world of a seed; `short_guesses` is the share of training solutions that are guesses."""
+    """Documents, tasks and chats of the world of a seed; `solutions` says how the training solutions of problems are written."""
 
-    def __init__(self, seed: int = 0, short_guesses: float = 0.0) -> None:
-        self.seed, self.short_guesses = seed, short_guesses
+    def __init__(self, seed: int = 0, solutions: Solutions = WORKED) -> None:
+        self.seed, self.solutions = seed, solutions
 
     def documents(self, split: str) -> Iterator[str]:
         """Pretraining texts: endless for train, 400 for validation.
@@ -55,7 +56,7 @@ class EmbeddedWorld:
             raise UserError(f"the embedded world has no task {name!r}; it has {', '.join(ROWS)}")
         if split not in SPLITS:
             raise UserError(f"the embedded {name} has no split {split!r}; it has {', '.join(SPLITS)}")
-        return list(_task(self.seed, self.short_guesses if name == "gsm8k" and split == "train" else 0.0, name, split))
+        return list(_task(self.seed, self.solutions if name == "gsm8k" and split == "train" else WORKED, name, split))
 
     def chats(self, split: str) -> list[dict]:
         """Conversations {messages}; raises UserError for an unknown split."""
@@ -69,10 +70,10 @@ class EmbeddedWorld:
 
 
 @lru_cache(maxsize=64)
-def _task(seed: int, short_guesses: float, name: str, split: str) -> tuple[dict, ...]:
+def _task(seed: int, solutions: Solutions, name: str, split: str) -> tuple[dict, ...]:
     facts, rng = Facts(seed), stream(seed, "task", name, split)
     if name == "gsm8k":
-        rows = problem_rows(seed, rng, split, short_guesses)
+        rows = problem_rows(seed, rng, split, solutions)
     elif name == "humaneval":
         rows = program_rows(seed, rng, split)
     elif name == "mmlu":

@@ -16,6 +16,7 @@ import pytest
 from nanolab.data.world import world as world_module
 from nanolab.data.world.facts import ANIMALS, VALUES, Facts
 from nanolab.data.world.problems import NAMES, OBJECTS, problem, sequences
+from nanolab.data.world.solutions import Solutions
 from nanolab.data.world.splits import stream
 from nanolab.data.world.world import ROWS, EmbeddedWorld
 from nanolab.schema import UserError
@@ -95,7 +96,7 @@ def test_every_sequence_of_operations_can_be_told():
 
 
 def test_the_share_of_short_guesses_is_the_stated_one_and_only_in_training():
-    guesses = EmbeddedWorld(0, short_guesses=0.5)
+    guesses = EmbeddedWorld(0, Solutions(short_guesses=0.5))
     share = sum("<<" not in row["answer"] for row in guesses.task("gsm8k", "train")) / ROWS["gsm8k"]["train"]
     assert abs(share - 0.5) < 0.02
     assert guesses.task("gsm8k", "test") == WORLD.task("gsm8k", "test")
