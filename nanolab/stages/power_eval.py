@@ -24,9 +24,9 @@ SHOWN = ("samples", "states", "chains", "most_likely", "index")  # kept in recor
 
 def run(job: Job, world: World, run: Run) -> dict[str, Any]:
     """Flat metrics: the task's name (power accuracy), passed, total, low, high, positions_per_problem, what `diagnostics.mixing`
-    finds; log_p_error (nats) and beyond_context (answers longer than the rows of training), no_tool_share (of the word problems); for each other method accuracy, passed,
-    total, low, high, positions_per_problem and p_value (exact McNemar against power) under its name; power/pass_at_k and
-    plain/pass_at_k; data.
+    finds, log_p_error (nats), beyond_context (answers longer than the rows of training), no_tool_share (word problems); for each other
+    method accuracy, passed, total, low, high, positions_per_problem and p_value (exact McNemar against power) under its name;
+    power/pass_at_k and plain/pass_at_k; data.
     """
     config, source, subject = job.config, open_source(job.study.data), in_dtype(load_subject(job, world), job.config.dtype)
     rows = task_rows(source, run, config.task, config.split, config.max_examples, config.subset if config.task == "gsm8k" else None)
