@@ -12,7 +12,7 @@ import yaml
 from nanolab import grid
 from nanolab.config import CHAT_TASKS, ROOT, SOURCE_STEPS, STEPS, StudyConfig
 from nanolab.model_source import check_sources
-from nanolab.schema import UserError, build
+from nanolab.schema import UserError, build, to_dict
 
 
 def find_study(name: str) -> Path:
@@ -40,11 +40,12 @@ def load_study(name: str, overrides: list[str] | None = None) -> StudyConfig:
     for override in overrides or []:
         _apply_override(values, override)
     study = study_from_dict(values)
-    for step in study.steps:  # not in study_from_dict: the notebook of such a step hands over its own source
-        fixed = STEPS[step].fixed
-        if step != "power_eval" and STEPS[step].stage == "power_eval" and "power_eval" in study.steps and \
-                all(getattr(study.power_eval, key) == value for key, value in fixed.items()):
-            raise UserError(f"steps power_eval and {step} are the same: power_eval has {fixed} too; leave one out")
+    power = {step: STEPS[step].fixed for step in study.steps if STEPS[step].stage == "power_eval"}
+    for step, fixed in power.items():  # not in study_from_dict: the notebook of such a step hands over its own source
+        config = to_dict(study.power_eval) | fixed
+        for other, more in power.items():
+            if other != step and len(more) >= len(fixed) and all(config[key] == value for key, value in more.items()):
+                raise UserError(f"steps {step} and {other} are the same: power_eval has {more} too; leave one out")
     return study
 
 
@@ -75,6 +76,8 @@ def study_from_dict(values: dict[str, Any]) -> StudyConfig:
     if guesses > 1:
         raise UserError(f"data.short_guesses = {study.data.short_guesses} and data.rambling_guesses = {study.data.rambling_guesses} are "
                         f"shares of the same solutions: they sum to {guesses:g}, which must be at most 1")
+    if study.power_eval.particles == 1:
+        raise UserError("power_eval.particles = 1 is a plain sample: give 0 (left out) or at least 2")
     base = study.base_train
     if (base.steps is None) == (base.tokens_per_parameter is None):
         raise UserError("base_train: give exactly one of steps and tokens_per_parameter "

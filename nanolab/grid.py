@@ -7,6 +7,7 @@ entry leaves out has the stage's own value. Imports no torch.
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 from nanolab.schema import UserError
@@ -35,7 +36,7 @@ def expand(grid: list[dict[str, Any]], config: Any) -> list[dict[str, Any]]:
             if not isinstance(values, list) or not values:
                 raise UserError(f"{where}.{key} = {values!r} must be a list of at least one value")
         for sampler in entry.get("sampler", ["power"]):
-            if sampler not in SAMPLERS:
+            if not isinstance(sampler, str) or sampler not in SAMPLERS:
                 raise UserError(f"{where}.sampler = {sampler!r} must be one of {', '.join(SAMPLERS)}")
             known = SAMPLERS[sampler]
             for key in entry:
@@ -50,7 +51,7 @@ def _checked(value: Any, key: str, where: str) -> float | int:
     kind, low, high = LIMITS[key]
     if value is None:
         raise UserError(f"{where} must have a list of {key} values")
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not number or value < low or (kind == "above" and value == low) or (high is not None and value > high) or \
             (key in WHOLE and value != int(value)):
         raise UserError(f"{where}.{key} = {value!r} must be a {'whole ' if key in WHOLE else ''}number {kind} {low}"

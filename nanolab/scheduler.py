@@ -4,10 +4,11 @@ A program is a generator that yields `Decode` requests, one or a list, and recei
 (or one forced output) of every active row; a row that ends, is given up or reaches its limit leaves at once and the next request or
 program takes its place.
 
-Nothing is forwarded twice. Each position of a state keeps the candidates of its draw, so the first token of a new suffix needs no
-forward; the last token of a completion is never forwarded; an accepted proposal's row becomes the state's row. Identical prompts
-are prefilled once. A program owns the rows of the states that its requests name and of their replies; the others serve its next
-requests or are given back: a Metropolis-Hastings chain owns at most two rows, a population about one for each living particle.
+A state is never forwarded again. Each position of it keeps the candidates of its draw, so the first token of a new suffix needs no
+forward; the last token of a completion is never forwarded; an accepted proposal's row becomes the state's row. Identical prompts are
+prefilled once. A program owns the rows of the states that its requests name and of their replies; the others serve its next requests or
+are given back: a Metropolis-Hastings chain owns at most two rows, a population about one for each living particle. Branches of one state
+each forward its pending tokens (the last one drawn, with a tool's output). Rows of programs that wait lie beside those of the batch.
 """
 
 from __future__ import annotations
@@ -146,12 +147,13 @@ class _Scheduler:
         task.alone = isinstance(asked, Decode)
         task.branches = [_Branch(task, request) for request in ([asked] if task.alone else asked)]
         assert task.branches, "an empty list of requests"
-        named = set()
+        named, kept = set(), {}
         for request in (branch.request for branch in task.branches):
             assert request.cut < request.limit <= request.max_length, f"nothing to draw between {request.cut} and {request.limit}"
             assert (request.parent is None) != task.started, "parent = None is a program's first request, and only that"
             if request.parent is not None:
                 named.add(request.parent.row)
+                assert kept.setdefault(request.parent.row, request.keep) == request.keep, "requests of one parent differ in keep"
                 request.parent.users += not request.keep
         task.started = True
         assert named <= task.rows, "a parent's row was let go"

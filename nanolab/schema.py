@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 import types
 import typing
@@ -60,7 +61,7 @@ def _convert(value: Any, hint: Any, spec: dataclasses.Field, where: str) -> Any:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         low, above, high = limits.get("minimum"), limits.get("above"), limits.get("maximum")
         too_low = (low is not None and value < low) or (above is not None and value <= above)
-        if too_low or (high is not None and value > high) or value != value:
+        if too_low or (high is not None and value > high) or not math.isfinite(value):
             parts = [f"at least {low}" if low is not None else "", f"above {above}" if above is not None else "",
                      f"at most {high}" if high is not None else ""]
             raise UserError(f"{where} = {value} is out of range: it must be {' and '.join(p for p in parts if p)}")

@@ -39,6 +39,9 @@ def test_every_sampler_has_its_settings():
     ({"alpha": [2], "temperature": [1], "num_blocks": [1.5]}, r"num_blocks = 1.5 must be a whole number at least 1"),
     ({"alpha": [2], "temperature": [1], "restart_prob": [1.5]}, r"restart_prob = 1.5 must be a number at least 0 and at most 1"),
     ({"alpha": [2], "temperature": [1], "particles": [4]}, r"'power' has no setting 'particles'; its settings are alpha"),
+    ({"alpha": [float("inf")], "temperature": [1]}, r"alpha = inf must be a number"),
+    ({"alpha": [2], "temperature": [1], "num_blocks": [float("nan")]}, r"num_blocks = nan must be a whole number"),
+    ({"sampler": [["smc"]], "alpha": [2], "temperature": [1]}, r"sampler = \['smc'\] must be one of"),
     ({"sampler": ["mh"], "alpha": [2], "temperature": [1]}, r"sampler = 'mh' must be one of power, smc, rollout"),
     ({"sampler": ["smc"], "alpha": [2], "temperature": [1], "particles": [True]}, r"particles = True")])
 def test_a_mistake_names_its_entry(entry, message):

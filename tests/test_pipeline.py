@@ -89,6 +89,8 @@ def test_the_power_notebook_fills_the_step_that_the_study_has(light):
     assert plan.steps_of("power_eval", both) == ["power_eval_rl"]
     with pytest.raises(UserError, match="power_eval and power_eval_rl are the same"):
         load_study("power_ablation", ["power_eval.source=rl"])
+    with pytest.raises(UserError, match="power_eval_base and power_eval_code are the same"):
+        load_study("power_ablation", ["power_eval.task=humaneval", "steps=[power_eval_base, power_eval_code]"])
 
 
 def test_a_model_trained_from_itself_is_refused(light):

@@ -126,7 +126,7 @@ def mixing(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     that moved; short chains make it too low); effective_sample_size (mean over chains); log_p_drift (nats: mean over chains of log p after
     all steps minus log p after half of them) with log_p_drift_se, clustered by problem; r_hat (median over the problems with two
     chains and four states) with chains (a problem, the most); converged, 1.0 only where nothing speaks against it:
-    |drift| <= 2 standard errors, and r_hat < 1.1 or, without it, at least one chain that moved.
+    a chain moved, |drift| <= 2 standard errors, and r_hat < 1.1 where there is one.
     """
     steps = [chain["steps"] for record in records for chain in record["chains"]]
     paths = [[numpy.asarray(chain["log_p_by_step"], dtype=numpy.float64) for chain in record["chains"]] for record in records]
@@ -140,11 +140,11 @@ def mixing(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "autocorrelation_1": _mean([autocorrelation(path)[1] for path in moved]),
         "effective_sample_size": _mean([effective_sample_size(path) for _, path in flat if len(path) >= 2]),
         "log_p_drift": drift, "log_p_drift_se": error,
-        "r_hat": float(numpy.median(ratios)) if ratios else math.nan,
+        "r_hat": min(float(numpy.median(ratios)), 10 * INFINITE) if ratios else math.nan,  # JSON has no infinity
         "chains": float(max(map(len, paths), default=0)) or math.nan,
     }
     if not math.isnan(drift + error):
-        mixed = found["r_hat"] < R_HAT_LIMIT if ratios else bool(moved)
+        mixed = bool(moved) and (not ratios or found["r_hat"] < R_HAT_LIMIT)
         found["converged"] = float(abs(drift) <= 2 * error and mixed)
     return {key: value for key, value in found.items() if not math.isnan(value)}
 

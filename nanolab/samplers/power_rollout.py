@@ -9,7 +9,7 @@ the mean of exp(sum of a) (a = alpha log p - log q), and the bias of the normali
 exact as rollouts, horizon and candidates grow; at a finite size it is an approximation, and its error is not estimated.
 Method: Ji et al. 2026, "Scalable Power Sampling" (arXiv 2601.21590; Theorem 3.1, equations 3 to 6).
 
-A rollout of the chosen token goes on as the next prefix, so that no token is forwarded a second time.
+A rollout of the chosen token goes on as the next prefix. Every rollout forwards its candidate (and a tool's output) itself.
 """
 
 from __future__ import annotations

@@ -144,6 +144,9 @@ def problems_of(job: Job, world: World, subject: Subject, source: DataSource, ro
     how = asking(job, world, subject, plain=plain, shots=shots, num_shots=config.num_shots if plain else 0)
     prompts = [chat_tasks.prompt_ids(task, rows, index, how) for index in range(len(rows))]
     longest = max((len(prompt) for prompt in prompts), default=1)
+    if config.max_new_tokens > subject.context:
+        raise UserError(f"max_new_tokens = {config.max_new_tokens} is more than the {subject.context} tokens that {subject.source} was "
+                        "trained on; answers that pass them together with their prompt are counted as beyond_context")
     if longest >= subject.context:
         place = max(range(len(prompts)), key=lambda index: len(prompts[index]))
         raise UserError(f"{task} problem {place} has a prompt of {longest} tokens, which leaves no room in the {subject.context} tokens "

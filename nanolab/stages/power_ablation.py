@@ -1,6 +1,7 @@
 """Step power_ablation: the power samplers over a grid of settings, with the baselines at equal cost.
 
-One trajectory of the largest num_steps serves every num_steps of its setting. Each point is a grandchild run.
+One trajectory of the largest num_steps serves every num_steps of its setting; with several blocks, whose earlier ones take their steps
+too, only the largest is read. Each point is a grandchild run, with its exact McNemar p-value against greedy.
 """
 
 from __future__ import annotations
@@ -32,23 +33,25 @@ def run(job: Job, world: World, run: Run) -> dict[str, Any]:
     rows = task_rows(source, run, config.task, config.split, config.max_examples, config.subset if config.task == "gsm8k" else None)
     problems = problems_of(job, world, subject, source, rows, config.task)
     settings = grid.expand(config.grid, config)
+    greedy = methods.single(problems, "greedy", 0.0, None)
     points: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
     series: list[dict[str, Any]] = []
     for number, point in enumerate(settings, 1):
         if point["sampler"] == "power":
-            records = methods.power(problems, named(point, settings), power_settings(config, point), sorted(set(config.num_steps)))
+            read = sorted(set(config.num_steps)) if point["num_blocks"] == 1 else [max(config.num_steps)]
+            records = methods.power(problems, named(point, settings), power_settings(config, point), read)
             accepted = acceptance_by_step(records)
             series += [setting_of(point) | {"step": step, "acceptance": share} for step, share in accepted]
-            found = [power_point(run, named(point, settings), point, steps, records, accepted) for steps in sorted(set(config.num_steps))]
+            found = [power_point(run, named(point, settings), point, steps, records, accepted, greedy) for steps in read]
             points += found
         else:
-            found = [other_point(run, problems, config, point, named(point, settings))]
+            found = [other_point(run, problems, config, point, named(point, settings), greedy)]
             others += found
         say(world, f"[{number}/{len(settings)}] {point['sampler']} {named(point, settings)}: "
                    + ", ".join(f"{p['accuracy']:.3f} at {p['positions_per_problem']:.0f} positions" for p in found))
     main = main_setting(settings)
-    others = baselines(run, world, problems, config, main) + others
+    others = baselines(run, world, problems, config, main, greedy) + others
     if world.rank == 0:
         keep(run, job, points, others, series, (main["alpha"], main["temperature"]))
     best = max(points or others, key=lambda point: point["accuracy"])
@@ -73,7 +76,7 @@ def named(point: dict[str, Any], settings: list[dict[str, Any]]) -> str:
     own = [other for other in settings if other["sampler"] == point["sampler"]]
     keys = [key for key in setting_of(point) if key in MAIN or len({other[key] for other in own}) > 1]
     start = [] if point["sampler"] == "power" else [point["sampler"]]
-    return " ".join(start + [f"{SHORT.get(key, key)}={point[key]:g}" for key in keys])
+    return " ".join(start + [f"{SHORT.get(key, key)}={point[key]:.12g}" for key in keys])
 
 
 def power_settings(config: PowerAblationConfig, point: dict[str, Any]) -> PowerSettings:
@@ -88,10 +91,10 @@ def acceptance_by_step(records: list[Record]) -> list[tuple[int, float]]:
 
 
 def power_point(run: Run, name: str, point: dict[str, Any], steps: int, records: list[Record],
-                accepted: list[tuple[int, float]]) -> dict[str, Any]:
+                accepted: list[tuple[int, float]], greedy: list[Record]) -> dict[str, Any]:
     """The point of a trajectory after `steps` steps: recorded as a grandchild run, and given as a row for the figures."""
     state = methods.state_records(records, steps)
-    values = methods.summary(state)
+    values = methods.summary(state, greedy)
     share = methods.acceptance(state)
     if share is not None:
         values["acceptance"] = share
@@ -103,7 +106,8 @@ def power_point(run: Run, name: str, point: dict[str, Any], steps: int, records:
     return setting | values
 
 
-def other_point(run: Run, problems: methods.Problems, config: PowerAblationConfig, point: dict[str, Any], name: str) -> dict[str, Any]:
+def other_point(run: Run, problems: methods.Problems, config: PowerAblationConfig, point: dict[str, Any], name: str,
+                greedy: list[Record]) -> dict[str, Any]:
     """A point of sequential Monte Carlo or of the rollout sampler: a grandchild run, and a row with n = particles or rollouts."""
     common = dict(top_k=config.top_k, max_new_tokens=config.max_new_tokens, **setting_of(point))
     if point["sampler"] == "smc":
@@ -111,25 +115,25 @@ def other_point(run: Run, problems: methods.Problems, config: PowerAblationConfi
     else:
         n, records = point["rollouts"], methods.rollout(problems, name, RolloutSettings(**common))
     setting = {"method": point["sampler"], "n": n, **setting_of(point)}
-    values = methods.summary(records)
+    values = methods.summary(records, greedy)
     with run.point(name, setting) as child:
         child.metrics(values)
     return setting | values
 
 
 def baselines(run: Run, world: World, problems: methods.Problems, config: PowerAblationConfig,
-              main: dict[str, Any]) -> list[dict[str, Any]]:
+              main: dict[str, Any], greedy: list[Record]) -> list[dict[str, Any]]:
     """Greedy, T = 1/alpha, plain, best-of-n and majority at the main setting's temperature, as rows {method, n, temperature, ...}."""
     alpha, temperature = main["alpha"], main["temperature"]
     samples = methods.several(problems, "samples", temperature, config.top_k, max(config.best_of))
-    found = [("greedy", 1, 0.0, methods.single(problems, "greedy", 0.0, None)),
+    found = [("greedy", 1, 0.0, greedy),
              ("low_temperature", 1, 1 / alpha, methods.single(problems, "low_temperature", 1 / alpha, config.top_k)),
              ("plain", 1, temperature, methods.best_of(samples, 1))]
     for n in sorted(n for n in set(config.best_of) if n > 1):
         found += [("best_of", n, temperature, methods.best_of(samples, n)), ("majority", n, temperature, methods.majority(samples, n))]
     rows = []
     for method, n, sampled_at, records in found:
-        values = methods.summary(records)
+        values = methods.summary(records, greedy)
         setting = {"method": method, "n": n, "temperature": sampled_at}
         with run.point(f"{method} n={n}" if n > 1 else method, setting) as point:
             point.metrics(values)

@@ -99,14 +99,14 @@ def test_chains_without_drift_that_disagree_are_not_converged():
 
 def test_stuck_chains_agree_at_one_value_and_never_at_two():
     same, apart = record([-3.0] * 8, [-3.0] * 8), record([-3.0] * 8, [-4.0] * 8)
-    assert mixing([same, same])["r_hat"] == 1 and mixing([same, same])["converged"] == 1
+    assert mixing([same, same])["r_hat"] == 1 and mixing([same, same])["converged"] == 0  # agreed, but no chain has moved
     stuck = mixing([apart, apart, same])
-    assert stuck["r_hat"] == math.inf and stuck["converged"] == 0 and stuck["effective_sample_size"] == 0
+    assert stuck["r_hat"] > 1e6 and stuck["converged"] == 0 and stuck["effective_sample_size"] == 0
     assert "autocorrelation_1" not in stuck
     assert "R-hat infinite over 2 chains" in convergence(stuck)
     assert "R-hat infinite" in convergence(stuck | {"r_hat": 1.7976931348623157e308})  # as MLflow gives infinity back
     stepped = record([-3.0] * 4 + [-2.0] * 4, [-3.0] * 4 + [-2.0] * 4)  # each half sits still, but not at one value
-    assert mixing([stepped, stepped])["r_hat"] == math.inf
+    assert mixing([stepped, stepped])["r_hat"] > 1e6
 
 
 def test_one_chain_a_problem_that_never_moved_shows_nothing():

@@ -164,7 +164,9 @@ def test_power_eval_says_how_exact_its_recorded_numbers_are(tmp_path, inputs, dt
 def test_a_prompt_without_room_is_refused_with_the_numbers(tmp_path, inputs, monkeypatch):
     monkeypatch.setattr("nanolab.stages.models.Subject.context", 20)
     with pytest.raises(UserError, match=r"gsm8k problem .* has a prompt of .* tokens, which leaves no room in the 20 tokens"):
-        run(power_eval, "power_eval", PowerEvalConfig(max_examples=3), tmp_path, inputs)
+        run(power_eval, "power_eval", PowerEvalConfig(max_examples=3, max_new_tokens=8), tmp_path, inputs)
+    with pytest.raises(UserError, match="max_new_tokens = 21 is more than the 20 tokens that sft was trained on"):
+        run(power_eval, "power_eval", PowerEvalConfig(max_examples=3, max_new_tokens=21), tmp_path, inputs)
 
 
 def test_logits_that_are_not_numbers_name_the_checkpoint(tmp_path, inputs):
@@ -173,7 +175,7 @@ def test_logits_that_are_not_numbers_name_the_checkpoint(tmp_path, inputs):
     torch.nn.init.constant_(model.head.weight, float("nan"))
     checkpoint.save(tmp_path / "checkpoints", 7, model, {}, {"tokenizer_digest": tokenizer.digest})
     with pytest.raises(UserError, match=r"logits of sft, step 7 of .*checkpoints are not finite"):
-        run(power_eval, "power_eval", PowerEvalConfig(max_examples=2), tmp_path / "step", inputs | {"sft": tmp_path})
+        run(power_eval, "power_eval", PowerEvalConfig(max_examples=2, max_new_tokens=8), tmp_path / "step", inputs | {"sft": tmp_path})
 
 
 def test_power_ablation_compares_samplers(tmp_path, inputs):
@@ -183,10 +185,11 @@ def test_power_ablation_compares_samplers(tmp_path, inputs):
     config = PowerAblationConfig(grid=grid, num_steps=[0, 2], max_examples=3, max_new_tokens=8, best_of=[1, 2])
     metrics, record = run(power_ablation, "power_ablation", config, tmp_path, inputs)
     check_metrics(metrics)
-    assert metrics["points"] == 4 * 2 + 2 + 1
+    assert metrics["points"] == 2 * 2 + 2 * 1 + 2 + 1  # of two blocks only the whole schedule is a point
     samplers = [(p.logged_params["method"], p.logged_params.get("n")) for p in record.points.values()]
-    assert samplers.count(("power", None)) == 8 and {("smc", 2), ("smc", 3), ("rollout", 2)} < set(samplers)
-    assert len({name for name in record.points}) == len(record.points) == 11 + 5
+    assert samplers.count(("power", None)) == 6 and {("smc", 2), ("smc", 3), ("rollout", 2)} < set(samplers)
+    assert len({name for name in record.points}) == len(record.points) == 9 + 5
+    assert all("p_value" in {key for key, _, _ in p.logged_metrics} for p in record.points.values())
     assert all("positions_per_problem" in {key for key, _, _ in p.logged_metrics} for p in record.points.values())
 
 
