@@ -9,6 +9,7 @@ to agree bitwise for heads of 32 or more dimensions. On CUDA a step is a CUDA gr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -26,7 +27,37 @@ PREFILL_TOKENS = {"cpu": 512, "cuda": 16_384}  # padded tokens of one prefill fo
 SCORE_TOKENS = 8_192  # padded tokens of one scoring forward at most
 
 
-class GPTLanguageModel:
+class CachedRows:
+    """What language models with a `KVCache` share: the tokens of each row, and the tool whose output is forced after a call."""
+
+    cache: KVCache
+    tokens: dict[int, list[int]]  # row -> the tokens it holds
+    tokenizer: Any  # as data/chat.py uses one
+    tools: Tools | None
+    tool_max_output_tokens: int
+    call_end: int  # the token that closes a tool call
+    name = "the model"  # in messages
+
+    def fork(self, rows: list[int], parents: list[int], lengths: list[int]) -> list[int]:
+        """As the protocol says."""
+        new = self.cache.fork(rows, parents, lengths)
+        kept = [self.tokens[parent][:length] if parent != -1 else [] for parent, length in zip(parents, lengths, strict=True)]
+        for row, target, tokens in zip(rows, new, kept, strict=True):
+            if target == -1:
+                del self.tokens[row]
+            else:
+                self.tokens[target] = tokens
+        return new
+
+    def forced(self, row: int, token: int) -> list[int]:
+        """A tool's output between its two marks, once `token` closes a call; cut to `tool_max_output_tokens`."""
+        if token != self.call_end or self.tools is None:
+            return []
+        call = tool_call(self.tokenizer, [*self.tokens[row], token])
+        return [] if call is None else forced_output(self.tokenizer, self.tools.output(call), self.tool_max_output_tokens)
+
+
+class GPTLanguageModel(CachedRows):
     """Rows of a GPT with a key/value cache; rows and length of the cache grow as needed, up to `max_length` positions a row.
 
     `tools` None: no tool is ever run. `max_length` None: the model's sequence length; a larger one extrapolates the rotary positions.
@@ -49,7 +80,7 @@ class GPTLanguageModel:
                              2 * rows, self.max_length)
         self.tables: Rotary | None = None
         self.shape, self.step = (graph_shape, GraphedStep()) if self.device.type == "cuda" else (padded_shape, step)
-        self.tokens: dict[int, list[int]] = {}  # row -> the tokens it holds
+        self.tokens = {}
 
     @torch.no_grad()
     def prefill(self, prompts: list[list[int]]) -> list[int]:
@@ -111,24 +142,6 @@ class GPTLanguageModel:
         logits = self.step(self.model, self.cache.by_slot(), self.tables, ids, where, positions, padded, length)
         return logits[:count] if slots == list(range(count)) else logits[torch.tensor(slots, device=self.device)]
 
-    def fork(self, rows: list[int], parents: list[int], lengths: list[int]) -> list[int]:
-        """As the protocol says."""
-        new = self.cache.fork(rows, parents, lengths)
-        kept = [self.tokens[parent][:length] if parent != -1 else [] for parent, length in zip(parents, lengths, strict=True)]
-        for row, target, tokens in zip(rows, new, kept, strict=True):
-            if target == -1:
-                del self.tokens[row]
-            else:
-                self.tokens[target] = tokens
-        return new
-
-    def forced(self, row: int, token: int) -> list[int]:
-        """A tool's output between its two marks, once `token` closes a call; cut to `tool_max_output_tokens`."""
-        if token != self.call_end or self.tools is None:
-            return []
-        call = tool_call(self.tokenizer, [*self.tokens[row], token])
-        return [] if call is None else forced_output(self.tokenizer, self.tools.output(call), self.tool_max_output_tokens)
-
 
 def padded_ids(rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
     """Token rows (rows, length) int64, padded with 0 at their ends to a common multiple of 8."""
@@ -147,6 +160,13 @@ def length_batches(order: Sequence[int], lengths: Sequence[int], tokens: int) ->
         else:
             batches.append([i])
     return batches
+
+
+def check_spans(ids: list[list[int]], spans: list[tuple[int, int]]) -> None:
+    """Raises UserError for a span outside its row, or one that starts at the first token, before which there is nothing."""
+    for i, (row, (start, end)) in enumerate(zip(ids, spans, strict=True)):
+        if not 1 <= start <= end <= len(row):
+            raise UserError(f"span {i} = ({start}, {end}) does not lie in its row of {len(row)} tokens, start at least 1")
 
 
 class GPTScorer:
@@ -168,9 +188,7 @@ class GPTScorer:
     @torch.no_grad()
     def score(self, ids: list[list[int]], spans: list[tuple[int, int]]) -> list[SpanScore]:
         """log p of ids[i][start:end] given ids[i][:start], for (start, end) = spans[i]; raises UserError for a span outside its row."""
-        for i, (row, (start, end)) in enumerate(zip(ids, spans, strict=True)):
-            if not 1 <= start <= end <= len(row):
-                raise UserError(f"span {i} = ({start}, {end}) does not lie in its row of {len(row)} tokens, start at least 1")
+        check_spans(ids, spans)
         scores: list[SpanScore | None] = [None] * len(ids)
         for batch, hidden in self._hidden_of(ids):
             spots = [(r, position) for r, i in enumerate(batch) for position in range(spans[i][0] - 1, spans[i][1] - 1)]

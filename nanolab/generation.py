@@ -241,6 +241,21 @@ def check_sampling(*, temperature: float, top_k: int | None, max_new_tokens: int
         raise UserError(f"max_new_tokens = {max_new_tokens} must be at least 1")
 
 
+def check_target(*, alpha: float, temperature: float, top_k: int | None, max_new_tokens: int) -> None:
+    """Raises UserError for what `check_sampling` does, a temperature of 0 and an alpha below 1."""
+    check_sampling(temperature=temperature, top_k=top_k, max_new_tokens=max_new_tokens)
+    if not temperature > 0:
+        raise UserError(f"temperature = {temperature} must be above 0: a greedy proposal cannot be corrected")
+    if not alpha >= 1:
+        raise UserError(f"alpha = {alpha} must be at least 1")
+
+
+def log_mean(logarithms: numpy.ndarray) -> float:
+    """log of the mean of exp(logarithms)."""
+    top = logarithms.max()
+    return float(top + numpy.log(numpy.exp(logarithms - top).mean()))
+
+
 def check_lengths(model: LanguageModel, prompts: list[list[int]], max_new_tokens: int) -> None:
     """Raises UserError when a prompt is empty, or a prompt with `max_new_tokens` more does not fit into the model's context."""
     for i, prompt in enumerate(prompts):

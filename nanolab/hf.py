@@ -17,10 +17,9 @@ from typing import Any
 import torch
 
 from nanolab.config import ROOT
-from nanolab.data import chat
 from nanolab.data.hf_tokenizer import HFTokenizer
 from nanolab.data.sources import require_hub
-from nanolab.engine import PREFILL_TOKENS, length_batches, padded_ids
+from nanolab.engine import PREFILL_TOKENS, CachedRows, check_spans, length_batches, padded_ids
 from nanolab.generation import SpanScore
 from nanolab.model.decode import ROWS
 from nanolab.model.kv_cache import MULTIPLE, KVCache, rounded
@@ -32,7 +31,7 @@ SCORE_LOGITS = 1 << 27  # logits of one scoring forward at most
 TOLERANCE = {torch.float32: 1e-3}  # of cached against full logits: root mean square over their spread; half precision: 0.1
 
 
-class HFLanguageModel:
+class HFLanguageModel(CachedRows):
     """Rows of a transformers model with a key/value cache; rows and length grow as needed, up to `max_length` positions a row.
 
     `tools` None, or a tokenizer without the tool tokens: no tool is ever run. `max_length` None: `context_length(model)`. The model
@@ -44,7 +43,7 @@ class HFLanguageModel:
                  tool_max_output_tokens: int = 128) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.tools = tools if tokenizer.has_tools else None
-        self.tool_max_output_tokens = tool_max_output_tokens
+        self.tool_max_output_tokens, self.call_end = tool_max_output_tokens, tokenizer.python_end
         self.vocab_size, self.end_token = model.get_output_embeddings().weight.shape[0], tokenizer.assistant_end
         if tokenizer.vocab_size > self.vocab_size:
             raise UserError(f"the tokenizer has {tokenizer.vocab_size} tokens and the model {self.vocab_size}: they do not belong together")
@@ -56,7 +55,7 @@ class HFLanguageModel:
         self.device, self.dtype = model.device, model.dtype
         layers, heads, width = _cache_shape(model, self.end_token)
         self.cache = KVCache(layers, heads, width, self.dtype, self.device, 2 * rows, 2 * MULTIPLE)
-        self.tokens: dict[int, list[int]] = {}  # row -> the tokens it holds
+        self.tokens = {}
 
     @torch.no_grad()
     def prefill(self, prompts: list[list[int]]) -> list[int]:
@@ -123,24 +122,6 @@ class HFLanguageModel:
         return _logits(self.model, ids, keep, position_ids=places, attention_mask=mask[:, None], past_key_values=_own_cache(update),
                        use_cache=True)
 
-    def fork(self, rows: list[int], parents: list[int], lengths: list[int]) -> list[int]:
-        """As the protocol says."""
-        new = self.cache.fork(rows, parents, lengths)
-        kept = [self.tokens[parent][:length] if parent != -1 else [] for parent, length in zip(parents, lengths, strict=True)]
-        for row, target, tokens in zip(rows, new, kept, strict=True):
-            if target == -1:
-                del self.tokens[row]
-            else:
-                self.tokens[target] = tokens
-        return new
-
-    def forced(self, row: int, token: int) -> list[int]:
-        """A tool's output between its two marks, once `token` closes a call; cut to `tool_max_output_tokens`."""
-        if token != self.tokenizer.python_end or self.tools is None:
-            return []
-        call = chat.tool_call(self.tokenizer, [*self.tokens[row], token])
-        return [] if call is None else chat.forced_output(self.tokenizer, self.tools.output(call), self.tool_max_output_tokens)
-
 
 class HFScorer:
     """The `Scorer` protocol over a transformers model: full forwards of rows of similar length, without a cache."""
@@ -152,9 +133,7 @@ class HFScorer:
     @torch.no_grad()
     def score(self, ids: list[list[int]], spans: list[tuple[int, int]]) -> list[SpanScore]:
         """log p of ids[i][start:end] given ids[i][:start], for (start, end) = spans[i]; raises UserError for a span outside its row."""
-        for i, (row, (start, end)) in enumerate(zip(ids, spans, strict=True)):
-            if not 1 <= start <= end <= len(row):
-                raise UserError(f"span {i} = ({start}, {end}) does not lie in its row of {len(row)} tokens, start at least 1")
+        check_spans(ids, spans)
         scores: list[SpanScore | None] = [None] * len(ids)
         for i, logits in self._rows(ids, [list(range(start - 1, end - 1)) for start, end in spans]):
             wanted = torch.tensor(ids[i][slice(*spans[i])], dtype=torch.int64, device=logits.device)

@@ -1,9 +1,9 @@
 """Models from outside of the lab, `source: hf:NAME-or-folder`: what a study may ask of them, which one is meant, and what identifies
 it. Imports no torch.
 
-`hf:FOLDER` is a folder that `save_pretrained` wrote; relative paths start at the repository root. `hf:NAME` or `hf:NAME@REVISION`
-is a model of the Hugging Face hub (REVISION a branch, tag or commit; "main" without one: a step that is
-finished is not run again when a branch moves). An existing folder goes before a hub name.
+`hf:FOLDER` is a folder that `save_pretrained` wrote; relative paths start at the repository root. `hf:NAME` or `hf:NAME@REVISION` is a
+model of the Hugging Face hub (REVISION a branch, tag or commit; "main" without one: a step that is finished is not run again when a
+branch moves). An existing folder goes before a hub name.
 """
 
 from __future__ import annotations

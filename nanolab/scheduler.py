@@ -90,7 +90,7 @@ class _Branch:
 class _Scheduler:
     def __init__(self, model: LanguageModel, programs: Sequence[Program], batch_rows: int, on_done: Done | None) -> None:
         self.model, self.programs, self.batch_rows, self.on_done = model, programs, batch_rows, on_done
-        self.name = getattr(model, "name", "the model")  # in messages
+        self.name = getattr(model, "name", "the model")  # the toys of tests have none
         self.queue = deque(range(len(programs)))
         self.users: dict[tuple[int, ...], int] = {}
         for program in programs:
@@ -292,7 +292,8 @@ class _Scheduler:
         a = power_term(chosen, log_z, temperature, alpha).tolist()
         chosen = chosen.tolist()
         for i, branch in enumerate(branches):
-            kept = Choices(top_k, ids[i].copy(), log_p[i].copy()) if branch.request.revisit else None
+            own = ids[i] if ids.strides[0] == 0 else ids[i].copy()  # all rows of the whole vocabulary are one
+            kept = Choices(top_k, own, log_p[i].copy()) if branch.request.revisit else None
             branch.handle.candidates.append(kept)
             self._append(branch, tokens[i], chosen[i], log_q[i], a[i])
 

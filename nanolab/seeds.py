@@ -16,6 +16,8 @@ Noise = Callable[[Address], float]
 
 INDEX = -1  # the position of an address that stands for a step's choice of the cut
 ACCEPT = -2  # the position of an address that stands for a step's accept draw
+RESAMPLE = -3  # stands for the resampling of a population
+PICK = -4  # stands for the choice among particles or candidates
 
 
 def _encode(address: Address) -> bytes:

@@ -7,6 +7,7 @@ measured in turn, so that their ratio is of the same minutes. One core: CPU seco
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -101,8 +102,9 @@ class Bench:
         self.peers, self.threads, self.repeats = peers, threads, 1 if quick else 3
         self.quick = quick
 
-    def against(self, name: str, threads: int) -> Worker | None:
-        return Worker(name, threads, self.peers[name]) if name in self.peers else None
+    def against(self, name: str) -> contextlib.AbstractContextManager[Worker | None]:
+        """The peer's process, on one core; None where its checkout was not given."""
+        return Worker(name, 1, self.peers[name]) if name in self.peers else contextlib.nullcontext()
 
     def source(self, name: str) -> str:
         return f"{name}'s checkout, measured in turn in this run" if name in self.peers else PUBLISHED
@@ -113,10 +115,8 @@ class Bench:
         work = dict(work="power", prompt=64, new=64, blocks=blocks)
         with Worker("ours", 1) as ours:
             own = ours.ask(**work, slots=64, problems=1024 // blocks, small=True)
-        peer = self.against(name, 1)
-        measured = peer.ask(**work, problems=1)["positions"] if peer else CONSTANTS[name, "positions"]
-        if peer:
-            peer.__exit__()
+        with self.against(name) as peer:
+            measured = peer.ask(**work, problems=1)["positions"] if peer else CONSTANTS[name, "positions"]
         line("positions a problem", setting, [own["positions"]], target, at_most=True, peer=[measured],
              source=f"{name}: {self.source(name)}")
 
@@ -125,12 +125,9 @@ class Bench:
         setting = f"d4, prompt 64, 64 new, 10 steps a block, blocks: ours {own_blocks}, {name} {blocks}; ours 64 problems in 64 slots"
         work = dict(work="power", prompt=64, new=64)
         count = 1 if self.quick else 2
-        with Worker("ours", 1) as ours:
-            peer = self.against(name, 1)
+        with Worker("ours", 1) as ours, self.against(name) as peer:
             own, other = turns(ours, peer, self.repeats, {**work, "slots": 64, "problems": 64, "blocks": own_blocks},
                                {**work, "problems": count, "blocks": blocks})
-            if peer:
-                peer.__exit__()
         line("seconds a problem, one core", setting, [facts["seconds"] / 64 for facts in own], target, at_most=False,
              peer=[facts["seconds"] / count for facts in other] or [CONSTANTS[name, "seconds"]], source=f"{name}: {self.source(name)}",
              ratio_of="peer/ours")
@@ -152,11 +149,8 @@ class Bench:
     def decode(self, temperature: float, top_k: int | None, new: int) -> None:
         """Tokens a second of 32 different prompts, prefill included, against 32 samples of one prompt by nanochat's engine."""
         work = dict(work="decode", prompt=64, new=new, rows=32, temperature=temperature, top_k=top_k)
-        with Worker("ours", 1) as ours:
-            peer = self.against("nanochat", 1)
+        with Worker("ours", 1) as ours, self.against("nanochat") as peer:
             own, other = turns(ours, peer, self.repeats, work, work)
-            if peer:
-                peer.__exit__()
         rates = [[32 * new / facts["seconds"] for facts in found] for found in (own, other)]
         after = [32 * new / (facts["seconds"] - facts["prefill_seconds"]) for facts in own]
         line("decode tokens a second, one core", f"d4, 32 different prompts of 64, {new} new, T {temperature}, top-k {top_k}; whole call",

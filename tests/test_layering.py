@@ -14,7 +14,7 @@ FLOORS = [
     ["model.scaling", "model.kv_cache", "model.attention", "model.linear", "model.loss", "model.gpt", "model.decode",
      "model.optim", "checkpoint"],
     ["generation", "scheduler", "engine", "hf"],
-    ["samplers.toy", "samplers.baselines", "samplers.power_mh", "samplers.power_smc", "samplers.power_rollout",
+    ["samplers.toy", "samplers.batch", "samplers.baselines", "samplers.power_mh", "samplers.power_smc", "samplers.power_rollout",
      "samplers.diagnostics"],
     ["evals.base", "evals.bpb", "evals.core", "evals.chat_tasks", "evals.methods"],
     ["training.loop", "training.grpo", "report.environment", "report.markdown", "report.canvas", "report.plots", "report.power_plots",

@@ -1,9 +1,9 @@
 """The tokenizer of a Hugging Face model, as the stages use a tokenizer, and how such a model is asked.
 
 A model with a chat template is asked in it, any other in plain text ("Question: ...\\nAnswer:"), like our own base model after
-`num_shots` solved examples where the step has that setting. Word problems are graded as
-everywhere, by the number after the last "####". A model from outside was not trained on that form, so each word problem ends with
-`PROBLEM_NOTE`; an answer without "####" is wrong. Of a plain answer the first paragraph counts.
+`num_shots` solved examples where the step has that setting. Word problems are graded as everywhere, by the number after the last
+"####". A model from outside was not trained on that form, so each word problem ends with `PROBLEM_NOTE`; an answer without "####" is
+wrong. Of a plain answer the first paragraph counts.
 
 Imports no transformers: it works on a tokenizer that was already loaded.
 """

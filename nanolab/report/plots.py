@@ -199,7 +199,7 @@ def accuracy_by_alpha(points: Iterable[Row]) -> tuple[Figure, pandas.DataFrame]:
         draw_line(axis, rows.assign(alpha=rows["alpha"] * 1.04 ** i), "alpha", colour, MARKERS[i % len(MARKERS)])
         labels.append((rows["alpha"].iloc[-1] * 1.04 ** i, rows["accuracy"].iloc[-1], names[key], colour))
     axis.set_xlabel("α, exponent of the target" + unsaid)
-    percent_axis(axis, "GSM8K accuracy")
+    percent_axis(axis, "accuracy")
     end_labels(axis, labels)
     steps = sorted(frame["num_steps"].unique())
     set_title(axis, "Accuracy against α" + (f" after {steps[0]:g} steps" if len(steps) == 1 else ", after the most steps" if steps else ""))
@@ -221,7 +221,7 @@ def accuracy_by_steps(points: Iterable[Row]) -> tuple[Figure, pandas.DataFrame]:
         labels.append((shifted["num_steps"].iloc[-1], rows["accuracy"].iloc[-1], names[key], colour))
     growing_ticks(axis, frame["num_steps"].tolist())
     axis.set_xlabel("Metropolis-Hastings steps" + (" a block" if (frame["num_blocks"] > 1).any() else "") + unsaid)
-    percent_axis(axis, "GSM8K accuracy")
+    percent_axis(axis, "accuracy")
     end_labels(axis, labels)
     set_title(axis, "Accuracy against steps")
     if not groups:
@@ -285,7 +285,7 @@ def accuracy_by_positions(points: Iterable[Row], baselines: Iterable[Row], main:
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel("positions forwarded per problem" + (" (grey: other settings)" if grey else ""), loc="left")
-    percent_axis(axis, "GSM8K accuracy")
+    percent_axis(axis, "accuracy")
     edge = axis.get_xlim()[1]
     end_labels(axis, [(edge if level else series["positions_per_problem"].iloc[-1], series["accuracy"].iloc[-1], label, colour)
                       for (series, label, colour, *_), level in zip(coloured, single)])

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
-from nanolab.generation import Completion, Decode, Done, Kernel, LanguageModel, Program, check_lengths, check_sampling
-from nanolab.scheduler import serve
-from nanolab.schema import UserError
-from nanolab.seeds import noise
+from nanolab.generation import Completion, Decode, Done, Kernel, LanguageModel, check_sampling
+from nanolab.samplers.batch import sample_each
 
 
 def best_of(completions: Sequence[Completion]) -> Completion:
@@ -38,13 +36,7 @@ def generate(model: LanguageModel, prompts: Sequence[list[int]], *, temperature:
     `on_done(i, completion)` is called as each completion of prompt i ends. Raises UserError for settings or lengths out of range.
     """
     check_sampling(temperature=temperature, top_k=top_k, max_new_tokens=max_new_tokens)
-    check_lengths(model, prompts, max_new_tokens)
-    if samples_per_prompt < 1:
-        raise UserError(f"samples_per_prompt = {samples_per_prompt} must be at least 1")
-    programs = []
-    for i, prompt in enumerate(prompts):
-        uniforms = noise(seed, stage, examples[i] if examples else i)
-        programs += [Program(prompt, _one_completion(c, max_new_tokens, temperature, top_k), uniforms) for c in range(samples_per_prompt)]
-    done = (lambda number, result: on_done(number // samples_per_prompt, result)) if on_done else None
-    flat, _ = serve(model, programs, batch_rows, done)
+    flat = sample_each(model, prompts, lambda noise, i, c: _one_completion(c, max_new_tokens, temperature, top_k),
+                       copies=samples_per_prompt, called="samples_per_prompt", max_new_tokens=max_new_tokens, seed=seed, stage=stage,
+                       batch_rows=batch_rows, on_done=on_done, examples=examples)
     return [flat[i:i + samples_per_prompt] for i in range(0, len(flat), samples_per_prompt)]

@@ -22,11 +22,10 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from nanolab.generation import Completion, Decode, Done, Kernel, LanguageModel, Program, Suffix, check_lengths, check_sampling
-from nanolab.scheduler import serve
+from nanolab.generation import Completion, Decode, Done, Kernel, LanguageModel, Suffix, check_target
+from nanolab.samplers.batch import sample_each
 from nanolab.schema import UserError
 from nanolab.seeds import ACCEPT, INDEX, Noise
-from nanolab.seeds import noise as addressed
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,7 @@ class PowerSettings:
     num_blocks: int = 1  # blocks of the schedule
 
     def __post_init__(self) -> None:
-        check_sampling(temperature=self.temperature, top_k=self.top_k, max_new_tokens=self.max_new_tokens)
-        if not self.temperature > 0:
-            raise UserError(f"temperature = {self.temperature} must be above 0: a greedy proposal cannot be corrected")
-        if not self.alpha >= 1:
-            raise UserError(f"alpha = {self.alpha} must be at least 1")
+        check_target(alpha=self.alpha, temperature=self.temperature, top_k=self.top_k, max_new_tokens=self.max_new_tokens)
         if self.num_steps < 0:
             raise UserError(f"num_steps = {self.num_steps} must be at least 0")
         if not 0 <= self.restart_prob <= 1:
@@ -230,12 +225,6 @@ def sample(model: LanguageModel, prompts: Sequence[list[int]], settings: PowerSe
     Uniforms are addressed (seed, stage, examples[i], chain, step, position); `examples` defaults to the prompts' numbers.
     `on_done(problem, result)` is called as each chain ends. Raises UserError for lengths beyond the context.
     """
-    check_lengths(model, prompts, settings.max_new_tokens)
-    if chains < 1:
-        raise UserError(f"chains = {chains} must be at least 1")
-    programs = []
-    for i, prompt in enumerate(prompts):
-        uniforms = addressed(seed, stage, examples[i] if examples else i)
-        programs += [Program(prompt, run_chain(settings, uniforms, i, c, early_rejection), uniforms) for c in range(chains)]
-    done = (lambda number, result: on_done(number // chains, result)) if on_done else None
-    return serve(model, programs, batch_rows, done)[0]
+    return sample_each(model, prompts, lambda noise, i, c: run_chain(settings, noise, i, c, early_rejection), copies=chains,
+                       called="chains", max_new_tokens=settings.max_new_tokens, seed=seed, stage=stage, batch_rows=batch_rows,
+                       on_done=on_done, examples=examples)

@@ -20,24 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from nanolab.generation import (
-    Choices,
-    Completion,
-    Decode,
-    Done,
-    Kernel,
-    LanguageModel,
-    Program,
-    Suffix,
-    check_lengths,
-    check_sampling,
-)
-from nanolab.scheduler import serve
+from nanolab.generation import Choices, Completion, Decode, Done, Kernel, LanguageModel, Suffix, check_target, log_mean
+from nanolab.samplers.batch import sample_each
 from nanolab.schema import UserError
-from nanolab.seeds import Noise
-from nanolab.seeds import noise as addressed
-
-PICK = -4  # stands for the choice of a token in an address
+from nanolab.seeds import PICK, Noise
 
 
 @dataclass(frozen=True)
@@ -54,11 +40,7 @@ class RolloutSettings:
     max_new_tokens: int = 256  # tokens of a completion at most, forced ones included
 
     def __post_init__(self) -> None:
-        check_sampling(temperature=self.temperature, top_k=self.top_k, max_new_tokens=self.max_new_tokens)
-        if not self.temperature > 0:
-            raise UserError(f"temperature = {self.temperature} must be above 0: a greedy proposal cannot be corrected")
-        if not self.alpha >= 1:
-            raise UserError(f"alpha = {self.alpha} must be at least 1")
+        check_target(alpha=self.alpha, temperature=self.temperature, top_k=self.top_k, max_new_tokens=self.max_new_tokens)
         for name in ("candidates", "rollouts", "horizon"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} = {getattr(self, name)} must be at least 1")
@@ -106,14 +88,8 @@ def token_law(log_p: numpy.ndarray, values: list[numpy.ndarray], alpha: float) -
     return corrected / corrected.sum()
 
 
-def log_zeta(values: numpy.ndarray) -> float:
-    """log of the mean of exp(values)."""
-    top = values.max()
-    return float(top + numpy.log(numpy.exp(values - top).mean()))
-
-
 def _normalised(log_p: numpy.ndarray, values: list[numpy.ndarray], alpha: float) -> numpy.ndarray:
-    weights = alpha * log_p + numpy.array([log_zeta(v) for v in values])
+    weights = alpha * log_p + numpy.array([log_mean(v) for v in values])
     weights = numpy.exp(weights - weights.max())
     return weights / weights.sum()
 
@@ -163,7 +139,7 @@ def step(state: State, settings: RolloutSettings, noise: Noise) -> Generator[lis
         log_q=state.log_q + taken.log_q, ended=taken.ended, handle=future.handle if future else None,
         choices=future.choices[0] if future else None, positions=state.positions + positions)
     ids = [suffix.tokens[0] for suffix in begun]
-    return grown, Info(ids, log_p.tolist(), [log_zeta(v) for v in values], law.tolist(), chosen, positions)
+    return grown, Info(ids, log_p.tolist(), [log_mean(v) for v in values], law.tolist(), chosen, positions)
 
 
 @dataclass
@@ -194,12 +170,6 @@ def sample(model: LanguageModel, prompts: Sequence[list[int]], settings: Rollout
     Uniforms are addressed (seed, stage, examples[i], chain, position, rollout, position); `examples` defaults to the prompts' numbers.
     `on_done(problem, result)` is called as each completion ends. Raises UserError for lengths beyond the context.
     """
-    check_lengths(model, prompts, settings.max_new_tokens)
-    if chains < 1:
-        raise UserError(f"chains = {chains} must be at least 1")
-    programs = []
-    for i, prompt in enumerate(prompts):
-        uniforms = addressed(seed, stage, examples[i] if examples else i)
-        programs += [Program(prompt, run_completion(settings, uniforms, i, c), uniforms) for c in range(chains)]
-    done = (lambda number, result: on_done(number // chains, result)) if on_done else None
-    return serve(model, programs, batch_rows, done)[0]
+    return sample_each(model, prompts, lambda noise, i, c: run_completion(settings, noise, i, c), copies=chains, called="chains",
+                       max_new_tokens=settings.max_new_tokens, seed=seed, stage=stage, batch_rows=batch_rows, on_done=on_done,
+                       examples=examples)

@@ -17,13 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from nanolab.generation import Completion, Decode, Done, Kernel, LanguageModel, Program, Suffix, check_lengths, check_sampling
-from nanolab.scheduler import serve
+from nanolab.generation import Completion, Decode, Done, Kernel, LanguageModel, Suffix, check_target, log_mean
+from nanolab.samplers.batch import sample_each
 from nanolab.schema import UserError
-from nanolab.seeds import Noise
-from nanolab.seeds import noise as addressed
-
-RESAMPLE, PICK = -3, -4  # stand for a stretch's resampling and the final choice in an address
+from nanolab.seeds import PICK, RESAMPLE, Noise
 
 
 @dataclass(frozen=True)
@@ -40,11 +37,7 @@ class SmcSettings:
     ramp_tokens: int = 0  # completion tokens over which the exponent rises from 1 to alpha; 0: alpha from the start
 
     def __post_init__(self) -> None:
-        check_sampling(temperature=self.temperature, top_k=self.top_k, max_new_tokens=self.max_new_tokens)
-        if not self.temperature > 0:
-            raise UserError(f"temperature = {self.temperature} must be above 0: a greedy proposal cannot be corrected")
-        if not self.alpha >= 1:
-            raise UserError(f"alpha = {self.alpha} must be at least 1")
+        check_target(alpha=self.alpha, temperature=self.temperature, top_k=self.top_k, max_new_tokens=self.max_new_tokens)
         for name in ("particles", "stretch"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} = {getattr(self, name)} must be at least 1")
@@ -128,12 +121,6 @@ def systematic(log_weights: numpy.ndarray, u: float) -> list[int]:
     return numpy.searchsorted(cumulative / cumulative[-1], (u + numpy.arange(count)) / count, side="right").clip(max=count - 1).tolist()
 
 
-def log_mean(log_weights: numpy.ndarray) -> float:
-    """log of the mean of exp(log_weights)."""
-    top = log_weights.max()
-    return float(top + numpy.log(numpy.exp(log_weights - top).mean()))
-
-
 def step(state: State, settings: SmcSettings, noise: Noise) -> Generator[list[Decode], list[Suffix], tuple[State, Info]]:
     """One stretch: living particles (there is one) grow with q, all are weighted anew, and resampled where the weights are too uneven.
 
@@ -204,12 +191,6 @@ def sample(model: LanguageModel, prompts: Sequence[list[int]], settings: SmcSett
     Uniforms are addressed (seed, stage, examples[i], population, stretch, particle, position); `examples` defaults to the prompts'
     numbers. `on_done(problem, result)` is called as each population ends. Raises UserError for lengths beyond the context.
     """
-    check_lengths(model, prompts, settings.max_new_tokens)
-    if populations < 1:
-        raise UserError(f"populations = {populations} must be at least 1")
-    programs = []
-    for i, prompt in enumerate(prompts):
-        uniforms = addressed(seed, stage, examples[i] if examples else i)
-        programs += [Program(prompt, run_population(settings, uniforms, i, c), uniforms) for c in range(populations)]
-    done = (lambda number, result: on_done(number // populations, result)) if on_done else None
-    return serve(model, programs, batch_rows, done)[0]
+    return sample_each(model, prompts, lambda noise, i, c: run_population(settings, noise, i, c), copies=populations, called="populations",
+                       max_new_tokens=settings.max_new_tokens, seed=seed, stage=stage, batch_rows=batch_rows, on_done=on_done,
+                       examples=examples)

@@ -18,6 +18,7 @@ from nanolab.evals import methods
 from nanolab.evals.base import Record
 from nanolab.journal import Run
 from nanolab.report import plots
+from nanolab.samplers import diagnostics
 from nanolab.samplers.power_mh import PowerSettings
 from nanolab.samplers.power_rollout import RolloutSettings
 from nanolab.samplers.power_smc import SmcSettings
@@ -86,8 +87,7 @@ def power_settings(config: PowerAblationConfig, point: dict[str, Any]) -> PowerS
 
 def acceptance_by_step(records: list[Record]) -> list[tuple[int, float]]:
     """(step of the last block from 1, share of the problems whose proposal was accepted at it)."""
-    decisions = [[one["accepted"] for one in methods.last_block(record["chains"][0])] for record in records]
-    return [(step, sum(accepted) / len(accepted)) for step, accepted in enumerate(zip(*decisions, strict=True), 1)]
+    return list(enumerate(diagnostics.acceptance_by_step([methods.last_block(record["chains"][0]) for record in records]), 1))
 
 
 def power_point(run: Run, name: str, point: dict[str, Any], steps: int, records: list[Record],

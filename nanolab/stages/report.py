@@ -16,9 +16,7 @@ from nanolab.report import collect, markdown, plots, power_plots
 TRAINING = {"base_train": "Base model training", "mid_train": "Midtraining", "sft": "Chat SFT"}
 ABLATION = {"accuracy_by_alpha": "Accuracy against alpha", "accuracy_by_steps": "Accuracy against num_steps",
             "accuracy_by_positions": "Accuracy against forwarded positions", "acceptance_by_step": "Acceptance by step"}
-
-
-# what a power evaluation drew itself, from records that MLflow does not hold
+# what a power evaluation drew itself, from the records of its chains and samples
 RECORDED = {"acceptance_by_cut": "Acceptance by the place of the cut", "log_p_trajectories": "log p by step",
             "log_p_reliability": "Accuracy by log p"}
 

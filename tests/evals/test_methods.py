@@ -49,12 +49,16 @@ class Digits:
     def fork(self, rows, parents, lengths):
         kept = [self.rows.get(parent, [])[:length] for parent, length in zip(parents, lengths)]
         given = []
-        for row, length, tokens in zip(rows, lengths, kept):
+        for row, parent, tokens in zip(rows, parents, kept):
+            if parent == -1:
+                del self.rows[row]
+                given.append(-1)
+                continue
             if row == -1:
                 self.count += 1
                 row = self.count
             self.rows[row] = tokens
-            given.append(row if length else -1)
+            given.append(row)
         return given
 
     def forced(self, row, token):

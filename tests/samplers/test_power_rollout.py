@@ -6,7 +6,8 @@ import math
 import numpy
 import pytest
 
-from nanolab.samplers.power_rollout import RolloutSettings, log_zeta, run_completion, sample, token_law
+from nanolab.generation import log_mean
+from nanolab.samplers.power_rollout import RolloutSettings, run_completion, sample, token_law
 from nanolab.samplers.toy import END, ToyModel
 from nanolab.schema import UserError
 from nanolab.seeds import generator
@@ -52,7 +53,7 @@ def test_the_jackknife_takes_the_first_order_of_the_bias_away():
         for second in itertools.product(outcomes[1], repeat=count):
             values = [numpy.array(first), numpy.array(second)]
             corrected += token_law(log_p, values, alpha) / 4**count
-            weights = numpy.exp(log_p + [log_zeta(v) for v in values])
+            weights = numpy.exp(log_p + [log_mean(v) for v in values])
             plain += weights / weights.sum() / 4**count
     assert abs(plain - truth).max() > 5e-3
     assert abs(corrected - truth).max() < abs(plain - truth).max() / 4
