@@ -50,7 +50,7 @@ def code_hash(module: str, root: Path = ROOT) -> str:
 
 
 def source_files(start: Path, root: Path = ROOT) -> list[Path]:
-    """`start` and all files of the package that it imports, at any depth, in order of their names."""
+    """`start` and all files of the package that it imports, at any depth, with the C source beside any of them; in order of their names."""
     if not start.is_file():
         raise UserError(f"no stage module {start.relative_to(root)}")
     found: set[Path] = set()
@@ -58,7 +58,7 @@ def source_files(start: Path, root: Path = ROOT) -> list[Path]:
     while waiting:
         path = waiting.pop()
         if path not in found:
-            found.add(path)
+            found |= {path, *([path.with_suffix(".c")] if path.with_suffix(".c").is_file() else [])}
             waiting += imports(path, path.stat().st_mtime_ns, root)
     return sorted(found)
 

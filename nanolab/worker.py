@@ -39,6 +39,11 @@ def work(job_file: Path, run_id: str) -> None:
     world = dist.open_world(job.study.launch.device, "auto", launch.threads(job.study.launch))
     run = Run(job.folder, run_id) if world.rank == 0 else NullRun()
     stage = importlib.import_module(f"nanolab.stages.{STEPS[job.step].module or job.step}")
+    if "nanolab.engine" in sys.modules and world.device.type == "cpu":  # a stage that samples
+        from nanolab.model import decode_attention
+        run.tag("decode_attention", decode_attention.status())
+        if world.rank == 0 and decode_attention.library()[0] is None:
+            print(f"decoding attends with {decode_attention.status()}", flush=True)
     metrics = stage.run(job, world, run)
     dist.barrier(world)  # no rank is still at work when the step counts as finished
     if world.rank == 0:

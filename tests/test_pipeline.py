@@ -115,16 +115,19 @@ def test_code_hash_follows_imports_at_any_depth_and_nothing_else(tmp_path):
     package = tmp_path / "nanolab"
     (package / "stages").mkdir(parents=True)
     sources = {"__init__.py": "", "stages/__init__.py": "", "stages/one.py": "from nanolab import a\n",
-               "a.py": "def f():\n    import nanolab.b\n", "b.py": "x = 1\n", "unused.py": "y = 1\n"}
+               "a.py": "def f():\n    import nanolab.b\n", "b.py": "x = 1\n", "unused.py": "y = 1\n",
+               "b.c": "int x = 1;\n", "other.c": "int y = 1;\n"}
     for name, text in sources.items():
         (package / name).write_text(text)
     names = {str(path.relative_to(package)) for path in source_files(package / "stages" / "one.py", tmp_path)}
-    assert names == {"__init__.py", "a.py", "b.py", "stages/one.py"}
+    assert names == {"__init__.py", "a.py", "b.py", "b.c", "stages/one.py"}
     first = code_hash("one", tmp_path)
     (package / "unused.py").write_text("y = 2\n")
     assert code_hash("one", tmp_path) == first
     (package / "b.py").write_text("x = 2\n")
-    assert code_hash("one", tmp_path) != first
+    second = code_hash("one", tmp_path)
+    (package / "b.c").write_text("int x = 2;\n")
+    assert len({first, second, code_hash("one", tmp_path)}) == 3
 
 
 def test_a_job_file_gives_the_job_back_wherever_mlruns_lies(light, tmp_path, monkeypatch):

@@ -6,10 +6,12 @@ made of it: no shape, address or branch depends on what the tensors hold.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
+from nanolab.model import decode_attention
 from nanolab.model.gpt import GPT, norm
 from nanolab.model.kv_cache import MULTIPLE, rounded
 
@@ -32,6 +34,9 @@ def rotary_tables(model: GPT, length: int) -> Rotary:
     return Rotary(*(torch.cat(halves, -1).unsqueeze(1).to(weight.dtype) for halves in ((cos, cos), (sin, -sin))))
 
 
+Attention = Callable[[int, torch.Tensor], torch.Tensor]  # of layer i: mixed (N, (H + 2K) hd) -> (N, H hd)
+
+
 def step(model: GPT, store: torch.Tensor, tables: Rotary, ids: torch.Tensor, slots: torch.Tensor, positions: torch.Tensor, rows: int,
          length: int) -> torch.Tensor:
     """Logits (R, V) float32 after each row's token.
@@ -40,29 +45,39 @@ def step(model: GPT, store: torch.Tensor, tables: Rotary, ids: torch.Tensor, slo
     positions[n] of slot slots[n]; the first `rows` = R are slots 0 .. R-1, and later ones are earlier tokens of those slots (a forced
     output). Every token sees the positions up to its own, of which there are at most `length` <= room.
     """
-    _, _, _, kv_heads, room, width = store.shape
-    cos, sin = tables.cos[positions], tables.sin[positions]
-    later = torch.arange(length, device=ids.device) > positions[:, None]
-    mask = torch.zeros((), dtype=store.dtype, device=ids.device).masked_fill(later, float("-inf"))[:, None, None]  # (N, 1, 1, length)
-    places = ((slots[:, None] * kv_heads + torch.arange(kv_heads, device=ids.device)) * room + positions[:, None]).flatten()
+    fused = not torch.compiler.is_compiling() and decode_attention.usable(store.dtype, store.device)
+    attend = (decode_attention.fused_attention if fused else torch_attention)(tables, store, slots, positions, rows, length)
     x = model.embed(ids)
     for i, block in enumerate(model.blocks):
-        attention = block.attention
-        mixed = attention.qkv(norm(x)).view(len(ids), -1, width)
+        x = x + block.attention.output(attend(i, block.attention.qkv(norm(x))))
+        x = x + block.feed_forward(norm(x))
+    return model.logits(norm(x[:rows]))
+
+
+def torch_attention(tables: Rotary, store: torch.Tensor, slots: torch.Tensor, positions: torch.Tensor, rows: int, length: int) -> Attention:
+    """A step's attention in torch's operators: for layer i, from queries, keys and values side by side before their rotation, the values
+    that each token sees; keys and values go into the cache. Arguments are those of `step`."""
+    _, _, _, kv_heads, room, width = store.shape
+    cos, sin = tables.cos[positions], tables.sin[positions]
+    later = torch.arange(length, device=slots.device) > positions[:, None]
+    mask = torch.zeros((), dtype=store.dtype, device=slots.device).masked_fill(later, float("-inf"))[:, None, None]  # (N, 1, 1, length)
+    places = ((slots[:, None] * kv_heads + torch.arange(kv_heads, device=slots.device)) * room + positions[:, None]).flatten()
+
+    def attend(i: int, mixed: torch.Tensor) -> torch.Tensor:
+        mixed = mixed.view(len(mixed), -1, width)
         turned, v = mixed[:, :-kv_heads], mixed[:, -kv_heads:]
         turned = norm(torch.addcmul(turned * cos, turned.roll(width // 2, -1), sin))
         q, k = turned[:, :-kv_heads], turned[:, -kv_heads:]
         store[0, i].view(-1, width)[places] = k.reshape(-1, width)
         store[1, i].view(-1, width)[places] = v.reshape(-1, width)
-        q = (q * width**-0.5).reshape(len(ids), kv_heads, -1, width)
+        q = (q * width**-0.5).reshape(len(mixed), kv_heads, -1, width)
         parts = [_attend(q[:rows], store[0, i, :rows, :, :length], store[1, i, :rows, :, :length], mask[:rows])]
-        for start in range(rows, len(ids), GATHERED):
+        for start in range(rows, len(mixed), GATHERED):
             some = slice(start, start + GATHERED)
             parts.append(_attend(q[some], store[0, i, slots[some], :, :length], store[1, i, slots[some], :, :length], mask[some]))
-        y = parts[0] if len(parts) == 1 else torch.cat(parts)
-        x = x + attention.output(y.flatten(1))
-        x = x + block.feed_forward(norm(x))
-    return model.logits(norm(x[:rows]))
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).flatten(1)
+
+    return attend
 
 
 def _attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

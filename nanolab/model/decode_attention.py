@@ -1,0 +1,97 @@
+"""decode_attention.c, compiled at its first use on this machine: attention of decoding in one pass, in float32 on a CPU.
+
+torch's own operators read every row's cache up to the longest row's length, in a dozen calls a layer; the kernel reads what each row
+holds, once (LOG.md has the gain). It needs Linux and a C compiler named by the variable CC, or `cc`; without them torch's operators
+serve, and `status()` says which it is and why. NANOLAB_NATIVE=0 asks for torch's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from nanolab import files
+
+SOURCE = Path(__file__).with_suffix(".c")
+# no -ffast-math: it drops NaNs, and its start code changes the whole process's arithmetic
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC")
+
+
+@functools.cache
+def library() -> tuple[Callable[..., None] | None, str]:
+    """The compiled function, or None, and a sentence that says which.
+
+    Raises RuntimeError with the compiler's output when it refuses the source.
+    """
+    if os.environ.get("NANOLAB_NATIVE") == "0":
+        return None, "torch's operators, as NANOLAB_NATIVE=0 asks"
+    if sys.platform != "linux":
+        return None, f"torch's operators: the fused kernel is for Linux, this is {sys.platform}"
+    compiler = shutil.which(os.environ.get("CC") or "cc")
+    if compiler is None:
+        return None, "torch's operators: no C compiler (cc) to build the fused kernel with; `apt-get install gcc` makes decoding faster"
+    function = ctypes.CDLL(str(_compiled(compiler))).decode_attention
+    function.argtypes, function.restype = [ctypes.c_void_p] * 8 + [ctypes.c_int64] * 6, None
+    return function, "fused kernel"
+
+
+def status() -> str:
+    """How a CPU attends in float32 while it decodes: "fused kernel", or torch's operators and why."""
+    return library()[1]
+
+
+def _compiled(compiler: str) -> Path:
+    """The shared library, built where this source, compiler and processor have none yet."""
+    processor = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features", "model name"))]
+    facts = [SOURCE.read_text(), compiler, *FLAGS, platform.machine(), *sorted(set(processor))]
+    target = files.MLRUNS / "native" / f"{hashlib.sha256(chr(10).join(facts).encode()).hexdigest()[:16]}.so"
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            # two calls: linked without -fopenmp, the library takes the OpenMP functions that torch has loaded, and shares its threads
+            compiled, linked = f"{folder}/kernel.o", f"{folder}/kernel.so"
+            for command in ([*FLAGS, "-c", str(SOURCE), "-o", compiled], ["-shared", compiled, "-o", linked]):
+                done = subprocess.run([compiler, *command], capture_output=True, text=True)
+                if done.returncode:
+                    raise RuntimeError(f"{compiler} cannot build {SOURCE.name}: {done.stderr.strip()[-600:]}; "
+                                       "NANOLAB_NATIVE=0 does without it")
+            os.replace(linked, target)
+    return target
+
+
+def usable(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the kernel serves a cache of this dtype on this device."""
+    return device.type == "cpu" and dtype == torch.float32 and library()[0] is not None
+
+
+def fused_attention(tables: tuple[torch.Tensor, torch.Tensor], store: torch.Tensor, slots: torch.Tensor, positions: torch.Tensor, rows: int,
+                    length: int) -> Callable[[int, torch.Tensor], torch.Tensor]:
+    """As `torch_attention` in nanolab/model/decode.py."""
+    function, _ = library()
+    assert function is not None and store.is_contiguous() and all(x.is_contiguous() for x in (*tables, slots, positions))
+    _, layers, _, kv_heads, room, width = store.shape
+    start, layer = store.data_ptr(), store.stride(1) * store.itemsize
+    cosine, sine = (table.data_ptr() for table in tables)
+
+    def attend(i: int, mixed: torch.Tensor) -> torch.Tensor:
+        tokens, columns = mixed.shape
+        heads = columns // width - 2 * kv_heads
+        assert mixed.is_contiguous() and mixed.dtype == store.dtype == torch.float32
+        out = torch.empty(tokens, heads * width)
+        keys = start + i * layer
+        function(mixed.data_ptr(), cosine, sine, keys, keys + layers * layer, slots.data_ptr(), positions.data_ptr(), out.data_ptr(),
+                 tokens, heads, kv_heads, width, room, length)
+        return out
+
+    return attend

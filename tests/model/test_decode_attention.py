@@ -1,0 +1,125 @@
+"""The fused kernel of decoding: the numbers of torch's operators and of a float64 reference, for any batch; its absence is said."""
+
+import stat
+
+import pytest
+import torch
+
+from nanolab.model import decode, decode_attention
+from nanolab.model.gpt import GPT
+from nanolab.model.scaling import GPTConfig
+
+ROOM, SLOTS = 50, 12
+needs_kernel = pytest.mark.skipif(decode_attention.library()[0] is None, reason=decode_attention.status())
+
+
+def setting(heads, kv_heads, width, tokens, seed=0):
+    """Rotary tables, a cache of one layer in noise, and (mixed, slots, positions) of `tokens` tokens, the last four of them earlier
+    ones of slots 0 and 1."""
+    generator = torch.Generator().manual_seed(seed)
+    model = GPT(GPTConfig(16, 64, 1, heads * width, heads, kv_heads))
+    store = torch.randn(2, 1, SLOTS, kv_heads, ROOM, width, generator=generator)
+    slots = torch.cat([torch.arange(tokens - 4), torch.tensor([0, 0, 1, 1])])
+    positions = torch.randint(4, 40, (tokens,), generator=generator)
+    positions[-4:] = torch.stack([positions[0] - 2, positions[0] - 1, positions[1] - 2, positions[1] - 1])
+    mixed = 3 * torch.randn(tokens, (heads + 2 * kv_heads) * width, generator=generator)
+    return decode.rotary_tables(model, ROOM), store, mixed, slots, positions
+
+
+def by_hand(tables, store, mixed, slots, positions, heads):
+    """Token by token in float64: every key and value into the cache first, then softmax over what each token sees."""
+    _, _, _, kv_heads, _, width = store.shape
+    store = store.double()
+    parts = mixed.double().view(len(mixed), -1, width)
+
+    def turned(x, position):
+        cos, sin = tables.cos[position, 0].double(), tables.sin[position, 0].double()
+        x = x * cos + torch.cat([x[width // 2:], x[:width // 2]]) * sin
+        return x / (x.square().mean() + torch.finfo(torch.float32).eps).sqrt()
+
+    for part, slot, position in zip(parts, slots, positions):
+        for k in range(kv_heads):
+            store[0, 0, slot, k, position] = turned(part[heads + k], position)
+            store[1, 0, slot, k, position] = part[heads + kv_heads + k]
+    out = torch.empty(len(mixed), heads, width, dtype=torch.float64)
+    for n, (part, slot, position) in enumerate(zip(parts, slots, positions)):
+        for h in range(heads):
+            keys, values = store[:, 0, slot, h * kv_heads // heads, :position + 1]
+            out[n, h] = torch.softmax(keys @ turned(part[h], position) / width**0.5, 0) @ values
+    return out.flatten(1), store
+
+
+@needs_kernel
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(4, 4, 64), (4, 2, 32), (3, 1, 24), (2, 2, 8)])
+def test_the_kernel_gives_the_numbers_of_the_definition(heads, kv_heads, width):
+    tables, store, mixed, slots, positions = setting(heads, kv_heads, width, SLOTS + 4)
+    expected, cache = by_hand(tables, store, mixed, slots, positions, heads)
+    for attention in (decode_attention.fused_attention, decode.torch_attention):
+        written = store.clone()
+        found = attention(tables, written, slots, positions, SLOTS, 48)(0, mixed)
+        assert (found - expected).abs().max() < 1e-5
+        assert (written - cache).abs().max() < 1e-5
+
+
+@needs_kernel
+def test_a_row_does_not_depend_on_its_batch():
+    """Bitwise, on any number of threads."""
+    tables, store, mixed, slots, positions = setting(4, 2, 32, SLOTS + 4)
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(decode_attention.fused_attention(tables, store.clone(), slots, positions, SLOTS, 48)(0, mixed))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*found)
+    for n in (2, 7, 11):
+        alone = decode_attention.fused_attention(tables, store.clone(), slots[[n]], positions[[n]], 1, 48)(0, mixed[[n]].contiguous())
+        assert torch.equal(alone[0], found[0][n])
+
+
+@needs_kernel
+def test_a_token_that_only_pads_the_batch_gives_zeros_and_harms_no_row():
+    tables, store, mixed, slots, positions = setting(4, 2, 32, SLOTS + 4)
+    usual = decode_attention.fused_attention(tables, store.clone(), slots, positions, SLOTS, 48)(0, mixed)
+    positions[5] = ROOM - 1  # beyond the length of 48
+    padded = decode_attention.fused_attention(tables, store.clone(), slots, positions, SLOTS, 48)(0, mixed)
+    others = torch.arange(len(slots)) != 5
+    assert torch.equal(padded[others], usual[others]) and not padded[5].any()
+
+
+@needs_kernel
+def test_not_a_number_is_not_hidden():
+    tables, store, mixed, slots, positions = setting(4, 2, 32, SLOTS + 4)
+    mixed[3, 0] = float("nan")
+    found = decode_attention.fused_attention(tables, store, slots, positions, SLOTS, 48)(0, mixed)
+    assert found[3].isnan().any() and not found[4:].isnan().any()
+
+
+def test_without_a_compiler_torchs_operators_serve_and_it_is_said(monkeypatch):
+    fresh = decode_attention.library.__wrapped__
+    monkeypatch.setenv("CC", "no-such-compiler")
+    function, sentence = fresh()
+    assert function is None and "no C compiler" in sentence
+    monkeypatch.setenv("NANOLAB_NATIVE", "0")
+    assert fresh() == (None, "torch's operators, as NANOLAB_NATIVE=0 asks")
+    monkeypatch.setattr(decode_attention, "library", fresh)
+    assert not decode_attention.usable(torch.float32, torch.device("cpu"))
+
+
+def test_a_compiler_that_fails_is_an_error_with_its_words(monkeypatch, tmp_path):
+    compiler = tmp_path / "broken-cc"
+    compiler.write_text("#!/bin/sh\necho 'no such option: -march=native' >&2\nexit 1\n")
+    compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.delenv("NANOLAB_NATIVE", raising=False)
+    with pytest.raises(RuntimeError, match=r"no such option: -march=native.*NANOLAB_NATIVE=0"):
+        decode_attention.library.__wrapped__()
+
+
+@needs_kernel
+def test_the_kernel_serves_float32_on_a_processor_only():
+    assert decode_attention.usable(torch.float32, torch.device("cpu"))
+    assert not decode_attention.usable(torch.bfloat16, torch.device("cpu"))
+    assert not decode_attention.usable(torch.float32, torch.device("cuda"))
