@@ -21,8 +21,6 @@ SUMMARY_COLUMNS = {"BASE": "base_eval", "MID": "chat_eval_mid", "SFT": "chat_eva
 METHOD_LABELS = {"greedy": "greedy", "low_temperature": "low temperature", "plain": "plain sample", "best_of": "best of n",
                  "majority": "majority vote", "smc": "SMC", "rollout": "rollouts", "chain_vote": "vote of chains",
                  "most_likely": "most likely state"}
-
-
 MODEL_LABELS = {"base": "base", "mid": "mid", "sft": "SFT", "rl": "RL"}
 
 
@@ -313,10 +311,11 @@ def _rl_lines(found: Values) -> list[str]:
 def _points_table(points: list[Values], baselines: list[Values]) -> str:
     """The ablation grid, one row a point, and the other methods on the same problems."""
     every = [*points, *baselines]
-    # columns for what the grid varies besides alpha and temperature
-    extra = {label: (key, format) for label, key, format in (("restart", "restart_prob", plain_float), ("blocks", "num_blocks", whole))
-             if len({plain_float(point[key]) for point in points if not is_missing(point.get(key))}) > 1}
-    header = ["method", "alpha", "T", *extra, "steps", "n", "GSM8K", "passed", "95% interval", "acceptance", "positions per problem"]
+    columns = (("restart", "restart_prob", plain_float), ("blocks", "num_blocks", whole), ("ESS below", "ess_threshold", plain_float),
+               ("ramp", "ramp_tokens", whole), ("candidates", "candidates", whole), ("horizon", "horizon", whole))
+    extra = {label: (key, format) for label, key, format in columns  # what the grid varies besides alpha and temperature
+             if len({plain_float(point[key]) for point in every if not is_missing(point.get(key))}) > 1}
+    header = ["method", "alpha", "T", *extra, "steps", "n", "accuracy", "passed", "95% interval", "acceptance", "positions per problem"]
     rows = [[
         METHOD_LABELS.get(p.get("method", "power"), p.get("method", "power")), _or_dash(p.get("alpha"), plain_float),
         _or_dash(p.get("temperature"), plain_float), *(_or_dash(p.get(key), format) for key, format in extra.values()),

@@ -134,6 +134,7 @@ def task_bars(results: Iterable[Row], title: str = "Tasks by model") -> tuple[Fi
 
 
 SETTING = ["alpha", "temperature", "restart_prob", "num_blocks"]  # what tells one sampler's settings apart
+OTHER = ["ess_threshold", "ramp_tokens", "candidates", "horizon"]  # the same of the samplers that are no chains
 UNSAID = {"restart_prob": 0.0, "num_blocks": 1.0}  # what a row without the key ran with
 NUMBERS = ["num_steps", "accuracy", "passed", "total", "low", "high", "acceptance", "positions_per_problem"]
 Setting = tuple[float, float, float, float]  # values of SETTING
@@ -251,7 +252,8 @@ def _lines(power: pandas.DataFrame, other: pandas.DataFrame, main: tuple[float, 
         grey += lines[1:]
     for method, (label, colour, marker) in METHOD_STYLES.items():
         own = other[other["method"] == method]
-        lines = _series(own, main, [*SETTING, "num_steps"] if own["n"].nunique() > 1 else SETTING)
+        by = [*SETTING, *[key for key in OTHER if key in own], *["num_steps"] * (own["n"].nunique() > 1)]
+        lines = _series(own, main, by)
         if lines:
             most = lines[0]["n"].max()
             coloured.append((lines[0], f"{label}, to {most:g}" if most > 1 else label, colour, marker, 1.4))
@@ -268,7 +270,7 @@ def accuracy_by_positions(points: Iterable[Row], baselines: Iterable[Row], main:
     """
     rows = [*points, *baselines]
     power, others = _point_frame(rows), [row for row in rows if not _is_power(row)]
-    other = _numbers(others, ["n", *SETTING, *NUMBERS])
+    other = _numbers(others, ["n", *SETTING, *[key for key in OTHER if any(row.get(key) is not None for row in others)], *NUMBERS])
     other.insert(0, "method", [row["method"] for row in others])
     figure, (axis,) = new_figure(height=3.6)
     axis.set_xscale("log")

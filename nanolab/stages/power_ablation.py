@@ -49,7 +49,7 @@ def run(job: Job, world: World, run: Run) -> dict[str, Any]:
         else:
             found = [other_point(run, problems, config, point, named(point, settings), greedy)]
             others += found
-        say(world, f"[{number}/{len(settings)}] {point['sampler']} {named(point, settings)}: "
+        say(world, f"[{number}/{len(settings)}] {named(point, settings)}: "
                    + ", ".join(f"{p['accuracy']:.3f} at {p['positions_per_problem']:.0f} positions" for p in found))
     main = main_setting(settings)
     others = baselines(run, world, problems, config, main, greedy) + others

@@ -51,6 +51,15 @@ def test_little_data_still_gives_a_figure(drawn):
     assert plots.png(drawn()[0]).startswith(b"\x89PNG")
 
 
+def test_populations_that_differ_in_one_setting_are_lines_of_their_own():
+    """A ramp of the exponent is another sampler, even at the same cost."""
+    rows = [{"method": "smc", "n": n, "alpha": 4.0, "temperature": 0.7, "ess_threshold": 0.5, "ramp_tokens": ramp, "accuracy": 0.5,
+             "low": 0.4, "high": 0.6, "positions_per_problem": 60.0 * n} for n in (4, 16) for ramp in (0, 20)]
+    figure, frame = plots.accuracy_by_positions([], rows)
+    lines = [line for line in figure.axes[0].lines if line.get_linestyle() != "None" and list(line.get_xdata()) == [240, 960]]
+    assert len(lines) == 2 and sorted(frame["ramp_tokens"]) == [0, 0, 20, 20]
+
+
 @pytest.mark.parametrize("drawn", [
     lambda: plots.training_curves({}, "none"), lambda: plots.reward_curve({}), lambda: plots.task_bars([]),
     lambda: plots.accuracy_by_alpha([]), lambda: plots.accuracy_by_steps(BASELINES), lambda: plots.accuracy_by_positions([], []),
