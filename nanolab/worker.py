@@ -40,10 +40,10 @@ def work(job_file: Path, run_id: str) -> None:
     run = Run(job.folder, run_id) if world.rank == 0 else NullRun()
     stage = importlib.import_module(f"nanolab.stages.{STEPS[job.step].module or job.step}")
     if "nanolab.engine" in sys.modules and world.device.type == "cpu":  # a stage that samples
-        from nanolab.model import decode_attention
-        run.tag("decode_attention", decode_attention.status())
-        if world.rank == 0 and decode_attention.library()[0] is None:
-            print(f"decoding attends with {decode_attention.status()}", flush=True)
+        from nanolab.model import kernels
+        run.tag("decoding", kernels.status())
+        if world.rank == 0 and kernels.library()[0] is None:
+            print(f"decoding uses {kernels.status()}", flush=True)
     metrics = stage.run(job, world, run)
     dist.barrier(world)  # no rank is still at work when the step counts as finished
     if world.rank == 0:

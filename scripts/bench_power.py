@@ -40,10 +40,10 @@ def recognise(checkout: Path) -> str:
 
 
 class Worker:
-    """A process of scripts/bench_workers.py; it measures only while it is asked."""
+    """A process of scripts/bench_workers.py; it measures only while it is asked. `place` 0, 1, ...: on other cores than its neighbour."""
 
-    def __init__(self, name: str, threads: int, checkout: Path | None = None) -> None:
-        cores = set(sorted(os.sched_getaffinity(0))[-threads:])
+    def __init__(self, name: str, threads: int, checkout: Path | None = None, place: int = 0) -> None:
+        cores = set(sorted(os.sched_getaffinity(0), reverse=True)[place * threads:(place + 1) * threads])
         environment = {"GOMP_SPINCOUNT": "10000", **os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
         command = [sys.executable, str(ROOT / "scripts" / "bench_workers.py"), name, *([str(checkout)] if checkout else [])]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -51,13 +51,19 @@ class Worker:
         self.name, self.threads = name, threads
 
     def ask(self, **work: Any) -> Facts:
-        """The worker's answer; raises SystemExit with the end of its error output when it has died."""
-        try:
+        """The worker's answer."""
+        self.send(**work)
+        return self.answer()
+
+    def send(self, **work: Any) -> None:
+        """Lets the worker begin."""
+        with contextlib.suppress(BrokenPipeError):  # a dead worker is seen when it does not answer
             self.process.stdin.write(json.dumps({"threads": self.threads, **work}) + "\n")
             self.process.stdin.flush()
-            line = self.process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
+
+    def answer(self) -> Facts:
+        """What the worker found; raises SystemExit with the end of its error output when it has died."""
+        line = self.process.stdout.readline()
         if not line:
             raise SystemExit(f"the worker {self.name} died: {self.process.communicate()[1][-800:]}")
         return json.loads(line)
@@ -132,13 +138,23 @@ class Bench:
              peer=[facts["seconds"] / count for facts in other] or [CONSTANTS[name, "seconds"]], source=f"{name}: {self.source(name)}",
              ratio_of="peer/ours")
 
-    def two_threads(self) -> None:
+    def two_cores(self) -> None:
+        """Two threads of one process, and two processes that share the problems, as a stage's ranks do (launch.nproc: 2)."""
         work = dict(work="power", prompt=64, new=64, blocks=1, slots=64, problems=64)
-        with Worker("ours", 2) as two, Worker("ours", 1) as one:
-            own, other = turns(two, one, self.repeats, work, work)
-        line("seconds a problem, two cores", "d4, 64 problems in 64 slots, wall seconds; peer: ours on one core",
-             [facts["wall_seconds"] / 64 for facts in own], 1.6, at_most=False, peer=[facts["wall_seconds"] / 64 for facts in other],
-             source="ours on one core, in turn", ratio_of="peer/ours")
+        half = work | dict(slots=32, problems=32)
+        found: dict[str, list[float]] = {"threads": [], "ranks": [], "one core": []}
+        with Worker("ours", 2) as both, Worker("ours", 1) as one, Worker("ours", 1, place=1) as other:
+            for repeat in range(self.repeats + 1):
+                seconds = {"threads": both.ask(**work)["wall_seconds"], "one core": one.ask(**work)["wall_seconds"]}
+                for worker in (one, other):
+                    worker.send(**half)
+                seconds["ranks"] = max(worker.answer()["wall_seconds"] for worker in (one, other))
+                for name, kept in found.items():  # the first time warms up
+                    kept += [seconds[name] / 64] if repeat else []
+        ways = {"threads": "one process of two threads", "ranks": "two processes of a thread, 32 problems in 32 slots each"}
+        for name, setting in ways.items():
+            line("seconds a problem, two cores", f"d4, 64 problems in 64 slots; {setting}; wall seconds; peer: ours on one core",
+                 found[name], 1.6, at_most=False, peer=found["one core"], source="ours on one core, in turn", ratio_of="peer/ours")
 
     def occupancy(self) -> None:
         with Worker("ours", 1) as ours:
@@ -199,6 +215,6 @@ def main(arguments: argparse.Namespace) -> int:
             bench.decode(temperature, top_k, new)
     bench.memory()
     if arguments.threads == 2:
-        bench.two_threads()
+        bench.two_cores()
     bench.early_rejection(arguments.checkpoint)
     return 0

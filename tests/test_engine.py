@@ -9,7 +9,7 @@ import torch
 from nanolab.data.tokenizer import Tokenizer
 from nanolab.engine import GPTLanguageModel, GPTScorer
 from nanolab.generation import log_p_log_q
-from nanolab.model import decode, decode_attention, kv_cache
+from nanolab.model import decode, kernels, kv_cache
 from nanolab.model.gpt import GPT
 from nanolab.model.scaling import GPTConfig
 from nanolab.samplers.baselines import generate
@@ -139,9 +139,9 @@ def test_a_chain_alone_takes_the_decisions_of_the_chain_in_a_batch_of_64(model):
 @pytest.mark.parametrize("width", [64, 96])
 def test_logits_are_bitwise_the_same_in_any_batch(width, fused, monkeypatch):
     """float32 on CPU, heads of 32 dimensions: prefill, decode, forks and forced outputs, alone and among others."""
-    if fused and decode_attention.library()[0] is None:
-        pytest.skip(decode_attention.status())
-    monkeypatch.setattr(decode_attention, "usable", lambda *_: fused)
+    if fused and kernels.library()[0] is None:
+        pytest.skip(kernels.status())
+    monkeypatch.setattr(kernels, "usable", lambda *_: fused)
     torch.manual_seed(0)
     model = GPT(GPTConfig(TOKENIZER.vocab_size, 128, 2, width, width // 32, width // 32))
     for weight in model.parameters():

@@ -12,7 +12,7 @@ FLOORS = [
      "sandbox"],
     ["data.world", "data.sources", "data.tokenizer", "data.chat", "data.hf_tokenizer", "data.batches"],
     ["model.scaling", "model.kv_cache", "model.attention", "model.linear", "model.loss", "model.gpt",
-     "model.decode_attention", "model.decode", "model.optim", "checkpoint"],
+     "model.kernels", "model.decode", "model.optim", "checkpoint"],
     ["generation", "scheduler", "engine", "hf"],
     ["samplers.toy", "samplers.batch", "samplers.baselines", "samplers.power_mh", "samplers.power_smc", "samplers.power_rollout",
      "samplers.diagnostics"],

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from nanolab.model import decode_attention
+from nanolab.model import kernels
 from nanolab.model.gpt import GPT, norm
 from nanolab.model.kv_cache import MULTIPLE, rounded
 
@@ -45,8 +45,8 @@ def step(model: GPT, store: torch.Tensor, tables: Rotary, ids: torch.Tensor, slo
     positions[n] of slot slots[n]; the first `rows` = R are slots 0 .. R-1, and later ones are earlier tokens of those slots (a forced
     output). Every token sees the positions up to its own, of which there are at most `length` <= room.
     """
-    fused = not torch.compiler.is_compiling() and decode_attention.usable(store.dtype, store.device)
-    attend = (decode_attention.fused_attention if fused else torch_attention)(tables, store, slots, positions, rows, length)
+    fused = not torch.compiler.is_compiling() and kernels.usable(store.dtype, store.device)
+    attend = (kernels.fused_attention if fused else torch_attention)(tables, store, slots, positions, rows, length)
     x = model.embed(ids)
     for i, block in enumerate(model.blocks):
         x = x + block.attention.output(attend(i, block.attention.qkv(norm(x))))

@@ -1,7 +1,7 @@
-/* Attention of decoding in one pass over the cache: rotate and normalise queries and keys, write keys and values, attend.
+/* The two loops of decoding that torch's operators do in many passes: attention over the cache, and the candidates of a draw.
 
-   float32. Every token reads exactly the positions that it sees, so a row's result does not depend on its batch. Nothing is
-   allocated; the scores of one head lie on the stack. Threads come from the OpenMP library that torch has loaded. */
+   float32. A row's result does not depend on its batch. Nothing is allocated; working memory of a row lies on the stack. Threads come
+   from the OpenMP library that torch has loaded. */
 
 #include <math.h>
 #include <stdint.h>
@@ -80,9 +80,10 @@ static void attend(const float *restrict q, const float *restrict keys, const fl
     for (long d = 0; d < width; d++) out[d] /= total;
 }
 
-/* mixed (tokens, heads + 2 kv_heads, width): queries, keys and values before rotation. cosine and sine (positions, width). keys and
-   values (slots, kv_heads, room, width): one layer's. Token n goes to positions[n] of slots[n] and sees all positions up to it; one
-   beyond `length` only pads the batch, and its output is 0. out (tokens, heads, width). */
+/* Attention of decoding in one pass: rotate and normalise queries and keys, write keys and values, attend. Every token reads exactly the
+   positions that it sees. mixed (tokens, heads + 2 kv_heads, width): queries, keys and values before rotation. cosine and sine
+   (positions, width). keys and values (slots, kv_heads, room, width): one layer's. Token n goes to positions[n] of slots[n] and sees all
+   positions up to it; one beyond `length` only pads the batch, and its output is 0. out (tokens, heads, width). */
 void decode_attention(const float *mixed, const float *cosine, const float *sine, float *keys, float *values, const int64_t *slots,
                       const int64_t *positions, float *out, int64_t tokens, int64_t heads, int64_t kv_heads, int64_t width, int64_t room,
                       int64_t length) {
@@ -112,4 +113,61 @@ void decode_attention(const float *mixed, const float *cosine, const float *sine
             attend(q, keys + place, values + place, position + 1, width, scores, y + h * width);
         }
     }
+}
+
+/* let the value at the root of a heap of the k largest (the smallest of them first) sink to its place */
+static void sink(float *heap, long k, long i) {
+    float value = heap[i];
+    for (long child; (child = 2 * i + 1) < k; i = child) {
+        if (child + 1 < k && heap[child + 1] < heap[child]) child++;
+        if (heap[child] >= value) break;
+        heap[i] = heap[child];
+    }
+    heap[i] = value;
+}
+
+/* Of each row of logits (rows, vocab): the k largest (of equal ones those of lowest id) in the order of their ids, and their
+   log-probability under the whole row's softmax, at most 0. ids and log_p (rows, k). Returns in how many rows the log of the sum is not
+   a finite number; what is written for those means nothing. */
+int64_t top_candidates(const float *logits, int64_t *ids, float *log_p, int64_t rows, int64_t vocab, int64_t k) {
+    int64_t bad = 0;
+    #pragma omp parallel for schedule(static) reduction(+:bad)
+    for (long n = 0; n < rows; n++) {
+        const float *x = logits + n * vocab;
+        float top = -INFINITY, heap[k];
+        double total = 0;
+        #pragma omp simd reduction(max:top)
+        for (long i = 0; i < vocab; i++) top = x[i] > top ? x[i] : top;
+        for (long start = 0; start < vocab; start += 256) { /* short float sums, added up in double */
+            long end = start + 256 < vocab ? start + 256 : vocab;
+            float part = 0;
+            #pragma omp simd reduction(+:part)
+            for (long i = start; i < end; i++) part += exponential(x[i] - top);
+            total += part;
+        }
+        total = top + log(total);
+        if (!isfinite(total)) {
+            bad++;
+            memset(ids + n * k, 0, k * sizeof(int64_t));
+            memset(log_p + n * k, 0, k * sizeof(float));
+            continue;
+        }
+        memcpy(heap, x, k * sizeof(float));
+        for (long i = k / 2 - 1; i >= 0; i--) sink(heap, k, i);
+        for (long i = k; i < vocab; i++)
+            if (x[i] > heap[0]) {
+                heap[0] = x[i];
+                sink(heap, k, 0);
+            }
+        float least = heap[0];
+        long equal = 0, found = 0; /* how many of the k equal the least of them: the first ones are taken */
+        for (long i = 0; i < k; i++) equal += heap[i] == least;
+        for (long i = 0; found < k; i++) {
+            if (!(x[i] >= least) || (x[i] == least && equal-- <= 0)) continue;
+            float value = x[i] - total;
+            ids[n * k + found] = i;
+            log_p[n * k + found++] = value < 0 ? value : 0;
+        }
+    }
+    return bad;
 }

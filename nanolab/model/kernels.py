@@ -1,7 +1,7 @@
-"""decode_attention.c, compiled at its first use on this machine: attention of decoding in one pass, in float32 on a CPU.
+"""kernels.c, compiled at its first use on this machine: decoding's attention, and the candidates of a draw, in float32 on a CPU.
 
 torch's own operators read every row's cache up to the longest row's length, in a dozen calls a layer; the kernel reads what each row
-holds, once (LOG.md has the gain). It needs Linux and a C compiler named by the variable CC, or `cc`; without them torch's operators
+holds, once (LOG.md has the gain). They need Linux and a C compiler named by the variable CC, or `cc`; without them torch's operators
 serve, and `status()` says which it is and why. NANOLAB_NATIVE=0 asks for torch's.
 """
 
@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy
 import torch
 
 from nanolab import files
@@ -29,25 +30,26 @@ FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fope
 
 
 @functools.cache
-def library() -> tuple[Callable[..., None] | None, str]:
-    """The compiled function, or None, and a sentence that says which.
+def library() -> tuple[ctypes.CDLL | None, str]:
+    """The compiled functions, or None, and a sentence that says which.
 
     Raises RuntimeError with the compiler's output when it refuses the source.
     """
     if os.environ.get("NANOLAB_NATIVE") == "0":
         return None, "torch's operators, as NANOLAB_NATIVE=0 asks"
     if sys.platform != "linux":
-        return None, f"torch's operators: the fused kernel is for Linux, this is {sys.platform}"
+        return None, f"torch's operators: the fused kernels are for Linux, this is {sys.platform}"
     compiler = shutil.which(os.environ.get("CC") or "cc")
     if compiler is None:
-        return None, "torch's operators: no C compiler (cc) to build the fused kernel with; `apt-get install gcc` makes decoding faster"
-    function = ctypes.CDLL(str(_compiled(compiler))).decode_attention
-    function.argtypes, function.restype = [ctypes.c_void_p] * 8 + [ctypes.c_int64] * 6, None
-    return function, "fused kernel"
+        return None, "torch's operators: no C compiler (cc) to build the fused kernels with; `apt-get install gcc` makes decoding faster"
+    found = ctypes.CDLL(str(_compiled(compiler)))
+    found.decode_attention.argtypes, found.decode_attention.restype = [ctypes.c_void_p] * 8 + [ctypes.c_int64] * 6, None
+    found.top_candidates.argtypes, found.top_candidates.restype = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 3, ctypes.c_int64
+    return found, "fused kernels"
 
 
 def status() -> str:
-    """How a CPU attends in float32 while it decodes: "fused kernel", or torch's operators and why."""
+    """How a CPU decodes in float32: "fused kernels", or torch's operators and why."""
     return library()[1]
 
 
@@ -71,15 +73,15 @@ def _compiled(compiler: str) -> Path:
 
 
 def usable(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the kernel serves a cache of this dtype on this device."""
+    """Whether the kernels serve tensors of this dtype on this device."""
     return device.type == "cpu" and dtype == torch.float32 and library()[0] is not None
 
 
 def fused_attention(tables: tuple[torch.Tensor, torch.Tensor], store: torch.Tensor, slots: torch.Tensor, positions: torch.Tensor, rows: int,
                     length: int) -> Callable[[int, torch.Tensor], torch.Tensor]:
     """As `torch_attention` in nanolab/model/decode.py."""
-    function, _ = library()
-    assert function is not None and store.is_contiguous() and all(x.is_contiguous() for x in (*tables, slots, positions))
+    found, _ = library()
+    assert found is not None and store.is_contiguous() and all(x.is_contiguous() for x in (*tables, slots, positions))
     _, layers, _, kv_heads, room, width = store.shape
     start, layer = store.data_ptr(), store.stride(1) * store.itemsize
     cosine, sine = (table.data_ptr() for table in tables)
@@ -90,8 +92,23 @@ def fused_attention(tables: tuple[torch.Tensor, torch.Tensor], store: torch.Tens
         assert mixed.is_contiguous() and mixed.dtype == store.dtype == torch.float32
         out = torch.empty(tokens, heads * width)
         keys = start + i * layer
-        function(mixed.data_ptr(), cosine, sine, keys, keys + layers * layer, slots.data_ptr(), positions.data_ptr(), out.data_ptr(),
-                 tokens, heads, kv_heads, width, room, length)
+        found.decode_attention(mixed.data_ptr(), cosine, sine, keys, keys + layers * layer, slots.data_ptr(), positions.data_ptr(),
+                               out.data_ptr(), tokens, heads, kv_heads, width, room, length)
         return out
 
     return attend
+
+
+def top_candidates(logits: torch.Tensor, top_k: int) -> tuple[numpy.ndarray, numpy.ndarray, int]:
+    """The `top_k` most likely tokens of each row of logits (n, vocab), of equal ones those of lowest id, in the order of their ids.
+
+    Returns ids (n, top_k) int64, their log-probabilities in the whole row (n, top_k) float32, at most 0, and the number of rows whose
+    logits are not finite, for which the rest means nothing.
+    """
+    found, _ = library()
+    assert found is not None and logits.dtype == torch.float32
+    logits = logits.contiguous()
+    rows, vocab_size = logits.shape
+    assert 1 <= top_k <= vocab_size
+    ids, log_p = numpy.empty((rows, top_k), numpy.int64), numpy.empty((rows, top_k), numpy.float32)
+    return ids, log_p, found.top_candidates(logits.data_ptr(), ids.ctypes.data, log_p.ctypes.data, rows, vocab_size, top_k)

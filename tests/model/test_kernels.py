@@ -1,16 +1,16 @@
-"""The fused kernel of decoding: the numbers of torch's operators and of a float64 reference, for any batch; its absence is said."""
+"""The fused kernels of decoding: the numbers of torch's operators and of a float64 reference, for any batch; their absence is said."""
 
 import stat
 
 import pytest
 import torch
 
-from nanolab.model import decode, decode_attention
+from nanolab.model import decode, kernels
 from nanolab.model.gpt import GPT
 from nanolab.model.scaling import GPTConfig
 
 ROOM, SLOTS = 50, 12
-needs_kernel = pytest.mark.skipif(decode_attention.library()[0] is None, reason=decode_attention.status())
+needs_kernel = pytest.mark.skipif(kernels.library()[0] is None, reason=kernels.status())
 
 
 def setting(heads, kv_heads, width, tokens, seed=0):
@@ -54,7 +54,7 @@ def by_hand(tables, store, mixed, slots, positions, heads):
 def test_the_kernel_gives_the_numbers_of_the_definition(heads, kv_heads, width):
     tables, store, mixed, slots, positions = setting(heads, kv_heads, width, SLOTS + 4)
     expected, cache = by_hand(tables, store, mixed, slots, positions, heads)
-    for attention in (decode_attention.fused_attention, decode.torch_attention):
+    for attention in (kernels.fused_attention, decode.torch_attention):
         written = store.clone()
         found = attention(tables, written, slots, positions, SLOTS, 48)(0, mixed)
         assert (found - expected).abs().max() < 1e-5
@@ -70,21 +70,21 @@ def test_a_row_does_not_depend_on_its_batch():
         found = []
         for count in (1, 2):
             torch.set_num_threads(count)
-            found.append(decode_attention.fused_attention(tables, store.clone(), slots, positions, SLOTS, 48)(0, mixed))
+            found.append(kernels.fused_attention(tables, store.clone(), slots, positions, SLOTS, 48)(0, mixed))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(*found)
     for n in (2, 7, 11):
-        alone = decode_attention.fused_attention(tables, store.clone(), slots[[n]], positions[[n]], 1, 48)(0, mixed[[n]].contiguous())
+        alone = kernels.fused_attention(tables, store.clone(), slots[[n]], positions[[n]], 1, 48)(0, mixed[[n]].contiguous())
         assert torch.equal(alone[0], found[0][n])
 
 
 @needs_kernel
 def test_a_token_that_only_pads_the_batch_gives_zeros_and_harms_no_row():
     tables, store, mixed, slots, positions = setting(4, 2, 32, SLOTS + 4)
-    usual = decode_attention.fused_attention(tables, store.clone(), slots, positions, SLOTS, 48)(0, mixed)
+    usual = kernels.fused_attention(tables, store.clone(), slots, positions, SLOTS, 48)(0, mixed)
     positions[5] = ROOM - 1  # beyond the length of 48
-    padded = decode_attention.fused_attention(tables, store.clone(), slots, positions, SLOTS, 48)(0, mixed)
+    padded = kernels.fused_attention(tables, store.clone(), slots, positions, SLOTS, 48)(0, mixed)
     others = torch.arange(len(slots)) != 5
     assert torch.equal(padded[others], usual[others]) and not padded[5].any()
 
@@ -93,19 +93,48 @@ def test_a_token_that_only_pads_the_batch_gives_zeros_and_harms_no_row():
 def test_not_a_number_is_not_hidden():
     tables, store, mixed, slots, positions = setting(4, 2, 32, SLOTS + 4)
     mixed[3, 0] = float("nan")
-    found = decode_attention.fused_attention(tables, store, slots, positions, SLOTS, 48)(0, mixed)
+    found = kernels.fused_attention(tables, store, slots, positions, SLOTS, 48)(0, mixed)
     assert found[3].isnan().any() and not found[4:].isnan().any()
 
 
+def by_sorting(logits, top_k):
+    """The k largest of each row, of equal ones the lowest ids, and their log-softmax in float64."""
+    ids = torch.argsort(logits, dim=-1, descending=True, stable=True)[:, :top_k].sort(-1).values
+    return ids, torch.log_softmax(logits.double(), -1).gather(-1, ids)
+
+
+@needs_kernel
+@pytest.mark.parametrize("top_k", [1, 2, 7, 50, 300])
+def test_candidates_are_the_largest_logits_in_the_order_of_their_ids(top_k):
+    generator = torch.Generator().manual_seed(0)
+    random = 5 * torch.randn(9, 300, generator=generator)
+    tied = torch.randint(0, 4, (9, 300), generator=generator).float()  # nearly all are equal to others
+    peaked = torch.cat([torch.full((9, 1), 60.0), tied[:, 1:]], -1)  # all but one have probabilities near e^-60
+    for logits in (random, tied, peaked, random.sort(-1).values, -random.sort(-1).values):
+        ids, log_p, bad = kernels.top_candidates(logits, top_k)
+        expected, values = by_sorting(logits, top_k)
+        assert bad == 0 and (ids == expected.numpy()).all()
+        assert abs(log_p - values.numpy()).max() < 1e-5 and log_p.max() <= 0
+
+
+@needs_kernel
+def test_candidates_count_rows_that_are_not_finite():
+    logits = torch.zeros(5, 40)
+    logits[1, 3], logits[4, 0] = float("nan"), float("inf")
+    logits[2, 5:] = -float("inf")  # a forbidden token is no fault
+    ids, log_p, bad = kernels.top_candidates(logits, 3)
+    assert bad == 2 and (ids[2] == [0, 1, 2]).all() and abs(log_p[2] + torch.tensor(5.0).log().item()).max() < 1e-6
+
+
 def test_without_a_compiler_torchs_operators_serve_and_it_is_said(monkeypatch):
-    fresh = decode_attention.library.__wrapped__
+    fresh = kernels.library.__wrapped__
     monkeypatch.setenv("CC", "no-such-compiler")
     function, sentence = fresh()
     assert function is None and "no C compiler" in sentence
     monkeypatch.setenv("NANOLAB_NATIVE", "0")
     assert fresh() == (None, "torch's operators, as NANOLAB_NATIVE=0 asks")
-    monkeypatch.setattr(decode_attention, "library", fresh)
-    assert not decode_attention.usable(torch.float32, torch.device("cpu"))
+    monkeypatch.setattr(kernels, "library", fresh)
+    assert not kernels.usable(torch.float32, torch.device("cpu"))
 
 
 def test_a_compiler_that_fails_is_an_error_with_its_words(monkeypatch, tmp_path):
@@ -115,11 +144,11 @@ def test_a_compiler_that_fails_is_an_error_with_its_words(monkeypatch, tmp_path)
     monkeypatch.setenv("CC", str(compiler))
     monkeypatch.delenv("NANOLAB_NATIVE", raising=False)
     with pytest.raises(RuntimeError, match=r"no such option: -march=native.*NANOLAB_NATIVE=0"):
-        decode_attention.library.__wrapped__()
+        kernels.library.__wrapped__()
 
 
 @needs_kernel
 def test_the_kernel_serves_float32_on_a_processor_only():
-    assert decode_attention.usable(torch.float32, torch.device("cpu"))
-    assert not decode_attention.usable(torch.bfloat16, torch.device("cpu"))
-    assert not decode_attention.usable(torch.float32, torch.device("cuda"))
+    assert kernels.usable(torch.float32, torch.device("cpu"))
+    assert not kernels.usable(torch.bfloat16, torch.device("cpu"))
+    assert not kernels.usable(torch.float32, torch.device("cuda"))
