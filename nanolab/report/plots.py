@@ -137,6 +137,7 @@ SETTING = ["alpha", "temperature", "restart_prob", "num_blocks"]  # what tells o
 OTHER = ["ess_threshold", "ramp_tokens", "candidates", "horizon"]  # the same of the samplers that are no chains
 UNSAID = {"restart_prob": 0.0, "num_blocks": 1.0}  # what a row without the key ran with
 NUMBERS = ["num_steps", "accuracy", "passed", "total", "low", "high", "acceptance", "positions_per_problem"]
+MOST = 8  # lines of a figure that have colours and names
 Setting = tuple[float, float, float, float]  # values of SETTING
 
 
@@ -156,10 +157,18 @@ def _point_frame(points: Iterable[Row]) -> pandas.DataFrame:
 
 
 def _settings(frame: pandas.DataFrame) -> list[tuple[Setting, pandas.DataFrame, str, str]]:
-    """(setting, its rows, colour, marker): the same look for a setting in every figure."""
+    """(setting, its rows, colour, marker): the same look for a setting in every figure.
+
+    Of more settings than MOST only the alphas of the commonest other values (T = 0.7 of equals) have colours; the rest
+    are PALE and come first.
+    """
     common = frame["temperature"].value_counts()  # the temperature of the alpha series comes first
     groups = sorted(frame.groupby(SETTING), key=lambda group: (-common[group[0][1]], group[0][0], group[0][1:]))
-    return [(key, rows, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, (key, rows) in enumerate(groups)]
+    counts = frame.groupby(SETTING[1:]).size()
+    usual = max(counts.index, key=lambda rest: (counts[rest], rest[0] == 0.7)) if len(groups) > MOST else None
+    pale = [(key, rows, PALE, ".") for key, rows in groups if usual and key[1:] != usual]
+    shown = [(key, rows) for key, rows in groups if not usual or key[1:] == usual]
+    return pale + [(key, rows, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, (key, rows) in enumerate(shown)]
 
 
 def _names(settings: list[tuple[float, ...]], keys: list[str]) -> tuple[dict[tuple[float, ...], str], str]:
@@ -174,6 +183,15 @@ def _names(settings: list[tuple[float, ...]], keys: list[str]) -> tuple[dict[tup
              for setting in settings}
     unsaid = ", ".join(_said(keys[i], common[i]) for i in vary[1:])
     return names, f"\nunless said: {unsaid}" if unsaid else ""
+
+
+def _named(groups: list[tuple[Setting, pandas.DataFrame, str, str]]) -> tuple[dict[tuple[float, ...], str], str]:
+    """`_names` of the groups in colour; where others are pale, what all those in colour share."""
+    shown = [key for key, _, colour, _ in groups if colour != PALE]
+    names, unsaid = _names(shown, SETTING)
+    if len(shown) < len(groups):
+        unsaid = f"\n{', '.join(_said(key, shown[0][i]) for i, key in enumerate(SETTING) if i)}; grey: other settings"
+    return names, unsaid
 
 
 def _said(key: str, value: float) -> str:
@@ -214,10 +232,14 @@ def accuracy_by_steps(points: Iterable[Row]) -> tuple[Figure, pandas.DataFrame]:
     frame = _point_frame(points)
     figure, (axis,) = new_figure()
     groups = _settings(frame)
-    names, unsaid = _names([key for key, *_ in groups], SETTING)
+    names, unsaid = _named(groups)
     labels = []
-    for i, (key, rows, colour, marker) in enumerate(groups):  # shifted a little sideways: the intervals stay readable
-        shifted = rows.assign(num_steps=(1 + rows["num_steps"]) * 1.03 ** (i - (len(groups) - 1) / 2) - 1)
+    for i, (key, rows, colour, marker) in enumerate(groups):
+        if colour == PALE:
+            axis.plot(rows["num_steps"], rows["accuracy"], color=PALE, linewidth=0.8, marker=marker, markersize=4, zorder=1)
+            continue
+        # shifted a little sideways: the intervals stay readable
+        shifted = rows.assign(num_steps=(1 + rows["num_steps"]) * 1.03 ** (i - len(groups) + (len(names) + 1) / 2) - 1)
         draw_line(axis, shifted, "num_steps", colour, marker, bars=0.6)
         labels.append((shifted["num_steps"].iloc[-1], rows["accuracy"].iloc[-1], names[key], colour))
     growing_ticks(axis, frame["num_steps"].tolist())
@@ -308,14 +330,15 @@ def acceptance_by_step(series: Iterable[Row]) -> tuple[Figure, pandas.DataFrame]
     frame = frame.sort_values(["temperature", "alpha", "restart_prob", "num_blocks", "step"], ignore_index=True)
     figure, (axis,) = new_figure()
     groups = _settings(frame)
-    names, unsaid = _names([key for key, *_ in groups], SETTING)
+    names, unsaid = _named(groups)
     for _, rows, colour, marker in groups:
-        axis.plot(rows["step"], rows["acceptance"], color=colour, marker=marker, markersize=4, linewidth=1.5)
+        axis.plot(rows["step"], rows["acceptance"], color=colour, marker=marker, markersize=4, linewidth=0.8 if colour == PALE else 1.5)
     axis.set_ylim(0, 1)
     axis.set_xlabel("Metropolis-Hastings step" + unsaid)
     axis.xaxis.set_major_locator(MaxNLocator(7, integer=True, steps=[1, 2, 5, 10]))
     percent_axis(axis, "proposals accepted")
-    end_labels(axis, [(rows["step"].max(), rows["acceptance"].iloc[-1], names[key], colour) for key, rows, colour, _ in groups])
+    end_labels(axis, [(rows["step"].max(), rows["acceptance"].iloc[-1], names[key], colour) for key, rows, colour, _ in groups
+                      if key in names])
     set_title(axis, "Acceptance by step")
     if not groups:
         no_data(axis)

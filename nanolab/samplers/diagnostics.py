@@ -154,8 +154,8 @@ def convergence(values: Mapping[str, Any]) -> str:
     if any(values.get(key) is None for key in ("log_p_drift", "log_p_drift_se", "converged")):
         return "not judged: that needs at least two steps and two problems"
     drift, error = float(values["log_p_drift"]), float(values["log_p_drift_se"])
-    change = f"still {'rises' if drift > 0 else 'falls'} by {abs(drift):.2f}" if abs(drift) > 2 * error else f"changes by {drift:+.2f}"
-    sentence = f"log p {change} +- {error:.2f} nats (standard error) over the second half of the steps"
+    change = f"still {'rises' if drift > 0 else 'falls'} by {abs(drift):.3f}" if abs(drift) > 2 * error else f"changes by {drift:+.3f}"
+    sentence = f"log p {change} +- {error:.3f} nats (standard error) over the second half of the steps"
     ratio = values.get("r_hat")
     if ratio is not None:
         sentence += f"; R-hat {float(ratio):.2f}" if float(ratio) < INFINITE else "; R-hat infinite"

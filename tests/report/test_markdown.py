@@ -91,7 +91,7 @@ def test_diagnostics_are_shown_with_the_sentence_that_says_what_they_mean(values
         "- acceptance: 0.500", "- effective moves: 0.400", "- early rejected: 0.250", "- chains: 4",
         "- autocorrelation of log p at lag 1: 0.625", "- effective sample size of a chain: 3.2", "- log p drift, nats: 1.234",
         "- log p drift, standard error: 0.100", "- R-hat: 1.42",
-        "- convergence: not converged: log p still rises by 1.23 +- 0.10 nats (standard error) over the second half of the steps; "
+        "- convergence: not converged: log p still rises by 1.234 +- 0.100 nats (standard error) over the second half of the steps; "
         "R-hat 1.42 over 4 chains",
         "- power pass@k: 0.3000 at k = 1, 0.5000 at k = 4", "- plain sample pass@k: 0.2500 at k = 2, 0.6000 at k = 10"]
     values["steps"]["power_eval"]["r_hat"] = 1.7976931348623157e308

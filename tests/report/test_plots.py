@@ -51,6 +51,17 @@ def test_little_data_still_gives_a_figure(drawn):
     assert plots.png(drawn()[0]).startswith(b"\x89PNG")
 
 
+def test_of_many_settings_the_alphas_of_one_have_names_and_the_rest_are_grey():
+    settings = [(alpha, temperature, restart) for alpha in (1.0, 4.0, 8.0) for temperature in (0.25, 0.7) for restart in (0.0, 0.5)]
+    points = [{"alpha": alpha, "temperature": temperature, "restart_prob": restart, "num_blocks": 1, "num_steps": steps, "accuracy": 0.5,
+               "low": 0.4, "high": 0.6, "positions_per_problem": 100.0} for alpha, temperature, restart in settings for steps in (0, 5)]
+    series = [{"alpha": alpha, "temperature": temperature, "restart_prob": restart, "num_blocks": 1, "step": step, "acceptance": 0.5}
+              for alpha, temperature, restart in settings for step in (1, 2)]
+    for figure, frame in (plots.accuracy_by_steps(points), plots.acceptance_by_step(series)):
+        assert sorted(texts(figure)) == ["α=1", "α=4", "α=8"] and len(frame) == 24
+        assert "T=0.7, restart 0, 1 block; grey: other settings" in figure.axes[0].get_xlabel()
+
+
 def test_populations_that_differ_in_one_setting_are_lines_of_their_own():
     """A ramp of the exponent is another sampler, even at the same cost."""
     rows = [{"method": "smc", "n": n, "alpha": 4.0, "temperature": 0.7, "ess_threshold": 0.5, "ramp_tokens": ramp, "accuracy": 0.5,

@@ -112,7 +112,7 @@ def test_stuck_chains_agree_at_one_value_and_never_at_two():
 def test_one_chain_a_problem_that_never_moved_shows_nothing():
     values = mixing([record([-3.0] * 8), record([-4.0] * 8)])
     assert values["log_p_drift"] == values["log_p_drift_se"] == values["converged"] == 0 and "r_hat" not in values
-    assert convergence(values) == ("not converged: log p changes by +0.00 +- 0.00 nats (standard error) over the second half of the "
+    assert convergence(values) == ("not converged: log p changes by +0.000 +- 0.000 nats (standard error) over the second half of the "
                                    "steps; no chain moved")
 
 
@@ -135,10 +135,10 @@ def test_what_cannot_be_computed_is_left_out():
 
 def test_the_sentence_reads_the_text_that_a_store_gives_back():
     values = {"log_p_drift": "1.234", "log_p_drift_se": "0.1", "r_hat": "1.42", "chains": "4", "converged": "0.0"}
-    assert convergence(values) == ("not converged: log p still rises by 1.23 +- 0.10 nats (standard error) over the second half of the "
+    assert convergence(values) == ("not converged: log p still rises by 1.234 +- 0.100 nats (standard error) over the second half of the "
                                    "steps; R-hat 1.42 over 4 chains")
     assert convergence(values | {"log_p_drift": "0.1", "r_hat": "1.02", "converged": "1.0"}) == (
-        "no sign against convergence: log p changes by +0.10 +- 0.10 nats (standard error) over the second half of the steps; "
+        "no sign against convergence: log p changes by +0.100 +- 0.100 nats (standard error) over the second half of the steps; "
         "R-hat 1.02 over 4 chains")
 
 
