@@ -13,14 +13,15 @@ FLOORS = [
     ["data.world", "data.sources", "data.tokenizer", "data.chat", "data.hf_tokenizer", "data.batches"],
     ["model.scaling", "model.kv_cache", "model.attention", "model.linear", "model.loss", "model.gpt", "model.decode",
      "model.optim", "checkpoint"],
-    ["generation", "scheduler", "engine", "hf"],
+    ["generation", "scheduler", "engine", "hf", "hf_export"],
     ["samplers.toy", "samplers.batch", "samplers.baselines", "samplers.power_mh", "samplers.power_smc", "samplers.power_rollout",
      "samplers.diagnostics"],
     ["evals.base", "evals.bpb", "evals.core", "evals.chat_tasks", "evals.methods"],
     ["training.loop", "training.grpo", "report.environment", "report.markdown", "report.canvas", "report.plots", "report.power_plots",
      "report.collect", "report.view"],
     ["stages"],
-    ["fingerprint", "launch", "plan", "pipeline", "worker", "notebooks", "study", "__main__"],
+    ["fingerprint", "launch", "plan", "pipeline", "worker", "notebooks", "study", "trained", "lm_eval_adapter",
+     "__main__"],
 ]
 PLACES = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
 TORCH_FREE = ["grid", "model_source", "config", "experiment", "schema", "files", "journal", "seeds", "tracking", "courier",
