@@ -14,6 +14,8 @@ import re
 from collections import defaultdict
 from typing import Any
 
+import torch
+
 from nanolab.data import chat
 from nanolab.data.tokenizer import SPECIAL_TOKENS
 from nanolab.engine import GPTLanguageModel
@@ -47,7 +49,11 @@ class NanolabLM(TemplateLM):
     def __init__(self, study: str | Subject, source: str = "sft", step: int | None = None, device: str | None = None,
                  batch_size: int | str | None = None, max_length: int | None = None, seed: int = 0) -> None:
         super().__init__()
-        self.subject = study if isinstance(study, Subject) else load_trained(study, source, step, device or "cpu")
+        device = device or "cpu"
+        if device.startswith("cuda") and not torch.cuda.is_available():  # which the harness names where nobody named a device
+            print(f"nanolab: device {device} is not here, the model runs on the CPU", flush=True)
+            device = "cpu"
+        self.subject = study if isinstance(study, Subject) else load_trained(study, source, step, device)
         self.text = self.subject.tokenizer  # `tokenizer` is the harness's name for a transformers tokenizer
         self.max_length = max_length or self.subject.context
         self.rows = batch_size if isinstance(batch_size, int) else int(batch_size) if str(batch_size).isdigit() else BATCH_ROWS

@@ -210,7 +210,7 @@ def overlap(source: DataSource, tasks: Sequence[str], characters: int) -> tuple[
     """Rows by benchmark, the corpora compared, and the benchmarks that are not at hand with the reason.
 
     A row has benchmark, items, long_N (items with a run of N words), CORPUS_N (items of which a run of N words stands in the corpus)
-    and example (of the longest runs). `characters` limits what is read of each corpus.
+    and example (of the longer run). `characters` limits what is read of each corpus.
     """
     tests, missing = benchmarks(source, tasks)
     index = Index(tests)
@@ -218,7 +218,7 @@ def overlap(source: DataSource, tasks: Sequence[str], characters: int) -> tuple[
     for n in index.sizes:
         for row, count in zip(rows, index.long_enough(n)):
             row[f"long_{n}"] = count
-    corpora, examples = [], [""] * len(rows)
+    corpora, examples = [], {n: [""] * len(rows) for n in index.sizes}
     for name, documents in training_corpora(source, tasks):
         found, count, read, cut = index.scan(documents, characters)
         corpora.append(Corpus(name, count, read, cut))
@@ -226,8 +226,7 @@ def overlap(source: DataSource, tasks: Sequence[str], characters: int) -> tuple[
             hits, own = index.hits(n, found[n])
             for row, hit in zip(rows, hits):
                 row[f"{name}_{n}"] = hit
-            if n == max(index.sizes):
-                examples = [example or new for example, new in zip(examples, own)]
-    for row, example in zip(rows, examples):
-        row["example"] = example
+            examples[n] = [example or new for example, new in zip(examples[n], own)]
+    for i, row in enumerate(rows):
+        row["example"] = next((examples[n][i] for n in sorted(index.sizes, reverse=True) if examples[n][i]), "")
     return rows, corpora, missing

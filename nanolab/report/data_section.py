@@ -46,7 +46,7 @@ def overlap_section(found: dict[str, Any]) -> list[str]:
     blocks = ["## Data: overlap of training text with the benchmarks\n" + "\n".join(f"- {line}" for line in lines)]
     dirty = [row for row in rows if row["benchmark"] not in clean]
     if dirty:
-        blocks.append("Test items of which a run of words stands in the training data, and an example at the longest run:")
+        blocks.append("Test items of which a run of words stands in the training data, and an example, of the longer run:")
         blocks.append(table(["benchmark", "items", *(label for _, label in columns), "example"],
                             [[row["benchmark"], str(int(row["items"])), *(_share(row[key], row["items"]) for key, _ in columns),
                               _cell(row["example"])] for row in dirty]))
@@ -54,7 +54,7 @@ def overlap_section(found: dict[str, Any]) -> list[str]:
 
 
 def _share(count: Any, items: Any) -> str:
-    return "0" if not int(count) else f"{int(count)} ({100 * int(count) / int(items):.1f}%)"
+    return "0" if not int(count) else f"{int(count)} ({100 * int(count) / int(items):.2g}%)"
 
 
 def _cell(text: str) -> str:
