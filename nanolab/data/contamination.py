@@ -11,7 +11,7 @@ word by word, so that no count rests on a hash.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy
@@ -81,14 +81,21 @@ def benchmarks(source: DataSource, tasks: Sequence[str]) -> tuple[dict[str, list
     return found, missing
 
 
-def training_corpora(source: DataSource, tasks: Sequence[str]) -> Iterator[tuple[str, Iterator[Document]]]:
-    """Pairs of a corpus' name and its documents: the text, the chats, and the training rows of the tasks, a row of each task in turn."""
-    yield "text", source.documents("train")
-    yield "chats", (Document(f"chat/train/{i}", "\n".join(_said(message) for message in row["messages"]))
-                    for i, row in enumerate(source.chats("train")))
-    trained = {task: source.task(task, "train") for task in tasks if "train" in source.task_splits(task)}
-    yield "tasks", (Document(f"{task}/train/{i}", "\n".join(item_fields(task, rows[i])))
-                    for i in range(max(map(len, trained.values()), default=0)) for task, rows in trained.items() if i < len(rows))
+def training_corpora(source: DataSource, tasks: Sequence[str]) -> dict[str, Callable[[], Iterable[Document]]]:
+    """What opens each corpus: the text, the chats, and the training rows of the tasks, a row of each task in turn."""
+
+    def chats() -> Iterator[Document]:
+        for i, row in enumerate(source.chats("train")):
+            yield Document(f"chat/train/{i}", "\n".join(_said(message) for message in row["messages"]))
+
+    def rows() -> Iterator[Document]:
+        trained = {task: source.task(task, "train") for task in tasks if "train" in source.task_splits(task)}
+        for i in range(max(map(len, trained.values()), default=0)):
+            for task, own in trained.items():
+                if i < len(own):
+                    yield Document(f"{task}/train/{i}", "\n".join(item_fields(task, own[i])))
+
+    return {"text": lambda: source.documents("train"), "chats": chats, "tasks": rows}
 
 
 def _said(message: dict[str, Any]) -> str:
@@ -102,7 +109,7 @@ class Index:
     """The n-grams of benchmarks (name -> items -> fields), and which of them training texts hold."""
 
     def __init__(self, benchmarks: dict[str, list[list[str]]], sizes: Sequence[int] = SIZES) -> None:
-        self.names, self.sizes = list(benchmarks), tuple(sizes)
+        self.names, self.sizes = list(benchmarks), tuple(sorted(sizes))
         self.counts = [len(items) for items in benchmarks.values()]
         self.starts = numpy.concatenate([[0], numpy.cumsum(self.counts)]).astype(numpy.int64)
         self.words: dict[str, int] = {}  # word -> number from 1 on; 0 is any other word, and parts fields
@@ -207,10 +214,10 @@ def _hashes(ids: numpy.ndarray, n: int) -> tuple[numpy.ndarray, numpy.ndarray]:
 
 
 def overlap(source: DataSource, tasks: Sequence[str], characters: int) -> tuple[list[dict[str, Any]], list[Corpus], dict[str, str]]:
-    """Rows by benchmark, the corpora compared, and the benchmarks that are not at hand with the reason.
+    """Rows by benchmark, the corpora compared, and the benchmarks and corpora that are not at hand with the reason.
 
-    A row has benchmark, items, long_N (items with a run of N words), CORPUS_N (items of which a run of N words stands in the corpus)
-    and example (of the longer run). `characters` limits what is read of each corpus.
+    A row has benchmark, items, long_N (items with a run of N words), CORPUS_N (items of which a run of N words stands in the corpus;
+    None without the corpus), any_N (in any corpus) and example (of the longest run). `characters` limits what is read of each corpus.
     """
     tests, missing = benchmarks(source, tasks)
     index = Index(tests)
@@ -218,15 +225,25 @@ def overlap(source: DataSource, tasks: Sequence[str], characters: int) -> tuple[
     for n in index.sizes:
         for row, count in zip(rows, index.long_enough(n)):
             row[f"long_{n}"] = count
-    corpora, examples = [], {n: [""] * len(rows) for n in index.sizes}
-    for name, documents in training_corpora(source, tasks):
-        found, count, read, cut = index.scan(documents, characters)
+    corpora: list[Corpus] = []
+    anywhere: dict[int, dict[int, str]] = {n: {} for n in index.sizes}
+    for name, documents in training_corpora(source, tasks).items():
+        try:
+            found, count, read, cut = index.scan(documents(), characters)
+        except UserError as error:
+            missing[f"training {name}"] = str(error)
+            for row in rows:
+                row.update({f"{name}_{n}": None for n in index.sizes})
+            continue
         corpora.append(Corpus(name, count, read, cut))
         for n in index.sizes:
-            hits, own = index.hits(n, found[n])
-            for row, hit in zip(rows, hits):
-                row[f"{name}_{n}"] = hit
-            examples[n] = [example or new for example, new in zip(examples[n], own)]
-    for i, row in enumerate(rows):
-        row["example"] = next((examples[n][i] for n in sorted(index.sizes, reverse=True) if examples[n][i]), "")
+            for row, hits in zip(rows, index.hits(n, found[n])[0]):
+                row[f"{name}_{n}"] = hits
+            anywhere[n] = found[n] | anywhere[n]
+    for row in rows:
+        row["example"] = ""
+    for n in index.sizes:
+        for row, hits, example in zip(rows, *index.hits(n, anywhere[n])):
+            row[f"any_{n}"] = hits
+            row["example"] = example or row["example"]  # sizes rise
     return rows, corpora, missing

@@ -38,7 +38,7 @@ def overlap_section(found: dict[str, Any]) -> list[str]:
     columns = [(f"{corpus}_{n}", f"{label}, {n} words") for corpus, label in CORPORA.items() for n in sizes]
     lines = [f"training {label} compared with the benchmarks: {found[f'overlap/{corpus}']}" for corpus, label in CORPORA.items()
              if f"overlap/{corpus}" in found]
-    clean = [row["benchmark"] for row in rows if not any(float(row[key]) for key, _ in columns)]
+    clean = [row["benchmark"] for row in rows if not any(row[key] for key, _ in columns)]
     if clean:
         lines.append(f"no shared run of {min(sizes)} words or more: {', '.join(clean)}")
     if found.get("overlap/missing"):
@@ -54,6 +54,8 @@ def overlap_section(found: dict[str, Any]) -> list[str]:
 
 
 def _share(count: Any, items: Any) -> str:
+    if count is None:
+        return "-"
     return "0" if not int(count) else f"{int(count)} ({100 * int(count) / int(items):.2g}%)"
 
 

@@ -10,7 +10,8 @@ import pytest
 from nanolab.config import CHAT_TASKS, DataConfig
 from nanolab.data import contamination
 from nanolab.data.contamination import Index, core_fields, item_fields, overlap
-from nanolab.data.sources import CoreTask, Document, open_source
+from nanolab.data.sources import CoreTask, Document, EmbeddedSource, open_source
+from nanolab.schema import UserError
 
 real = pytest.mark.skipif(not os.environ.get("NANOLAB_DATA"), reason="the real sets are not at hand: set NANOLAB_DATA to their folder")
 
@@ -89,18 +90,38 @@ def test_an_item_is_its_question_with_the_right_answer_and_the_wrong_ones():
 @real
 @pytest.mark.slow
 def test_the_real_sets_share_what_their_manifest_says():
-    """Runs of 12 words of the text: 26 MMLU questions, no ARC, GSM8K or HumanEval item."""
+    """Runs of 12 words of the text: 26 MMLU questions, no ARC, GSM8K or HumanEval item. Of 10 words of the chats: 15 HumanEval problems,
+    no GSM8K item."""
     source = open_source(DataConfig(source="local"))
-    index = Index({task: [item_fields(task, row) for row in source.task(task, "test")] for task in CHAT_TASKS}, (12,))
-    found, documents, _, cut = index.scan(source.documents("train"), 10**9)
+    index = Index({task: [item_fields(task, row) for row in source.task(task, "test")] for task in CHAT_TASKS}, (10, 12))
+    corpora = contamination.training_corpora(source, CHAT_TASKS)
+    found, documents, _, cut = index.scan(corpora["text"](), 10**9)
     assert documents == 6454 and not cut
     assert dict(zip(index.names, index.hits(12, found[12])[0])) == {
         "arc_easy": 0, "arc_challenge": 0, "mmlu": 26, "gsm8k": 0, "humaneval": 0}
+    chats = dict(zip(index.names, index.hits(10, index.scan(corpora["chats"](), 10**9)[0][10])[0]))
+    assert (chats["gsm8k"], chats["humaneval"]) == (0, 15)
+
+
+def test_a_source_without_chats_is_compared_all_the_same():
+    class Quiet(EmbeddedSource):
+        def chats(self, split):
+            raise UserError("no chats here")
+
+    rows, corpora, missing = overlap(Quiet(DataConfig()), ["arc_easy"], 3_000)
+    assert [corpus.name for corpus in corpora] == ["text", "tasks"] and missing == {"training chats": "no chats here"}
+    assert rows[0]["chats_8"] is None and rows[0]["tasks_8"] >= 0
 
 
 def test_every_corpus_of_the_embedded_world_is_compared():
-    rows, corpora, missing = overlap(open_source(DataConfig()), ["arc_easy"], 3_000)
+    rows, corpora, missing = overlap(open_source(DataConfig()), ["arc_easy", "gsm8k"], 30_000)
+    assert any(row["any_8"] for row in rows)
     assert [corpus.name for corpus in corpora] == ["text", "chats", "tasks"] and all(corpus.cut for corpus in corpora) and not missing
-    assert [row["benchmark"] for row in rows[:2]] == ["arc_easy", "core/fact_choice"]
-    counted = {f"{name}_{n}" for name in ("long", "text", "chats", "tasks") for n in (8, 13)}
-    assert set(rows[0]) == {"benchmark", "items", "example", *counted}
+    assert [row["benchmark"] for row in rows[:3]] == ["arc_easy", "gsm8k", "core/fact_choice"]
+    counted = {f"{name}_{n}" for name in ("long", "text", "chats", "tasks", "any") for n in (8, 13)}
+    for row in rows:
+        assert set(row) == {"benchmark", "items", "example", *counted}
+        for n in (8, 13):
+            each = [row[f"{name}_{n}"] for name in ("text", "chats", "tasks")]
+            assert max(each) <= row[f"any_{n}"] <= sum(each) and row[f"any_{n}"] <= row[f"long_{n}"] <= row["items"]
+        assert bool(row["any_8"]) == bool(row["example"])

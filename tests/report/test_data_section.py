@@ -16,7 +16,7 @@ KINDS = [{"kind": kind, "origin": "local, held out" if kind == "prose" else "bui
           "tokens": tokens, "bytes_per_token": size / tokens}
          for kind, size in (("prose", 600_000), ("numbers", 600)) for encoding, tokens in (("this study", size // 3), ("gpt2", size // 4))]
 OVERLAP = [{"benchmark": name, "items": 1000, "long_8": 990, "long_13": 900, **hits, "example": example} for name, hits, example in (
-    ("mmlu", {"text_8": 45, "text_13": 1, "chats_8": 0, "chats_13": 0, "tasks_8": 3, "tasks_13": 0}, "item 7 = speech:1: we | hold"),
+    ("mmlu", {"text_8": 45, "text_13": 1, "chats_8": 0, "chats_13": None, "tasks_8": 3, "tasks_13": 0}, "item 7 = speech:1: we | hold"),
     ("gsm8k", {"text_8": 0, "text_13": 0, "chats_8": 0, "chats_13": 0, "tasks_8": 0, "tasks_13": 0}, ""))]
 FOUND = {"overlap/text": "31,000,000 characters of 6,454 documents, all there is", "overlap/missing": "core (no file tasks.json)"}
 
@@ -53,7 +53,7 @@ def test_tables_and_figure_come_back_from_mlflow_into_the_report(execution, tmp_
     assert "![Bytes per token by kind of text](figures/tok_eval_bytes_per_token.png)\n\n## Data: overlap" in evaluation
     assert (tmp_path / "figures" / "tok_eval_bytes_per_token.png").stat().st_size > 5000
     assert len((tmp_path / "figures" / "tok_eval_bytes_per_token.csv").read_text().splitlines()) == 5
-    assert "| mmlu | 1000 | 1 (0.1%) | 45 (4.5%) | 0 | 0 | 0 | 3 (0.3%) | item 7 = speech:1: we   hold |" in evaluation
+    assert "| mmlu | 1000 | 1 (0.1%) | 45 (4.5%) | - | 0 | 0 | 3 (0.3%) | item 7 = speech:1: we   hold |" in evaluation
 
 
 def test_the_data_section_says_what_was_read_what_is_clean_and_what_is_missing():
