@@ -11,9 +11,11 @@ from nanolab import hf
 from nanolab.__main__ import main
 from nanolab.data import chat
 from nanolab.data.tokenizer import SPECIAL_TOKENS, Tokenizer, train_tokenizer
+from nanolab.engine import GPTLanguageModel
 from nanolab.hf_export import export, merges
 from nanolab.model.gpt import GPT
 from nanolab.model.scaling import GPTConfig
+from nanolab.samplers import baselines
 from nanolab.schema import UserError
 
 TEXTS = [f"The {animal} number {i * 37} eats {food}, says Ann.\n- {food}=A\nnaïve 東京 <|bos|>\n    return a + b\n  ---- ==== ....\n"
@@ -83,6 +85,16 @@ def test_logits_of_a_trained_model_are_equal(tokenizer, tmp_path):
     assert loss.item() / count < 3
     export(model.eval(), tokenizer, tmp_path / "trained", chat=False)
     assert largest_difference(model, tmp_path / "trained") < 1e-5
+
+
+def test_greedy_completions_are_equal_and_end_with_the_same_token(model, tokenizer, folder):
+    other = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    assert other.generation_config.eos_token_id == tokenizer.assistant_end
+    prompts = [[tokenizer.bos, *tokenizer.encode(text)] for text in ("The cat", "- fish", "1 2 3", "says Ann", "goose number 37")]
+    ours = baselines.generate(GPTLanguageModel(model, tokenizer), prompts, temperature=0, top_k=None, max_new_tokens=40, seed=0, stage="t")
+    for prompt, (completion,) in zip(prompts, ours):
+        found = other.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), do_sample=False, max_new_tokens=40)
+        assert found[0, len(prompt):].tolist() == completion.tokens
 
 
 def test_ids_of_any_text_are_equal(theirs, tokenizer):

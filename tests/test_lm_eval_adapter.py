@@ -94,10 +94,12 @@ def test_rolling_log_probabilities_count_every_token_once(adapter):
 
 def test_completions_are_greedy_decoding_cut_at_the_first_stop(adapter):
     text = chat.completion_text(adapter.text, greedy(adapter, adapter.tok_encode("The goose")))
-    stop = text[len(text) // 2]
-    settings = {"until": [stop, "never"], "max_gen_toks": 8}
+    stops = [text[-3:], text[len(text) // 2:][:2]]
+    places = [text.index(stop) for stop in stops]
+    assert places[0] > places[1] > 0
+    settings = {"until": [*stops, "never"], "max_gen_toks": 8}
     found = adapter.generate_until([request("The goose", {"until": [], "max_gen_toks": 8}), request("The goose", settings)])
-    assert found == [text, text[:text.index(stop)]] and text
+    assert found == [text, text[:places[1]]]
 
 
 def test_a_chat_is_asked_in_the_format_of_training(adapter):
