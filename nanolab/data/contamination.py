@@ -127,6 +127,8 @@ class Index:
     def _grams(self, n: int) -> Grams:
         found, places = _hashes(self.ids, n)
         hashes, first, numbers = numpy.unique(found, return_index=True, return_inverse=True)
+        for k in range(n):
+            assert (self.ids[places + k] == self.ids[places[first][numbers] + k]).all(), f"two different runs of {n} words have one hash"
         of = numpy.full(len(self.ids), -1, dtype=numpy.int64)
         of[places] = numbers
         table = numpy.zeros(1 << FILTER_BITS, dtype=bool)

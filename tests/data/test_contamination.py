@@ -63,6 +63,8 @@ def test_no_count_rests_on_a_hash(monkeypatch):
     index = Index({"a": [["one two three"]]}, (3,))
     assert index.scan([Document("x", "three two one")], 100)[0] == {3: {}}
     assert index.scan([Document("x", "One, two: three!")], 100)[0] == {3: {0: "x"}}
+    with pytest.raises(AssertionError, match="one hash"):
+        Index({"a": [["one two three four"]]}, (3,))
 
 
 def test_a_run_does_not_cross_fields_or_documents_and_the_budget_is_kept():
