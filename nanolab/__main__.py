@@ -1,4 +1,4 @@
-"""The command line: `python -m nanolab run|stage|plan|report`."""
+"""The command line: `python -m nanolab run|stage|plan|report|export`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nanolab.schema import UserError
 def parser() -> argparse.ArgumentParser:
     """The commands and their arguments."""
     main = argparse.ArgumentParser(prog="nanolab", description="A small-LLM research lab: raw text to reinforcement learning.")
-    commands = main.add_subparsers(dest="command", required=True, metavar="run|stage|plan|report")
+    commands = main.add_subparsers(dest="command", required=True, metavar="run|stage|plan|report|export")
 
     run = commands.add_parser("run", help="run a study: its steps in order, each through its notebook")
     run.add_argument("study", help="experiments/NAME.yaml or NAME")
@@ -32,6 +32,12 @@ def parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser("report", help="compile the report of a study's latest execution again")
     report.add_argument("study", help="experiments/NAME.yaml or NAME")
+
+    export = commands.add_parser("export", help="write a trained model and its tokenizer as a Hugging Face folder")
+    export.add_argument("study", help="experiments/NAME.yaml or NAME")
+    export.add_argument("--source", default="sft", metavar="MODEL", help="base, mid, sft (default) or rl")
+    export.add_argument("--step", type=int, metavar="N", help="checkpoint step; default: the finished one")
+    export.add_argument("--out", required=True, metavar="FOLDER", help="a new or empty folder")
     return main
 
 
@@ -67,6 +73,18 @@ def show_parameters(study_name: str, overrides: list[str], step: str) -> int:
     return 0
 
 
+def export_model(study: str, source: str, step: int | None, folder: str) -> int:
+    """Writes a trained model of a study as a Hugging Face folder."""
+    from pathlib import Path
+
+    from nanolab.hf_export import export
+    from nanolab.trained import load_trained
+    subject = load_trained(study, source, step)
+    written = export(subject.model, subject.tokenizer, Path(folder), chat=not subject.plain)
+    print(f"{subject.facts['name']}: {', '.join(path.name for path in written)} in {folder}")
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit status: 2 with one line for a person's mistake."""
     given = parser().parse_args(arguments)
@@ -74,6 +92,8 @@ def main(arguments: list[str] | None = None) -> int:
         if given.command == "stage":
             from nanolab import worker
             return worker.main(given.job, given.run_id)
+        if given.command == "export":
+            return export_model(given.study, given.source, given.step, given.out)
         if given.command == "plan":
             return show_parameters(given.study, given.set, given.parameters) if given.parameters else show_plan(given.study, given.set)
         if given.command == "report":

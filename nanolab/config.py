@@ -53,6 +53,7 @@ class TokenizerConfig:
     vocab_size: int = setting(896, "tokens, special ones included", minimum=265)
     max_chars: int = setting(2_000_000, "characters of training text read", minimum=1)
     eval_chars: int = setting(200_000, "held-out characters evaluated", minimum=1)
+    overlap_chars: int = setting(2_000_000, "characters of each training corpus compared with the benchmarks; 0: none", minimum=0)
 
 
 @dataclass(frozen=True)

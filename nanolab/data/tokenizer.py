@@ -54,7 +54,7 @@ class Tokenizer:
 
     def __init__(self, tokens: Sequence[bytes], pattern: str = SPLIT_PATTERN) -> None:
         self._tokens = list(tokens)
-        self._pattern = pattern
+        self.pattern = pattern
         self._special = {name: len(self._tokens) + i for i, name in enumerate(SPECIAL_TOKENS)}
         self.digest = hashlib.sha256((pattern + "\n" + self._vocabulary()).encode()).hexdigest()
         self._encoding = tiktoken.Encoding("nanolab-" + self.digest[:12], pat_str=pattern, special_tokens=self._special,
@@ -101,7 +101,7 @@ class Tokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         vocabulary = self._vocabulary()
         write_atomic(folder / VOCABULARY_FILE, vocabulary)
-        facts = {"vocab_size": self.vocab_size, "pattern": self._pattern, "special_tokens": SPECIAL_TOKENS, "digest": self.digest,
+        facts = {"vocab_size": self.vocab_size, "pattern": self.pattern, "special_tokens": SPECIAL_TOKENS, "digest": self.digest,
                  "sha256": hashlib.sha256(vocabulary.encode()).hexdigest()}
         write_atomic(folder / FACTS_FILE, json.dumps(facts, indent=2) + "\n")
 
@@ -129,4 +129,4 @@ class Tokenizer:
         return "".join(base64.b64encode(token).decode() + "\n" for token in self._tokens)
 
     def __reduce__(self) -> tuple:
-        return Tokenizer, (self._tokens, self._pattern)
+        return Tokenizer, (self._tokens, self.pattern)

@@ -24,6 +24,8 @@ METHODS = ("greedy", "low_temperature", "plain", "best_of", "majority", "smc", "
 SETTING = ("alpha", "temperature", "restart_prob", "num_blocks")  # of a trajectory, read at every num_steps
 SHARPENED = ("greedy", "plain", "low_temperature", "best_of", "majority", "power")  # rows of sharpening against training
 
+TABLES = {"kinds": "bytes_per_token.json", "overlap": "overlap.json"}  # of step tok_eval
+
 Values = dict[str, Any]
 
 
@@ -146,12 +148,24 @@ def recorded_environment(parent: str) -> Values:
     return json.loads(tracking.artifact(parent, "environment.json").read_text())
 
 
+def recorded_tables(run: RunRecord) -> Values:
+    """The tables of a tokenizer evaluation that the report prints, those that it recorded, by their key in TABLES."""
+    names, found = tracking.artifact_names(run.id), {}
+    for key, name in TABLES.items():
+        if name in names:
+            content = json.loads(tracking.artifact(run.id, name).read_text())
+            found[key] = [dict(zip(content["columns"], row)) for row in content["data"]]
+    return found
+
+
 def collect(parent: str) -> Values:
     """Everything `markdown.render` prints of one execution, figures left out. Raises UserError for an unknown run."""
     execution, runs = tracking.record(parent), step_runs(parent)
     steps = {step: final_values(run) for step, run in runs.items() if step != "report"}
     if "power_ablation" in runs:
         steps["power_ablation"]["points"], steps["power_ablation"]["baselines"], _ = grid_points(runs["power_ablation"])
+    if "tok_eval" in runs:
+        steps["tok_eval"] |= recorded_tables(runs["tok_eval"])
     used = [run for step, run in runs.items() if step != "report"]
     own = [run.end for run in used if run.end and run.tags.get("mlflow.parentRunId") == parent]
     return {

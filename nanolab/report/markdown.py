@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from nanolab.report import data_section
+from nanolab.report.table import table
 from nanolab.samplers.diagnostics import INFINITE, convergence
 
 Values = dict[str, Any]
@@ -111,7 +113,10 @@ RL_WAYS = {"greedy": "greedy", "sampled": "sampled at T = 1"}
 # (heading, step, lines): the order of the report
 SECTIONS: list[tuple[str, str, list[Line]]] = [
     ("Tokenizer training", "tok_train", [*_lines(whole, "vocab_size", "max_chars"), *_lines(decimals(2), "compression_ratio")]),
-    ("Tokenizer evaluation", "tok_eval", [*_lines(decimals(2), "bits_per_char"), *_lines(decimals(1), "coverage")]),
+    ("Tokenizer evaluation", "tok_eval", [
+        *_lines(decimals(2), "bits_per_char"), *_lines(decimals(1), "coverage"),
+        Line("vocabulary use, % of tokens", "vocabulary_use", decimals(1), extra=True),
+        Line("compared with", "compared_with", text, extra=True)]),
     ("Base model training", "base_train", [*_lines(whole, "steps", "batch_size"), *_lines(decimals(3), "loss"), *TRAINING_EXTRAS]),
     ("Base model loss", "base_loss", [
         *_lines(decimals(4), "CORE"),
@@ -140,6 +145,8 @@ def render(values: Values) -> str:
     blocks = [f"# {values['title']}", f"Generated: {values['generated']}", "## Environment", *_environment(values["environment"])]
     for heading, step, lines in SECTIONS:
         blocks += _section(heading, step, lines, values)
+        if step == "tok_eval":
+            blocks += data_section.overlap_section(values["steps"].get(step, {}))
         if step == "power_eval":
             for other in other_power_steps(values["steps"]):
                 blocks += _section(f"{heading} {other.removeprefix('power_eval_')}", other, lines, values)
@@ -225,17 +232,14 @@ def _section(heading: str, step: str, lines: list[Line], values: Values) -> list
     if not is_missing(found.get("data")):
         shown.append(f"data: {found['data']}")
     figures = _figures(step, values)
-    table = [_points_table(found["points"], found.get("baselines", []))] if found.get("points") else []
+    tables = [_points_table(found["points"], found.get("baselines", []))] if found.get("points") else []
+    tables += [data_section.kinds_table(found["kinds"])] if found.get("kinds") else []
     head = f"## {heading}\n{_bullets(shown)}" if shown else f"## {heading}"
-    return [head, *table, *figures]
+    return [head, *tables, *figures]
 
 
 def _figures(step: str, values: Values) -> list[str]:
     return [f"![{figure['caption']}]({figure['path']})" for figure in values.get("figures", {}).get(step, [])]
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 
 
 def _sharpening(values: Values) -> list[str]:
@@ -247,7 +251,7 @@ def _sharpening(values: Values) -> list[str]:
     rows = [[MODEL_LABELS.get(row["model"], row["model"]), tasks[row["task"]], METHOD_LABELS.get(row["method"], row["method"]),
              decimals(4)(row["accuracy"]), *_counts(row), _or_dash(row["positions_per_problem"], decimals(1)),
              _or_dash(row["p_value"], lambda value: f"{float(value):.3g}")] for row in values["sharpening"]]
-    return ["## Sharpening against training", _table(header, rows), *_figures("sharpening", values)]
+    return ["## Sharpening against training", table(header, rows), *_figures("sharpening", values)]
 
 
 def _counts(row: Values) -> list[str]:
@@ -322,7 +326,7 @@ def _points_table(points: list[Values], baselines: list[Values]) -> str:
         _or_dash(p.get("num_steps"), whole), _or_dash(p.get("n"), whole), _or_dash(p.get("accuracy"), decimals(4)), *_counts(p),
         _or_dash(p.get("acceptance"), decimals(3)), _or_dash(p.get("positions_per_problem"), decimals(1)),
     ] for p in every]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def summary_table(steps: dict[str, Values]) -> str:

@@ -19,6 +19,7 @@ ABLATION = {"accuracy_by_alpha": "Accuracy against alpha", "accuracy_by_steps": 
 # what a power evaluation drew itself, from the records of its chains and samples
 RECORDED = {"acceptance_by_cut": "Acceptance by the place of the cut", "log_p_trajectories": "log p by step",
             "log_p_reliability": "Accuracy by log p"}
+TOKENIZER = {"bytes_per_token": "Bytes per token by kind of text"}
 
 
 def run(job: Job, run: Run) -> dict[str, Any]:
@@ -91,12 +92,13 @@ def draw_power(values: dict[str, Any]) -> list[tuple[str, str, str, tuple]]:
 
 
 def copy_recorded(parent: str, figures: Path) -> list[tuple[str, str, str]]:
-    """(step, file name, caption) of the figures that power evaluations recorded, copied into `figures` with their data."""
+    """(step, file name, caption) of the figures that tokenizer and power evaluations recorded, copied into `figures` with their data."""
     copied = []
     runs = collect.step_runs(parent)
-    for step in collect.power_steps(runs):
+    recorded = {"tok_eval": TOKENIZER} if "tok_eval" in runs else {}
+    for step, captions in (recorded | dict.fromkeys(collect.power_steps(runs), RECORDED)).items():
         names = tracking.artifact_names(runs[step].id, "plots")
-        for name, caption in RECORDED.items():
+        for name, caption in captions.items():
             if f"plots/{name}.png" not in names:
                 continue
             for file in {f"plots/{name}.png", f"plots/{name}.csv"} & set(names):

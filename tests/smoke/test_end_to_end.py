@@ -44,13 +44,14 @@ def test_every_step_finishes_and_the_report_has_every_section(study):
     for step in STEPS:
         assert len(results(store, step)) == 1, step
     report = results(store, "report")[0].with_name("report.md").read_text()
-    for heading in ("Environment", "Tokenizer training", "Base model evaluation", "Midtraining", "Chat evaluation sft",
+    for heading in ("Environment", "Tokenizer training", "Data: overlap of training text with the benchmarks",
+                    "Base model evaluation", "Midtraining", "Chat evaluation sft",
                     "Power sampling evaluation", "Power sampling evaluation base", "Sharpening against training",
                     "Power sampling ablations", "Chat RL", "Chat evaluation rl", "Summary"):
         assert f"\n## {heading}\n" in report, heading
     assert "data: embedded" in report and "skipped" not in report
     for figure in ("accuracy_by_alpha", "accuracy_by_steps", "accuracy_by_positions", "acceptance_by_step", "reward", "tasks",
-                   "power_eval_log_p_reliability", "methods_by_model"):
+                   "power_eval_log_p_reliability", "methods_by_model", "tok_eval_bytes_per_token"):
         path = results(store, "report")[0].with_name("figures") / f"{figure}.png"
         assert path.stat().st_size > 5000 and path.with_suffix(".csv").is_file(), figure
     assert "| GSM8K " in printed and "report.md" in printed and "make ui" in printed

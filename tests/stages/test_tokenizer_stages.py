@@ -1,13 +1,14 @@
 """Claims about the steps tok_train and tok_eval, on a source of own texts."""
 
 import math
+import re
 from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 
 from nanolab.config import Job, StudyConfig, TokenizerConfig
-from nanolab.data.sources import Document
+from nanolab.data.sources import CoreTask, Document
 from nanolab.data.tokenizer import Tokenizer, train_tokenizer
 from nanolab.journal import NullRun
 from nanolab.schema import UserError
@@ -17,10 +18,28 @@ WORLD = SimpleNamespace(rank=0, size=1)
 TEXTS = {"train": [f"Item {i}: the red box holds {i * 7} small pens and the blue box {i * 3}." for i in range(200)],
          "validation": [f"The blue box holds {i} pens, naïve." for i in range(50)]}
 
+ROWS = {"gsm8k": {"train": [{"question": "How many?", "answer": "#### 1"}],
+                  "test": [{"question": "Today the red box holds 70 small pens and the blue box 30, how many?", "answer": "#### 100"}]},
+        "humaneval": {"test": [{"prompt": "def half(x):\n", "canonical_solution": "    return x / 2\n"}]}}
+
 
 class OwnSource:
     def documents(self, split):
         return (Document(str(i), text) for i, text in enumerate(TEXTS[split]))
+
+    def task(self, name, split, subset=None):
+        if name not in ROWS:
+            raise UserError(f"no file for {name}")
+        return ROWS[name][split]
+
+    def task_splits(self, name):
+        return tuple(ROWS.get(name, ()))
+
+    def chats(self, split):
+        return [{"messages": [{"role": "user", "content": "Add."}, {"role": "assistant", "content": f"def add_{split}(a, b):\n"}]}]
+
+    def core(self):
+        return [CoreTask("own", "schema", 0, " ", 0.5, [{"context_options": ["The red pen", "The blue pen"], "continuation": "is short"}])]
 
     def identity(self):
         return "own"
@@ -67,12 +86,44 @@ def test_evaluation_agrees_with_a_count_by_hand(job):
         covered += sum(length_at[len(text[:i].encode())] > 1 for i in range(len(text)))
     assert metrics["coverage"] == pytest.approx(100 * covered / 600)
     assert metrics["compression_ratio"] == pytest.approx(trained["compression_ratio"]) and metrics["eval_chars"] == 600
-    assert set(run.figures) == {"plots/token_length.png", "plots/token_frequency.png"}
+    assert metrics["vocabulary_use"] == pytest.approx(100 * len(counts) / 321)
+    assert set(run.figures) == {"plots/token_length.png", "plots/token_frequency.png", "plots/bytes_per_token.png"}
     lengths = run.figures["plots/token_length.png"][1]
     assert lengths["share_of_vocabulary"].sum() == pytest.approx(1) and lengths["share_of_held_out_tokens"].sum() == pytest.approx(1)
     assert list(run.figures["plots/token_frequency.png"][1]["count"]) == sorted(counts.values(), reverse=True)
     for row in run.tables["tokenisations.json"]:
         assert row["count"] >= 1 and (not row["text"].isascii() or row["tokens"].replace("|", "") == row["text"].replace("|", ""))
+
+
+def test_bytes_per_token_are_counted_by_kind_and_missing_public_tokenizers_are_said(job, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "empty"))
+    tok_train.run(job, WORLD, NullRun())
+    run = NullRun()
+    metrics = tok_eval.run(job, WORLD, run)
+    tokenizer, rows = Tokenizer.load(job.folder / "tokenizer"), run.tables["bytes_per_token.json"]
+    assert [row["kind"] for row in rows] == ["prose", "code", "numbers", "other scripts"]
+    assert {row["encoding"] for row in rows} == {"this study"}
+    programs = ["def half(x):\n    return x / 2\n", "def add_test(a, b):\n"]
+    expected = sum(len(text.encode()) for text in programs) / sum(len(tokenizer.encode(text)) for text in programs)
+    assert rows[1]["bytes_per_token"] == metrics["bytes_per_token/code"] == pytest.approx(expected)
+    assert metrics["bytes_per_token/prose"] == pytest.approx(metrics["compression_ratio"])
+    assert metrics["compared_with"].startswith("gpt2 and cl100k_base not at hand") and "gpt2" in capsys.readouterr().out
+    assert list(run.figures["plots/bytes_per_token.png"][1]["bytes_per_token"]) == [row["bytes_per_token"] for row in rows]
+
+
+def test_shared_runs_of_words_are_counted_and_missing_benchmarks_are_said(job):
+    tok_train.run(job, WORLD, NullRun())
+    run = NullRun()
+    metrics = tok_eval.run(job, WORLD, run)
+    by_name = {row["benchmark"]: row for row in run.tables["overlap.json"]}
+    assert set(by_name) == {"gsm8k", "humaneval", "core/own"}
+    assert (by_name["gsm8k"]["text_8"], by_name["gsm8k"]["text_13"], by_name["gsm8k"]["long_13"]) == (1, 0, 1)
+    assert re.fullmatch(r"item 0 = \d+: the red box holds 70 small pens and", by_name["gsm8k"]["example"])
+    assert (metrics["overlap/items"], metrics["overlap/of"]) == (0, 3) and "mmlu (no file for mmlu)" in metrics["overlap/missing"]
+    assert metrics["overlap/text"].endswith("of 200 documents, all there is")
+    none = Job(job.step, job.study, TokenizerConfig(vocab_size=330, overlap_chars=0), job.folder, job.inputs)
+    run = NullRun()
+    assert not any(key.startswith("overlap") for key in tok_eval.run(none, WORLD, run)) and "overlap.json" not in run.tables
 
 
 def test_more_ranks_work_once(job):
