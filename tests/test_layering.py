@@ -11,7 +11,7 @@ FLOORS = [
     ["schema", "grid", "model_source", "config", "experiment", "files", "seeds", "dist", "journal", "tracking", "courier", "calculator",
      "sandbox"],
     ["data.world", "data.sources", "data.tokenizer", "data.chat", "data.hf_tokenizer", "data.batches"],
-    ["model.scaling", "model.kv_cache", "model.attention", "model.linear", "model.loss", "model.gpt", "model.decode",
+    ["model.scaling", "model.kv_cache", "model.attention", "model.linear", "model.loss", "model.gpt", "model.decode", "model.trees",
      "model.optim", "checkpoint"],
     ["generation", "scheduler", "engine", "hf"],
     ["samplers.toy", "samplers.batch", "samplers.baselines", "samplers.power_mh", "samplers.power_smc", "samplers.power_rollout",
