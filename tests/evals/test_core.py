@@ -1,5 +1,7 @@
 """CORE: prompts, spans, order and shots of the reference; records that depend on nothing but the example; what a mean covers."""
 
+import json
+import os
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,6 +167,16 @@ def test_the_fast_path_gives_every_choice_what_a_full_row_of_its_own_gives(model
             assert tokens == len(own) and log_p == pytest.approx(-float(own.sum()), abs=1e-5 * max(1, tokens))
 
 
+def test_two_ranks_give_the_records_of_one(model):
+    """Each takes its share of the examples: the same choices, and log-probabilities to float32's rounding."""
+    rows, found = [example("multiple_choice", i) for i in range(9)], {1: [], 2: []}
+    for size in found:
+        for rank in range(size):
+            core.evaluate_task(GPTScorer(model), encode, Task(num_fewshot=2), rows, range(rank, 9, size), found[size].append, limit=64)
+    for one, two in zip(found[1], sorted(found[2], key=lambda record: record["index"]), strict=True):
+        assert two.pop("log_p") == pytest.approx(one.pop("log_p"), abs=1e-5) and two == one
+
+
 def test_core_is_the_mean_of_centred_accuracies():
     def result(name, passed, chance):
         return TaskResult.of(name, [{"index": i, "passed": i < passed, "chance": chance} for i in range(4)])
@@ -186,6 +198,29 @@ def test_a_bundle_is_read_with_its_absent_task():
         core.check_rows(task)
     assert [len(task.rows) for task in tasks.values()] == [3, 2, 2, 0] and tasks["tiny_letters"].random_baseline == 0.25
     assert core.coverage(list(tasks.values())) == "3 of 4 tasks; no data for tiny_absent; tiny_pronouns has 2 of 5 rows"
+
+
+@pytest.mark.skipif("NANOLAB_DATA" not in os.environ, reason="needs the published sets: set NANOLAB_DATA to a folder that holds them")
+def test_the_published_bundle_has_22_tasks_and_the_faults_that_are_told_of_it():
+    source = open_source(DataConfig(source="local"))
+    tasks = {task.name: task for task in source.core()}
+    assert len(tasks) == 22 and core.coverage(list(tasks.values())).startswith("21 of 22 tasks; no data for coqa; ")
+    for name, wrong, twice in (("arc_easy", 71, 7), ("arc_challenge", 20, 4)):
+        answers = {}  # question -> right answers, by the labels of the set that the file was made from
+        for row in source.task(name, "test"):
+            right = row["choices"]["text"][row["choices"]["label"].index(row["answerKey"])]
+            answers.setdefault("Question: " + row["question"], set()).add(right)
+        rows = tasks[name].rows
+        assert sum(row["choices"][row["gold"]] not in answers[row["query"]] for row in rows) == wrong
+        assert sum(len(set(row["choices"])) < len(row["choices"]) for row in rows) == twice
+        assert f"{wrong} rows name a wrong answer" in core.KNOWN_FAULTS[name][1]
+    for name, (count, told) in core.KNOWN_FAULTS.items():
+        texts = [json.dumps(row, ensure_ascii=False, sort_keys=True) for row in tasks[name].rows]
+        assert len(texts) == count
+        for number, words in ((len(texts) - len(set(texts)), "rows are repeats"), (sum("\ufffd" in text for text in texts), "unreadable")):
+            assert (number > 0) == (words in told) and (words not in told or f"{number} row" in told)
+    for task in tasks.values():
+        core.check_rows(task)
 
 
 @pytest.mark.parametrize(("task", "message"), [
