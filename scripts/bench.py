@@ -5,7 +5,7 @@
     python scripts/bench.py core --against CHECKOUT [--only choices]   CORE beside nanochat's core_eval: choices, examples a second
 
 `smoke` writes experiments/results/smoke/: targets.json with the commit that it ran, and the first seed's report with its figures.
-`core` writes experiments/results/core/: choices.json and speed.json.
+`core` writes experiments/results/core/: choices.json, every_task.json and speed.json.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def main() -> int:
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: tokens a second against the bandwidth bound")
     command = commands.add_parser("core", help="CORE beside nanochat's core_eval, on the data of the folder NANOLAB_DATA")
     command.add_argument("--against", type=Path, required=True, metavar="CHECKOUT", help="of nanochat")
-    command.add_argument("--only", choices=("choices", "speed"), help="one of the two comparisons")
+    command.add_argument("--only", choices=tuple(bench_core.PARTS), help="one of the comparisons")
     command.add_argument("--examples", type=int, default=200, help="examples a task whose choices are compared")
     command.add_argument("--repeats", type=int, default=3, help="timed turns")
     arguments = parser.parse_args()

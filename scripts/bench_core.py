@@ -34,10 +34,15 @@ NEAR = 1e-4  # nats: choices closer than this may differ
 COMPARED = [("arc_easy", CONTEXT, False), ("hellaswag_zeroshot", CONTEXT, False), ("winogrande", CONTEXT, False),
             ("lambada_openai", CONTEXT, False), ("lambada_openai", CONTEXT, True), ("bigbench_qa_wikidata", CONTEXT, False),
             ("bigbench_qa_wikidata", CONTEXT, True), ("bigbench_language_identification", 256, False)]
+LONG, LONG_CONTEXT = ("bigbench_language_identification", "boolq", "squad", "agi_eval_lsat_ar"), 256
+SOME_EXAMPLES = 30  # of every task, with a tiny model
 # task, our dtype, the peer's dtype, examples a repeat, target
 TIMED = [("arc_easy", "float32", "float32", 24, 5.0), ("lambada_openai", "float32", "float32", 160, 1.5),
          ("lambada_openai", "bfloat16", "float32", 160, 2.5), ("lambada_openai", "bfloat16", "bfloat16", 160, None)]
 POSITIONS = 555  # forwarded positions an ARC-Easy example at most
+# what is compared, and what its model is besides the trained d4
+PARTS = {"choices": "", "every_task": "; here its tokenizer, with a GPT of 2 layers, width 32 and random weights",
+         "speed": "; for the peer its own GPT of that size, random weights"}
 Facts = dict[str, Any]
 
 
@@ -222,10 +227,23 @@ def our_examples(model: Any, tokenizer: Any, task: Any, rows: list[Facts], conte
             for record, ids in zip(records, shown, strict=True)], scorer.positions / len(rows)
 
 
-def compare_choices(harness: Any, examples: int, kept: list[Facts]) -> None:
+def compare_every_task(harness: Any, kept: list[Facts]) -> None:
+    """Some examples of each task of the bundle that has data, judged by both with a tiny model of random weights."""
+    from nanolab.model.gpt import GPT
+    from nanolab.model.scaling import GPTConfig
+
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(VOCAB, CONTEXT, 2, 32, 1, 1)).eval()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
+    tasks = [(task.name, LONG_CONTEXT if task.name in LONG else CONTEXT, False) for task in data_source().core() if task.rows]
+    compare_choices(harness, model, load_model()[1], tasks, SOME_EXAMPLES, kept)
+
+
+def compare_choices(harness: Any, model: Any, tokenizer: Any, compared: list[tuple[str, int, bool]], examples: int,
+                    kept: list[Facts]) -> None:
     """Every example of every compared task, judged by both."""
-    model, tokenizer, _ = load_model()
-    for name, context, own_answers in COMPARED:
+    for name, context, own_answers in compared:
         task, rows = rows_of(name, examples)
         rows = with_own_answers(model, tokenizer, task, rows) if own_answers else rows
         own, positions = our_examples(model, tokenizer, task, rows, context)
@@ -333,10 +351,12 @@ def main(arguments: argparse.Namespace) -> int:
     harness = peer_harness(checkout)
     if not (MODEL / "checkpoints").is_dir():
         train_model()
-    results: dict[str, list[Facts]] = {"choices": [], "speed": []}
-    if arguments.only != "speed":
-        compare_choices(harness, arguments.examples, results["choices"])
-    if arguments.only != "choices":
+    results: dict[str, list[Facts]] = {part: [] for part in PARTS}
+    if arguments.only in (None, "choices"):
+        compare_choices(harness, *load_model()[:2], COMPARED, arguments.examples, results["choices"])
+    if arguments.only in (None, "every_task"):
+        compare_every_task(harness, results["every_task"])
+    if arguments.only in (None, "speed"):
         compare_speed(checkout, arguments.repeats, results["speed"])
     RESULTS.mkdir(parents=True, exist_ok=True)
     facts = load_model()[2]
@@ -345,8 +365,7 @@ def main(arguments: argparse.Namespace) -> int:
             record = {"command": f"python scripts/bench.py core --against CHECKOUT --only {part}", "date": time.strftime("%Y-%m-%d"),
                       "commit": commit, "peer": f"nanochat {commit_of(checkout)}", "processor": processor(), "torch": torch.__version__,
                       "model": f"d{DEPTH}, width {WIDTH}, {HEADS} heads, vocabulary {VOCAB}; {STEPS} steps of {ROWS * LENGTH} tokens of "
-                               f"the folder's text, last loss {facts['loss']:.2f}; for speed the peer's own GPT of that size, "
-                               "random weights",
+                               f"the folder's text, last loss {facts['loss']:.2f}" + PARTS[part],
                       "results": lines}
             (RESULTS / f"{part}.json").write_text(json.dumps(record, indent=1) + "\n")
     return 0 if all(line["met"] is not False for lines in results.values() for line in lines) else 1
