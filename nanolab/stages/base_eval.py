@@ -14,6 +14,7 @@ from nanolab.evals.base import TaskResult, run_examples
 from nanolab.files import sha256_text
 from nanolab.journal import Run
 from nanolab.samplers import baselines
+from nanolab.schema import UserError
 from nanolab.stages.models import Subject, asking, evaluate_tasks, load_subject, records_folder, say, shot_rows, show_samples
 
 PROMPT_TOKENS = 12  # tokens of a held-out document that a text sample continues
@@ -50,6 +51,8 @@ def evaluate_core(job: Job, world: World, run: Run, source: DataSource, subject:
         result = TaskResult.of(task.name, run_examples(world, records_folder(job), f"core_{task.name}", len(rows), evaluate))
         say(world, f"CORE {task.name} ({task.kind}): {result.passed} of {result.n} = {result.accuracy:.4f}, centred {result.centred:+.4f}")
         results.append(result)
+    if not results:
+        raise UserError(f"none of the {len(tasks)} CORE tasks has data; put a file of one under core/data and name it in core/tasks.json")
     run.dataset("core", source.describe("core"), sha256_text(source.identity()), "evaluation")
     records = [record for result in results for record in result.records]
     metrics = {"CORE": core.core_metric(results), "core_covers": core.coverage(tasks),
