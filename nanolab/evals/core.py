@@ -158,10 +158,12 @@ def core_metric(results: Sequence[TaskResult]) -> float:
     return sum(result.centred for result in results) / len(results)
 
 
-def coverage(tasks: Sequence[Any]) -> str:
-    """How many of the bundle's tasks a mean stands for, with those whose data is absent, partial or converted."""
+def coverage(tasks: Sequence[Any], examples: int | None = None) -> str:
+    """How many of the bundle's tasks a mean stands for, with those whose data is absent, partial or converted; `examples` (None: all) a
+    task are asked."""
     asked = sum(bool(task.rows) for task in tasks)
-    notes = []
+    cut = examples is not None and any(len(task.rows) > examples for task in tasks)
+    notes = [f"at most {examples} examples a task"] if cut else []
     if absent := [task.name for task in tasks if not task.rows]:
         notes.append(f"no data for {', '.join(absent)}")
     for task in tasks:

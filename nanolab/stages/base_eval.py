@@ -55,7 +55,7 @@ def evaluate_core(job: Job, world: World, run: Run, source: DataSource, subject:
         raise UserError(f"none of the {len(tasks)} CORE tasks has data; put a file of one under core/data and name it in core/tasks.json")
     run.dataset("core", source.describe("core"), sha256_text(source.identity()), "evaluation")
     records = [record for result in results for record in result.records]
-    metrics = {"CORE": core.core_metric(results), "core_covers": core.coverage(tasks),
+    metrics = {"CORE": core.core_metric(results), "core_covers": core.coverage(tasks, config.core_examples),
                "core_cropped": sum(record["cropped"] > 0 for record in records),
                "core_unscored": sum(record["choice"] is not None and 0 in record["tokens"] for record in records)}
     say(world, f"CORE: {metrics['CORE']:.4f} over {metrics['core_covers']}; {metrics['core_cropped']} of {len(records)} examples cropped "

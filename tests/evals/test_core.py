@@ -189,6 +189,8 @@ def test_what_the_mean_covers_is_said():
     tasks = [Task("whole", rows=[CHOICE]), Task("gone", published_rows=9), Task("part", rows=[CHOICE] * 2, published_rows=1000),
              Task("other", rows=[CHOICE], published_rows=1, status="converted")]
     assert core.coverage(tasks) == ("3 of 4 tasks; no data for gone; part has 2 of 1,000 rows; other is converted from another publication")
+    assert core.coverage(tasks[:1], 1) == "1 of 1 tasks"
+    assert core.coverage(tasks[2:3], 1).startswith("1 of 1 tasks; at most 1 examples a task;")
     assert core.known_faults(tasks) == "" and "71 rows" in core.known_faults([Task("arc_easy", rows=[CHOICE] * 2376)])
 
 
