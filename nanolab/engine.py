@@ -8,7 +8,7 @@ to agree bitwise for heads of 32 or more dimensions. On CUDA a step is a CUDA gr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,11 +20,12 @@ from nanolab.model.attention import causal_attention
 from nanolab.model.decode import ROWS, GraphedStep, Rotary, graph_shape, padded_shape, rotary_tables, step
 from nanolab.model.gpt import GPT, norm
 from nanolab.model.kv_cache import KVCache, rounded
+from nanolab.model.trees import Tree, common_prefix, hidden_states
 from nanolab.sandbox import Tools
 from nanolab.schema import UserError
 
 PREFILL_TOKENS = {"cpu": 512, "cuda": 16_384}  # padded tokens of one prefill forward: on a CPU, what its cache holds
-SCORE_TOKENS = 8_192  # padded tokens of one scoring forward at most
+SCORE_TOKENS = {"cpu": 2_048, "cuda": 16_384}  # tokens of one scoring forward at most, unless a single tree has more
 
 
 class CachedRows:
@@ -170,47 +171,72 @@ def check_spans(ids: list[list[int]], spans: list[tuple[int, int]]) -> None:
 
 
 class GPTScorer:
-    """The `Scorer` protocol over a GPT: rows of similar length in one forward, logits only where they are needed."""
+    """The `Scorer` protocol over a GPT: shared beginnings forwarded once, no padding, the head only where a token is scored.
+
+    `positions` counts the token positions forwarded. A row's last scored token is never forwarded: nothing is predicted from it.
+    """
 
     def __init__(self, model: GPT) -> None:
         self.model = model.eval()
         self.device = model.embedding.weight.device
+        self.positions = 0
 
-    def _hidden_of(self, ids: list[list[int]]):
-        """Batches of (row numbers, final hidden states (rows, length, width))."""
+    def score(self, ids: list[list[int]], spans: list[tuple[int, int]], sizes: Sequence[int] | None = None) -> list[SpanScore]:
+        """log p of ids[i][start:end] given ids[i][:start], for (start, end) = spans[i]; raises UserError for a span outside its row.
+
+        `sizes` (None: all 1) says how many consecutive rows are of one example: the tokens with which they all begin are forwarded once.
+        """
+        check_spans(ids, spans)
+        trees, first = [], 0
+        for size in sizes or [1] * len(ids):
+            trees.append(_tree(ids[first:first + size], spans[first:first + size]))
+            first += size
+        assert first == len(ids), f"sizes sum to {first}, not to the {len(ids)} rows"
+        wanted = [token for row, (start, end) in zip(ids, spans) for token in row[start:end]]
+        log_p: list[float] = []
+        best: list[bool] = []
+        for logits in self._logits(trees):
+            tokens = torch.tensor(wanted[len(log_p):len(log_p) + len(logits)], dtype=torch.int64, device=self.device)
+            log_p += torch.log_softmax(logits, -1).gather(1, tokens[:, None])[:, 0].tolist()
+            best += (logits.argmax(-1) == tokens).tolist()
+        scores, place = [], 0
+        for start, end in spans:
+            stop = place + end - start
+            scores.append(SpanScore(float(sum(log_p[place:stop])), log_p[place:stop], all(best[place:stop])))
+            place = stop
+        return scores
+
+    def next_logits(self, ids: list[list[int]]) -> torch.Tensor:
+        """Logits after the last token of each row: (rows, vocab) float32 on the CPU."""
         for i, row in enumerate(ids):
             if not row:
                 raise UserError(f"row {i} to score is empty")
-        lengths = [len(row) for row in ids]
-        for batch in length_batches(sorted(range(len(ids)), key=lengths.__getitem__), lengths, SCORE_TOKENS):
-            yield batch, self.model.trunk(padded_ids([ids[i] for i in batch], self.device))
+        found = [logits.cpu() for logits in self._logits([Tree(row, [], [(0, len(row) - 1)]) for row in ids])]
+        return torch.cat(found) if found else torch.empty(0, self.model.config.vocab_size)
 
     @torch.no_grad()
-    def score(self, ids: list[list[int]], spans: list[tuple[int, int]]) -> list[SpanScore]:
-        """log p of ids[i][start:end] given ids[i][:start], for (start, end) = spans[i]; raises UserError for a span outside its row."""
-        check_spans(ids, spans)
-        scores: list[SpanScore | None] = [None] * len(ids)
-        for batch, hidden in self._hidden_of(ids):
-            spots = [(r, position) for r, i in enumerate(batch) for position in range(spans[i][0] - 1, spans[i][1] - 1)]
-            where = torch.tensor(spots, dtype=torch.int64, device=self.device).reshape(-1, 2)
-            wanted = torch.tensor([ids[batch[r]][position + 1] for r, position in spots], dtype=torch.int64, device=self.device)
-            log_p, best = [], []
-            for part, tokens in zip(where.split(1024), wanted.split(1024), strict=True):
-                logits = self.model.logits(hidden[part[:, 0], part[:, 1]]).float()
-                log_p += torch.log_softmax(logits, -1).gather(1, tokens[:, None])[:, 0].tolist()
-                best += (logits.argmax(-1) == tokens).tolist()
-            start = 0
-            for i in batch:
-                stop = start + spans[i][1] - spans[i][0]
-                scores[i] = SpanScore(float(sum(log_p[start:stop])), log_p[start:stop], all(best[start:stop]))
-                start = stop
-        return scores
+    def _logits(self, trees: list[Tree]) -> Iterator[torch.Tensor]:
+        """The logits (n, vocab) float32 of all wanted tokens in order, in parts of at most 1,024."""
+        limit, batch = SCORE_TOKENS[self.device.type], []
+        for tree in [*trees, None]:
+            if tree is None or sum(other.size for other in batch) + tree.size > limit:
+                if any(other.wanted for other in batch):
+                    for hidden in hidden_states(self.model, batch).split(1024):
+                        yield self.model.logits(hidden)
+                    self.positions += sum(other.size for other in batch)
+                batch = []
+            if tree is not None:
+                batch.append(tree)
 
-    @torch.no_grad()
-    def next_logits(self, ids: list[list[int]]) -> torch.Tensor:
-        """Logits after the last token of each row: (rows, vocab) float32 on the CPU."""
-        found = torch.empty(len(ids), self.model.config.vocab_size)
-        for batch, hidden in self._hidden_of(ids):
-            last = torch.tensor([len(ids[i]) - 1 for i in batch], device=self.device)
-            found[batch] = self.model.logits(hidden[torch.arange(len(batch), device=self.device), last]).float().cpu()
-        return found
+
+def _tree(rows: Sequence[list[int]], spans: Sequence[tuple[int, int]]) -> Tree:
+    """The rows of one example as a tree: what no scored token follows is cut off, and of equal rows one is forwarded."""
+    needed = [row[:end - 1] for row, (_, end) in zip(rows, spans)]
+    shared = common_prefix(needed)
+    branches: list[list[int]] = []
+    wanted = []
+    for row, (start, end) in zip(needed, spans):
+        if row[shared:] not in branches:
+            branches.append(row[shared:])
+        wanted += [(branches.index(row[shared:]), position) for position in range(start - 1, end - 1)]
+    return Tree(needed[0][:shared], branches, wanted)

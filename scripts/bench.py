@@ -2,8 +2,10 @@
 
     python scripts/bench.py smoke [--seeds 3] [--set data.seed=1]   the default study: wall time, memory, science targets
     python scripts/bench.py power [--against CHECKOUT ...] [--threads 2] [--quick]   sampling: positions, seconds, tokens a second, memory
+    python scripts/bench.py core --against CHECKOUT [--only choices]   CORE beside nanochat's core_eval: choices, examples a second
 
 `smoke` writes experiments/results/smoke/: targets.json with the commit that it ran, and the first seed's report with its figures.
+`core` writes experiments/results/core/: choices.json, every_task.json and speed.json.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import threading
 import time
 from pathlib import Path
 
+import bench_core
 import bench_power
 import psutil
 
@@ -134,7 +137,14 @@ def main() -> int:
     command.add_argument("--quick", action="store_true", help="one repeat of everything")
     command.add_argument("--checkpoint", metavar="STUDY", help="a finished study under mlruns/work: early rejection on its SFT model")
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: tokens a second against the bandwidth bound")
+    command = commands.add_parser("core", help="CORE beside nanochat's core_eval, on the data of the folder NANOLAB_DATA")
+    command.add_argument("--against", type=Path, required=True, metavar="CHECKOUT", help="of nanochat")
+    command.add_argument("--only", choices=tuple(bench_core.PARTS), help="one of the comparisons")
+    command.add_argument("--examples", type=int, default=200, help="examples a task whose choices are compared")
+    command.add_argument("--repeats", type=int, default=3, help="timed turns")
     arguments = parser.parse_args()
+    if arguments.command == "core":
+        return bench_core.main(arguments)
     if arguments.command == "power":
         return bench_power.main(arguments)
     return smoke(arguments.seeds, arguments.set)

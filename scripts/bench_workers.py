@@ -1,6 +1,6 @@
 """The processes that scripts/bench_power.py times: one implementation each, pinned alike, all with the same random-weight model shape.
 
-    python scripts/bench_workers.py ours|fork|nanochat|official [CHECKOUT]
+    python scripts/bench_workers.py ours|fork|nanochat|official|core-DTYPE [CHECKOUT]
 
 A worker reads one JSON object a line from standard input, {"work": ..., "threads": ..., ...}, and answers each with one line. Peers are
 imported from their CHECKOUT; what they print goes to standard error. d4: 4 layers, width 256, 4 heads, vocabulary 4,096.
@@ -9,6 +9,7 @@ imported from their CHECKOUT; what they print goes to standard error. d4: 4 laye
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -299,7 +300,12 @@ def official(checkout: str) -> dict[str, Callable[[Facts], Facts]]:
 
 
 def main() -> None:
-    make = {"ours": ours, "fork": fork, "nanochat": nanochat, "official": official}[sys.argv[1]]
+    name = sys.argv[1]
+    if name.startswith("core-"):
+        from bench_core import timing_worker
+        make = functools.partial(timing_worker, dtype=name.removeprefix("core-"))
+    else:
+        make = {"ours": ours, "fork": fork, "nanochat": nanochat, "official": official}[name]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a peer prints is not an answer
     works = make(sys.argv[2] if len(sys.argv) > 2 else "")

@@ -6,6 +6,7 @@ import numpy
 import pytest
 import torch
 
+from nanolab import engine
 from nanolab.data.tokenizer import Tokenizer
 from nanolab.engine import GPTLanguageModel, GPTScorer
 from nanolab.generation import log_p_log_q
@@ -268,6 +269,32 @@ def test_scores_equal_the_plain_computation(model):
     assert found.shape == (6, TOKENIZER.vocab_size) and found.dtype == torch.float32
     for row, logits in zip(ids, found):
         assert torch.allclose(logits, full_logits(model, row), atol=1e-5)
+
+
+def test_rows_of_one_example_share_their_beginning_and_nothing_is_forwarded_in_vain(model):
+    """Scores as of rows of their own, to 1e-5 nats; the positions are the shared tokens, then what each row has before its last token."""
+    random = generator("shared")
+    text, other = random.integers(0, 256, 50).tolist(), random.integers(0, 256, 11).tolist()
+    rows = [[*text, 1, 2, 3], [*text, 4], [*text, 1, 2, 3], [*text, 1, 9, 9, 9], other, [*text[:20], 7, 8], [*text[:20], 9, 8]]
+    spans = [(50, 53), (50, 51), (50, 53), (50, 54), (3, 7), (21, 22), (21, 22)]
+    scorer, plain = GPTScorer(model), GPTScorer(model)
+    found, expected = scorer.score(rows, spans, [4, 1, 2]), plain.score(rows, spans)
+    for score, own in zip(found, expected, strict=True):
+        assert score.per_token == pytest.approx(own.per_token, abs=1e-5) and score.greedy == own.greedy
+    assert found[0] == found[2]  # equal rows are forwarded once, so that a tie is one
+    assert scorer.positions == (50 + 2 + 0 + 3) + 6 + (20 + 1 + 1) and plain.positions == sum(end - 1 for _, end in spans)
+
+
+def test_scores_do_not_depend_on_what_else_is_scored(model, monkeypatch):
+    """Alone, in another order, in forwards of any size."""
+    random = generator("company")
+    rows = [random.integers(0, 256, random.integers(2, 90)).tolist() for _ in range(40)]
+    spans = [(max(1, len(row) - 4), len(row)) for row in rows]
+    together = GPTScorer(model).score(rows, spans)
+    for limit in (1, 100, 10_000):
+        monkeypatch.setitem(engine.SCORE_TOKENS, "cpu", limit)
+        for score, own in zip(GPTScorer(model).score(rows[::-1], spans[::-1])[::-1], together, strict=True):
+            assert score.per_token == pytest.approx(own.per_token, abs=1e-5)
 
 
 def test_bad_input_gets_one_line(model):

@@ -13,7 +13,7 @@ FLOORS = [
     ["data.world", "data.sources", "data.tokenizer", "data.chat", "data.hf_tokenizer", "data.batches", "data.contamination",
      "data.text_kinds"],
     ["model.scaling", "model.kv_cache", "model.attention", "model.linear", "model.loss", "model.gpt",
-     "model.kernels", "model.decode", "model.optim", "checkpoint"],
+     "model.kernels", "model.decode", "model.trees", "model.optim", "checkpoint"],
     ["generation", "scheduler", "engine", "hf", "hf_export"],
     ["samplers.toy", "samplers.batch", "samplers.baselines", "samplers.power_mh", "samplers.power_smc", "samplers.power_rollout",
      "samplers.diagnostics"],

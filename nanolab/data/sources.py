@@ -42,7 +42,9 @@ class CoreTask:
     num_fewshot: int
     continuation_delimiter: str
     random_baseline: float
-    rows: list[dict]
+    rows: list[dict]  # empty: its data is absent
+    published_rows: int | None = None  # None: not known
+    status: str = "exact"  # how the rows stand to the published ones
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class DataSource(Protocol):
         """Conversations {messages: [{role, content}]} of "train" or "test"."""
 
     def core(self) -> list[CoreTask]:
-        """The CORE-style tasks."""
+        """The CORE-style tasks, those whose data is absent among them, without rows."""
 
     def identity(self) -> str:
         """A text that changes when the data changes; part of every fingerprint."""
@@ -189,7 +191,7 @@ class LocalSource:
         return [row for path in files for row in _checked(read_parquet(path, ["messages"]), {"messages"}, str(path))]
 
     def core(self) -> list[CoreTask]:
-        """The tasks of core/tasks.json whose file is there; those marked as missing in it are left out."""
+        """The tasks of core/tasks.json; those without a file there have no rows."""
         return read_core(self.root / "core")
 
     def identity(self) -> str:
@@ -316,21 +318,19 @@ def _parquet_documents(files: list[Path]) -> Iterator[Document]:
 
 
 def read_core(folder: Path) -> list[CoreTask]:
-    """The CORE bundle: tasks.json and one jsonl.gz for each task; a task without a file name there is left out."""
+    """The CORE bundle: tasks.json and one jsonl.gz for each task; a task without a file name there has no rows."""
     index = folder / "tasks.json"
     if not index.is_file():
         raise UserError(f"no file {index}; put the CORE bundle's tasks.json and data/*.jsonl.gz there")
     tasks = []
     for entry in json.loads(index.read_text()):
-        if entry.get("file") is None:
-            continue
-        path = folder / entry["file"]
+        path = folder / (file := entry.get("file") or "")
         try:
-            rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines() if line.strip()]
+            rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines() if line.strip()] if file else []
         except (OSError, EOFError, ValueError, zlib.error) as error:
             raise UserError(f"{path} of CORE task {entry['name']} cannot be read ({error}); restore it or set its file to null") from error
         tasks.append(CoreTask(entry["name"], entry["icl_task_type"], entry["num_fewshot"], entry.get("continuation_delimiter", " "),
-                              entry["random_baseline"] / 100, rows))
+                              entry["random_baseline"] / 100, rows, entry.get("published_rows"), entry.get("status", "exact")))
     return tasks
 
 

@@ -1,6 +1,7 @@
 """CORE: few-shot tasks in plain text, in three prompt forms, scored by log-probability and centred on guessing.
 
-Source: Li et al. 2024, "DataComp-LM" (arXiv 2406.11794), appendix on CORE. A row holds
+Source: Li et al. 2024, "DataComp-LM" (arXiv 2406.11794), appendix on CORE; which examples are asked, which are shown and how, as in
+nanochat's core_eval, so that scores compare. A row holds
 
     multiple_choice      query, choices, gold           the continuation is a choice
     schema               context_options, continuation, gold   the context is a choice, its continuation is scored
@@ -9,21 +10,63 @@ Source: Li et al. 2024, "DataComp-LM" (arXiv 2406.11794), appendix on CORE. A ro
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nanolab import seeds
 from nanolab.evals.base import Done, TaskResult
+from nanolab.model.trees import common_prefix
+from nanolab.schema import UserError
 
 Row = dict[str, Any]
 Span = tuple[int, int]
+Encode = Callable[[str], list[int]]
+
+ORDER_SEED, SHOTS_SEED = 1337, 1234  # the reference's: of the order of a task's rows, and, plus the example's number, of its shots
+FIELDS = {"multiple_choice": ("query", "choices", "gold"), "schema": ("context_options", "continuation", "gold"),
+          "language_modeling": ("context", "continuation")}
+OPTIONS = {"multiple_choice": "choices", "schema": "context_options"}
+# faults of the files as they are around, kept because published scores have them: task -> (rows of that file, what is wrong)
+KNOWN_FAULTS = {
+    "hellaswag_zeroshot": (10042, "1 row has an unreadable character"),
+    "jeopardy": (2117, "2 rows are repeats"),
+    "arc_easy": (2376, "71 rows name a wrong answer (number labels read one too high), 7 have a choice twice, 4 lost a choice"),
+    "arc_challenge": (1172, "20 rows name a wrong answer (number labels read one too high), 4 have a choice twice, 3 lost a choice"),
+    "commonsense_qa": (1221, "the published baseline of 40.3% stands for guessing, though rows have 4 choices"),
+    "lambada_openai": (5153, "2 rows are repeats"),
+    "hellaswag": (10042, "1 row has an unreadable character"),
+    "squad": (1190, "2 rows are repeats, and the layout of its prompts is an assumption"),
+    "bigbench_language_identification": (10000, "5 rows have unreadable characters"),
+}
 
 
-def few_shot_rows(task: str, rows: Sequence[Row], index: int, count: int, seed: int) -> list[Row]:
+def asked_rows(rows: Sequence[Row], count: int | None) -> list[Row]:
+    """The first `count` rows (None: all) in the reference's order; shots are drawn from these, and an example's index counts them."""
+    ordered = list(rows)
+    random.Random(ORDER_SEED).shuffle(ordered)
+    return ordered[:count]
+
+
+def few_shot_rows(rows: Sequence[Row], index: int, count: int) -> list[Row]:
     """`count` other rows (fewer when there are not enough), drawn for this example alone: no order of evaluation matters."""
     others = len(rows) - 1
-    drawn = seeds.generator(seed, "core", task, index).permutation(others)[:count]
-    return [rows[i + (i >= index)] for i in map(int, drawn)]
+    return [rows[i + (i >= index)] for i in random.Random(SHOTS_SEED + index).sample(range(others), min(count, others))]
+
+
+def check_rows(task: Any) -> None:
+    """Raises UserError for a kind of task that CORE does not have, and for the first row that lacks something."""
+    if task.kind not in FIELDS:
+        raise UserError(f"CORE task {task.name} is of kind {task.kind!r}; the kinds are {', '.join(FIELDS)}")
+    for number, row in enumerate(task.rows, 1):
+        lacking = [name for name in FIELDS[task.kind] if name not in row]
+        if lacking:
+            raise UserError(f"row {number} of CORE task {task.name} lacks {', '.join(lacking)}; a {task.kind} row has "
+                            f"{', '.join(FIELDS[task.kind])}")
+        options = row.get(OPTIONS.get(task.kind, ""), [])
+        if task.kind in OPTIONS and not (isinstance(row["gold"], int) and 0 <= row["gold"] < len(options)):
+            raise UserError(f"row {number} of CORE task {task.name} has gold = {row['gold']!r}; it must number one of its "
+                            f"{len(options)} {OPTIONS[task.kind]}, from 0")
 
 
 def solved(kind: str, row: Row, delimiter: str) -> str:
@@ -55,7 +98,7 @@ def spans(kind: str, ids: list[list[int]]) -> tuple[list[list[int]], list[Span]]
     with the continuation has beyond the row without (one row is scored).
     """
     if kind == "multiple_choice":
-        start = min(common_prefix(ids), min(map(len, ids)) - 1)  # a choice that begins another one still has a token to score
+        start = common_prefix(ids)
         return ids, [(start, len(row)) for row in ids]
     if kind == "schema":
         length = common_prefix([row[::-1] for row in ids])
@@ -64,52 +107,74 @@ def spans(kind: str, ids: list[list[int]]) -> tuple[list[list[int]], list[Span]]
     return [whole], [(common_prefix([without, whole]), len(whole))]
 
 
-def common_prefix(rows: list[list[int]]) -> int:
-    """Number of leading tokens that all rows share."""
-    for position, tokens in enumerate(zip(*rows)):
-        if len(set(tokens)) > 1:
-            return position
-    return min(map(len, rows))
-
-
 def crop(ids: list[int], span: Span, limit: int) -> tuple[list[int], Span]:
     """The last `limit` tokens and where the span lies in them; position 0 can never be scored."""
     cut = max(0, len(ids) - limit)
     return ids[cut:], (max(1, span[0] - cut), max(1, span[1] - cut))
 
 
-def judge(kind: str, row: Row, scores: list[Any]) -> bool:
-    """Right or wrong from the span scores: highest mean log-probability a token, or greedy equality."""
+def judge(kind: str, row: Row, scores: list[Any]) -> tuple[bool, int | None]:
+    """Right or wrong from the span scores, and the choice: highest mean log-probability a token, the first of equals.
+
+    For language modelling greedy equality, without a choice. A choice with which all others begin has no token of its own, and a mean that
+    is not a number: as in the reference it is chosen where it comes first and nowhere else.
+    """
     if kind == "language_modeling":
-        return bool(scores[0].greedy)
-    means = [score.log_p / max(1, len(score.per_token)) for score in scores]
-    return means.index(max(means)) == int(row["gold"])
+        return bool(scores[0].greedy), None
+    means = [score.log_p / len(score.per_token) if score.per_token else math.nan for score in scores]
+    choice = means.index(max(means))  # `max` keeps a first value that is not a number, and never takes a later one
+    return choice == int(row["gold"]), choice
 
 
-def evaluate_task(scorer: Any, encode: Callable[[str], list[int]], task: Any, rows: Sequence[Row], indexes: Sequence[int],
-                  done: Done, *, limit: int, seed: int, batch: int = 16) -> None:
+def evaluate_task(scorer: Any, encode: Encode, task: Any, rows: Sequence[Row], indexes: Sequence[int], done: Done, *, limit: int,
+                  batch: int = 32) -> None:
     """Calls `done` with a record for each of `indexes`.
 
-    `encode` gives ids with the document start in front; `limit` is the model's context in tokens; `rows` are all the rows
-    shots are drawn from, `batch` examples are scored at once.
+    `scorer` is an engine.GPTScorer, which forwards what an example's rows share once; `encode` gives ids with the document start in
+    front; `limit` is the model's context in tokens, to which prompts are cropped from the left; `rows`, in the order of `asked_rows`, are
+    all the rows shots are drawn from; `batch` examples are scored at a time. A record has the log-probability (nats) and the number of
+    tokens of each continuation; `cropped` is how many tokens its longest row lost.
     """
     for first in range(0, len(indexes), batch):
-        texts, places, sizes = [], [], []
-        chosen = list(indexes[first:first + batch])
+        chosen = indexes[first:first + batch]
+        examples = []
         for index in chosen:
-            shots = few_shot_rows(task.name, rows, index, task.num_fewshot, seed)
+            shots = few_shot_rows(rows, index, task.num_fewshot)
             ids = [encode(text) for text in prompts(task.kind, rows[index], shots, task.continuation_delimiter)]
-            cropped = [crop(row, span, limit) for row, span in zip(*spans(task.kind, ids))]
-            texts += [row for row, _ in cropped]
-            places += [span for _, span in cropped]
-            sizes.append(len(cropped))
-        scores = iter(scorer.score(texts, places))
-        for index, size in zip(chosen, sizes):
-            own = [next(scores) for _ in range(size)]
-            done({"index": index, "passed": judge(task.kind, rows[index], own), "chance": task.random_baseline,
-                  "log_p": [score.log_p for score in own]})
+            examples.append(list(zip(*spans(task.kind, ids))))
+        cropped = [[crop(row, span, limit) for row, span in example] for example in examples]
+        scores = iter(scorer.score([row for example in cropped for row, _ in example], [span for example in cropped for _, span in example],
+                                   [len(example) for example in cropped]))
+        for index, example in zip(chosen, examples):
+            own = [next(scores) for _ in example]
+            passed, choice = judge(task.kind, rows[index], own)
+            done({"index": index, "passed": passed, "choice": choice, "chance": task.random_baseline,
+                  "log_p": [score.log_p for score in own], "tokens": [len(score.per_token) for score in own],
+                  "cropped": max(max(0, len(row) - limit) for row, _ in example)})
 
 
 def core_metric(results: Sequence[TaskResult]) -> float:
     """CORE: the mean over tasks of centred accuracy."""
     return sum(result.centred for result in results) / len(results)
+
+
+def coverage(tasks: Sequence[Any], examples: int | None = None) -> str:
+    """How many of the bundle's tasks a mean stands for, with those whose data is absent, partial or converted; `examples` (None: all) a
+    task are asked."""
+    asked = sum(bool(task.rows) for task in tasks)
+    cut = examples is not None and any(len(task.rows) > examples for task in tasks)
+    notes = [f"at most {examples} examples a task"] if cut else []
+    if absent := [task.name for task in tasks if not task.rows]:
+        notes.append(f"no data for {', '.join(absent)}")
+    for task in tasks:
+        if task.rows and task.published_rows not in (None, len(task.rows)):
+            notes.append(f"{task.name} has {len(task.rows):,} of {task.published_rows:,} rows")
+        if task.rows and "converted" in task.status:
+            notes.append(f"{task.name} is converted from another publication")
+    return "; ".join([f"{asked} of {len(tasks)} tasks", *notes])
+
+
+def known_faults(tasks: Sequence[Any]) -> str:
+    """What is wrong in the published files that `tasks` have, as one text; empty when none of them is among them."""
+    return "; ".join(f"{task.name}: {KNOWN_FAULTS[task.name][1]}" for task in tasks
+                     if task.name in KNOWN_FAULTS and len(task.rows) == KNOWN_FAULTS[task.name][0])

@@ -122,7 +122,10 @@ SECTIONS: list[tuple[str, str, list[Line]]] = [
         *_lines(decimals(4), "CORE"),
         Line("train bits per byte", "train_bits_per_byte", decimals(4), extra=True),
         Line("validation bits per byte", "validation_bits_per_byte", decimals(4), extra=True)]),
-    ("Base model evaluation", "base_eval", [*_lines(decimals(4), "CORE"), *TASK_LINES]),
+    ("Base model evaluation", "base_eval", [
+        *_lines(decimals(4), "CORE"), *TASK_LINES, Line("CORE covers", "core_covers", text, extra=True),
+        Line("CORE examples cropped to the context", "core_cropped", whole, extra=True),
+        Line("known faults of CORE's data", "core_faults", text, extra=True)]),
     ("Midtraining", "mid_train", [*_lines(whole, "steps"), *_lines(decimals(3), "loss"), *TRAINING_EXTRAS]),
     ("Chat evaluation mid", "chat_eval_mid", CHAT_LINES),
     ("Chat SFT", "sft", [*_lines(whole, "steps"), *_lines(decimals(3), "loss"), *TRAINING_EXTRAS]),

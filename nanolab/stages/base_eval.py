@@ -14,6 +14,7 @@ from nanolab.evals.base import TaskResult, run_examples
 from nanolab.files import sha256_text
 from nanolab.journal import Run
 from nanolab.samplers import baselines
+from nanolab.schema import UserError
 from nanolab.stages.models import Subject, asking, evaluate_tasks, load_subject, records_folder, say, shot_rows, show_samples
 
 PROMPT_TOKENS = 12  # tokens of a held-out document that a text sample continues
@@ -21,13 +22,10 @@ SAMPLE_TEMPERATURE, SAMPLE_TOP_K = 0.7, 50
 
 
 def run(job: Job, world: World, run: Run) -> dict[str, Any]:
-    """Flat metrics: CORE, each chat task's accuracy, n, passed, low, high, chance; the single CORE tasks under core/; data."""
+    """Flat metrics: CORE and what it covers, each chat task's accuracy, n, passed, low, high, chance; the single CORE tasks under core/;
+    data."""
     config, source, subject = job.config, open_source(job.study.data), load_subject(job, world, "base")
-    core_results = evaluate_core(job, world, run, source, subject)
-    metrics: dict[str, Any] = {"CORE": core.core_metric(core_results)}
-    say(world, f"CORE: {metrics['CORE']:.4f} over {len(core_results)} tasks")
-    for result in core_results:
-        metrics |= {f"core/{key}": value for key, value in result.metrics().items()}
+    metrics = evaluate_core(job, world, run, source, subject)
     shots = {task: shot_rows(source, task) for task in config.tasks if task != "humaneval"}  # a program is its own prompt
     results = evaluate_tasks(job, world, run, source, asking(job, world, subject, num_shots=config.num_shots, shots=shots))
     for result in results:
@@ -38,21 +36,36 @@ def run(job: Job, world: World, run: Run) -> dict[str, Any]:
     return metrics | {"data": source.describe(config.tasks[0])}
 
 
-def evaluate_core(job: Job, world: World, run: Run, source: DataSource, subject: Subject) -> list[TaskResult]:
-    """A result for each CORE task of the data source."""
-    config, tokenizer, scorer, results = job.config, subject.tokenizer, GPTScorer(subject.model), []
-    for task in source.core():
-        count = len(task.rows) if config.core_examples is None else min(config.core_examples, len(task.rows))
+def evaluate_core(job: Job, world: World, run: Run, source: DataSource, subject: Subject) -> dict[str, Any]:
+    """CORE, what its mean covers, known faults of its data, and how many of its examples were cropped or have a choice without a token of
+    its own; the result of each task under core/."""
+    config, tokenizer, scorer, tasks, results = job.config, subject.tokenizer, GPTScorer(subject.model), source.core(), []
+    for task in (task for task in tasks if task.rows):
+        core.check_rows(task)
+        rows = core.asked_rows(task.rows, config.core_examples)
 
-        def evaluate(indexes: list[int], done: Any, task: Any = task) -> None:
-            core.evaluate_task(scorer, lambda text: [tokenizer.bos, *tokenizer.encode(text)], task, task.rows, indexes, done,
-                               limit=subject.context, seed=config.seed)
+        def evaluate(indexes: list[int], done: Any, task: Any = task, rows: Any = rows) -> None:
+            core.evaluate_task(scorer, lambda text: [tokenizer.bos, *tokenizer.encode(text)], task, rows, indexes, done,
+                               limit=subject.context)
 
-        result = TaskResult.of(task.name, run_examples(world, records_folder(job), f"core_{task.name}", count, evaluate))
+        result = TaskResult.of(task.name, run_examples(world, records_folder(job), f"core_{task.name}", len(rows), evaluate))
         say(world, f"CORE {task.name} ({task.kind}): {result.passed} of {result.n} = {result.accuracy:.4f}, centred {result.centred:+.4f}")
         results.append(result)
+    if not results:
+        raise UserError(f"none of the {len(tasks)} CORE tasks has data; put a file of one under core/data and name it in core/tasks.json")
     run.dataset("core", source.describe("core"), sha256_text(source.identity()), "evaluation")
-    return results
+    records = [record for result in results for record in result.records]
+    metrics = {"CORE": core.core_metric(results), "core_covers": core.coverage(tasks, config.core_examples),
+               "core_cropped": sum(record["cropped"] > 0 for record in records),
+               "core_unscored": sum(record["choice"] is not None and 0 in record["tokens"] for record in records)}
+    say(world, f"CORE: {metrics['CORE']:.4f} over {metrics['core_covers']}; {metrics['core_cropped']} of {len(records)} examples cropped "
+               f"to {subject.context} tokens, {metrics['core_unscored']} with a choice that all others begin with")
+    if faults := core.known_faults(tasks):
+        metrics["core_faults"] = faults
+        say(world, f"CORE's published files have known faults: {faults}")
+    for result in results:
+        metrics |= {f"core/{key}": value for key, value in result.metrics().items()}
+    return metrics
 
 
 def continue_documents(job: Job, run: Run, source: DataSource, subject: Subject) -> None:

@@ -75,8 +75,9 @@ def test_local_chats_join_the_folders_in_order_and_keep_only_messages(local):
     assert all(set(row) == {"messages"} for row in local.chats("train"))
 
 
-def test_local_core_leaves_out_tasks_without_a_file_and_gives_baselines_as_shares(local):
-    (task,) = local.core()
+def test_local_core_gives_tasks_without_a_file_no_rows_and_baselines_as_shares(local):
+    task, absent = local.core()
+    assert (absent.name, absent.rows) == ("gone", [])
     assert (task.name, task.kind, task.num_fewshot, task.random_baseline) == ("pick", "multiple_choice", 1, 0.5)
     assert task.rows == [{"query": "Fire is", "choices": ["hot", "cold"], "gold": 0}]
 

@@ -56,6 +56,14 @@ def test_a_run_rl_step_fills_its_sections_and_column(values):
     assert row == "| GSM8K           | 0.0455   | 0.0456   | 0.0758   | 0.0875   | 0.1000   |"
 
 
+def test_what_core_covers_and_its_known_faults_are_said_where_they_are_known(values):
+    assert "CORE covers" not in markdown.render(values)
+    values["steps"]["base_eval"] |= {"core_covers": "21 of 22 tasks; no data for coqa", "core_cropped": 3.0, "core_faults": "b: 2 rows"}
+    lines = section(markdown.render(values), "Base model evaluation").splitlines()
+    assert {"- CORE covers: 21 of 22 tasks; no data for coqa", "- CORE examples cropped to the context: 3",
+            "- known faults of CORE's data: b: 2 rows"} < set(lines)
+
+
 def test_ablations_stand_after_power_sampling_and_only_when_run(values):
     assert "ablations" not in markdown.render(values)
     values["steps"]["power_ablation"] = {"points": [{"alpha": "4.0", "temperature": "0.7", "num_steps": "10", "accuracy": 0.5,

@@ -13,6 +13,7 @@ from nanolab.config import (
     BaseEvalConfig,
     BaseTrainConfig,
     ChatEvalConfig,
+    DataConfig,
     Job,
     PowerAblationConfig,
     PowerEvalConfig,
@@ -26,7 +27,7 @@ from nanolab.journal import NullRun
 from nanolab.model import scaling
 from nanolab.model.gpt import GPT
 from nanolab.schema import UserError
-from nanolab.stages import base_eval, chat_eval, power_ablation, power_eval, rl
+from nanolab.stages import base_eval, chat_eval, models, power_ablation, power_eval, rl
 
 WORLD = World(0, 1, torch.device("cpu"), torch.float32)
 STUDY = StudyConfig(base_train=BaseTrainConfig(depth=2, width=32, heads=2, kv_heads=1, sequence_length=128, steps=10, batch_size=4))
@@ -69,10 +70,28 @@ def test_base_eval_gives_core_and_every_task_and_reenters_without_work(tmp_path,
     core = [key.split("/")[1] for key in metrics if key.startswith("core/") and key.count("/") == 1]
     centred = [(metrics[f"core/{name}"] - metrics[f"core/{name}/chance"]) / (1 - metrics[f"core/{name}/chance"]) for name in core]
     assert metrics["CORE"] == pytest.approx(sum(centred) / len(centred)) and len(core) >= 3
+    assert metrics["core_covers"] == "6 of 6 tasks; at most 4 examples a task"
+    assert metrics["core_cropped"] == 0 and "core_faults" not in metrics
     assert len(record.tables["text_samples.json"]) == 2 and len(record.tables["samples.json"]) == 4
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "records").iterdir()}
     assert run(base_eval, "base_eval", config, tmp_path, inputs)[0] == metrics
     assert set(before) == {path.name for path in (tmp_path / "records").iterdir()}
+
+
+def test_core_of_a_folder_says_what_its_mean_covers(tmp_path, inputs):
+    """Three of the four tasks of a small bundle have data; a second time every record is there already."""
+    study = dataclasses.replace(STUDY, data=DataConfig(source="local", root="tests/data/tiny"))
+    job = Job("base_eval", study, BaseEvalConfig(core_examples=None), tmp_path, inputs)
+    source, subject = open_source(study.data), models.load_subject(job, WORLD, "base")
+    metrics = base_eval.evaluate_core(job, WORLD, NullRun(), source, subject)
+    assert metrics["core_covers"] == "3 of 4 tasks; no data for tiny_absent; tiny_pronouns has 2 of 5 rows"
+    assert (metrics["core/tiny_letters/n"], metrics["core/tiny_words/n"], metrics["core_unscored"]) == (3, 2, 0)
+    assert metrics["CORE"] == pytest.approx(sum(
+        (metrics[f"core/{name}"] - chance) / (1 - chance)
+        for name, chance in (("tiny_letters", 0.25), ("tiny_pronouns", 0.5), ("tiny_words", 0.0))) / 3)
+    path = tmp_path / "records" / "core_tiny_letters.jsonl"
+    before = path.read_text()
+    assert base_eval.evaluate_core(job, WORLD, NullRun(), source, subject) == metrics and path.read_text() == before
 
 
 def test_chat_eval_has_the_five_tasks_and_chat_core(tmp_path, inputs):
