@@ -10,7 +10,8 @@ from nanolab.files import ROOT
 FLOORS = [
     ["schema", "grid", "model_source", "config", "experiment", "files", "seeds", "dist", "journal", "tracking", "courier", "calculator",
      "sandbox"],
-    ["data.world", "data.sources", "data.tokenizer", "data.chat", "data.hf_tokenizer", "data.batches"],
+    ["data.world", "data.published", "data.blocks", "data.local", "data.download", "data.bundle", "data.hub", "data.sources",
+     "data.choice", "data.requirements", "data.tokenizer", "data.chat", "data.hf_tokenizer", "data.tokens", "data.batches"],
     ["model.scaling", "model.kv_cache", "model.attention", "model.linear", "model.loss", "model.gpt", "model.decode",
      "model.optim", "checkpoint"],
     ["generation", "scheduler", "engine", "hf"],
@@ -20,11 +21,11 @@ FLOORS = [
     ["training.loop", "training.grpo", "report.environment", "report.markdown", "report.canvas", "report.plots", "report.power_plots",
      "report.collect", "report.view"],
     ["stages"],
-    ["fingerprint", "launch", "plan", "pipeline", "worker", "notebooks", "study", "__main__"],
+    ["fingerprint", "launch", "plan", "fetch", "pipeline", "worker", "notebooks", "study", "__main__"],
 ]
 PLACES = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
 TORCH_FREE = ["grid", "model_source", "config", "experiment", "schema", "files", "journal", "seeds", "tracking", "courier",
-              "calculator", "sandbox", "model.scaling", "samplers.diagnostics", "fingerprint", "launch", "plan", "pipeline",
+              "calculator", "sandbox", "model.scaling", "samplers.diagnostics", "fingerprint", "launch", "plan", "fetch", "pipeline",
               "worker", "notebooks", "study", "__main__"]
 PACKAGE = ROOT / "nanolab"
 FILES = sorted(PACKAGE.rglob("*.py"))
