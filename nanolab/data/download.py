@@ -51,14 +51,17 @@ def endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
-def require_hub(advice: str = ADVICE) -> None:
-    """Raises UserError within seconds when the hub cannot be reached, or HF_HUB_OFFLINE forbids it.
+def offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids the network."""
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
 
-    Behind a proxy a socket says nothing; there the first request has its own limit.
+
+def require_hub(advice: str = ADVICE) -> None:
+    """Raises UserError within seconds when the hub cannot be reached, where its client would retry for half a minute.
+
+    Not probed: behind a proxy (a socket says nothing there; the first request has its own limit) and offline by HF_HUB_OFFLINE.
     """
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        raise UserError(f"HF_HUB_OFFLINE is set and the data was not fetched before; {advice}")
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")):
+    if offline() or any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")):
         return
     address = urlparse(endpoint())
     host, port = address.hostname or "huggingface.co", address.port or (80 if address.scheme == "http" else 443)
@@ -82,6 +85,8 @@ def _within(seconds: float, connect: Callable[[], None]) -> bool:
 
 def list_files(repository: str, revision: str, folder: str) -> list[HubFile]:
     """The files of a folder of a data set at a revision, by name; UserError of one line when they cannot be had."""
+    if offline():
+        raise UserError(f"HF_HUB_OFFLINE is set and {repository} was not fetched before; {ADVICE}")
     require_hub()
     url = f"{endpoint()}/api/datasets/{repository}/tree/{revision}/{quote(folder)}"
     entries: list[dict[str, Any]] = []

@@ -129,9 +129,10 @@ class HubSource:
         Raises UserError when the hub cannot be read. Shards that are here are not brought again.
         """
         with files.file_lock(self.root / ".lock"):
-            have, number = self._text_bytes(), len(self._fetched("text/train"))
-            if have >= characters:
-                return self._fetched("text/train")
+            fetched, have = self._fetched("text/train"), self._text_bytes()
+            number = len(fetched)
+            if have >= characters or (fetched and fetched[-1].stem.endswith(f"-of-{number:05d}")):  # enough, or all there are
+                return fetched
             shards = text_shards()
             while have < characters and number < len(shards):
                 target = self.root / "text" / f"train-{number:05d}-of-{len(shards):05d}.parquet"
