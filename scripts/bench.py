@@ -1,6 +1,7 @@
 """Benchmarks: every line printed is one JSON object. Never a test: nothing here asserts a time.
 
     python scripts/bench.py smoke [--seeds 3] [--set data.seed=1]   the default study: wall time, memory, science targets
+    python scripts/bench.py data [--root FOLDER]   packing from cached tokens, tokens thrown away, the tokenizer beside the bare libraries
     python scripts/bench.py power [--against CHECKOUT ...] [--threads 2] [--quick]   sampling: positions, seconds, tokens a second, memory
 
 `smoke` writes experiments/results/smoke/: targets.json with the commit that it ran, and the first seed's report with its figures.
@@ -18,6 +19,7 @@ import threading
 import time
 from pathlib import Path
 
+import bench_data
 import bench_power
 import psutil
 
@@ -134,7 +136,15 @@ def main() -> int:
     command.add_argument("--quick", action="store_true", help="one repeat of everything")
     command.add_argument("--checkpoint", metavar="STUDY", help="a finished study under mlruns/work: early rejection on its SFT model")
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: tokens a second against the bandwidth bound")
+    command = commands.add_parser("data", help="packing from cached tokens, tokens thrown away, the tokenizer beside rustbpe and tiktoken")
+    command.add_argument("--root", type=Path, metavar="FOLDER", help="text of a local folder; without it, of the embedded world")
+    command.add_argument("--characters", type=int, default=8_000_000, help="of text for the tokenizer")
+    command.add_argument("--vocab-size", type=int, default=2048)
+    command.add_argument("--tokens", type=int, default=4_000_000, help="packed in each setting")
+    command.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
+    if arguments.command == "data":
+        return bench_data.main(arguments)
     if arguments.command == "power":
         return bench_power.main(arguments)
     return smoke(arguments.seeds, arguments.set)
