@@ -58,7 +58,7 @@ class GeneratedBlocks:
 
 
 class ParquetBlocks:
-    """Blocks of the column text of parquet files: each row group in slices. Only the files up to a block are opened, at most once.
+    """Blocks of the column text of parquet files: each row group in slices. Only the files up to a block are opened, one at a time.
 
     `open_files` are pairs (name, function that gives a path or a file object); the first `skip` documents are left out, and
     documents from number `stop` on (both counted over all files). Raises UserError for what is no parquet file with a column text.
@@ -69,7 +69,7 @@ class ParquetBlocks:
         self._files, self._skip, self._stop = list(open_files), skip, stop
         self._slices: list[tuple[int, int, int, int]] = []  # (file, row group, first row, row behind the last)
         self._indexed, self._documents = 0, 0  # files indexed, and the documents in them
-        self._open: dict[int, Any] = {}
+        self._open: tuple[int, Any] = (-1, None)  # the file opened last
         self._group: tuple[tuple[int, int], list[str]] = ((-1, -1), [])  # the row group read last
 
     def block(self, number: int) -> list[Document] | None:
@@ -79,29 +79,35 @@ class ParquetBlocks:
             return None
         file, group, first, last = self._slices[number]
         if self._group[0] != (file, group):
-            table = self._read(file, lambda: self._open[file].read_row_group(group, columns=["text"]))
+            table = self._read(file, lambda: self._opened(file).read_row_group(group, columns=["text"]))
             self._group = (file, group), table["text"].to_pylist()
         name = self._files[file][0]
         return [Document(f"{name}:{group}:{row}", self._group[1][row]) for row in range(first, last)]
 
     def _index(self) -> None:
         """Cut the next file's row groups into slices, from its footer alone."""
-        import pyarrow.parquet
         file = self._indexed
-        self._open[file] = self._read(file, lambda: pyarrow.parquet.ParquetFile(self._files[file][1](), pre_buffer=True))
-        if "text" not in self._open[file].schema_arrow.names:
+        opened = self._read(file, lambda: self._opened(file))
+        if "text" not in opened.schema_arrow.names:
             raise UserError(f"{self._files[file][0]} must be a parquet file with a column text")
-        for group in range(self._open[file].num_row_groups):
-            rows = self._open[file].metadata.row_group(group).num_rows
+        for group in range(opened.num_row_groups):
+            rows = opened.metadata.row_group(group).num_rows
             first = min(rows, max(0, self._skip - self._documents))
             last = rows if self._stop is None else min(rows, max(0, self._stop - self._documents))
             self._slices += [(file, group, start, min(last, start + BLOCK_DOCUMENTS)) for start in range(first, last, BLOCK_DOCUMENTS)]
             self._documents += rows
         self._indexed += 1
 
+    def _opened(self, file: int) -> Any:
+        import pyarrow.parquet
+        if self._open[0] != file:
+            self._open = file, pyarrow.parquet.ParquetFile(self._files[file][1](), pre_buffer=True)
+        return self._open[1]
+
     def _read(self, file: int, read: Callable[[], Any]) -> Any:
         import pyarrow
         try:
             return read()
         except (pyarrow.ArrowException, OSError, KeyError) as error:
-            raise UserError(f"{self._files[file][0]} must be a parquet file with a column text ({str(error).splitlines()[0]})") from error
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(f"{self._files[file][0]} cannot be read: it must be a parquet file with a column text ({reason})") from error

@@ -181,7 +181,7 @@ class RemoteFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fills the buffer, as far as the file goes; OSError when the hub fails again and again."""
         wanted = max(0, min(len(buffer), self._file.size - self._place))
-        got, failures = 0, 0
+        got, failures, reason = 0, 0, "empty answers"
         while got < wanted:
             try:
                 request = _range_request(self._file.url, self._place + got, self._place + wanted - 1)
@@ -192,12 +192,13 @@ class RemoteFile(io.RawIOBase):
             except http.client.IncompleteRead as error:
                 chunk = error.partial
             except NETWORK_ERRORS as error:
-                chunk = b""
-                if failures >= RETRIES:
-                    raise OSError(f"{self._file.url}: {reason_of(error)}") from error
+                chunk, reason = b"", reason_of(error)
             failures = 0 if chunk else failures + 1
+            if failures > RETRIES:
+                raise OSError(f"{self._file.url} could not be read ({reason})")
             if failures:
                 time.sleep(PAUSE * 2 ** (failures - 1))
+            chunk = chunk[:wanted - got]
             buffer[got:got + len(chunk)] = chunk
             got += len(chunk)
         self._place += got

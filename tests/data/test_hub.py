@@ -186,6 +186,14 @@ def test_text_is_streamed_in_ranges_and_split(server, source):
     assert source.blocks("train").block(1)[0].text == source.blocks("train").block(1)[0].text == TEXTS[16]
 
 
+def test_a_stream_that_breaks_for_good_is_one_line_with_the_reason(server, source):
+    blocks = source.blocks("train")
+    server.cuts = [0] * 50
+    with pytest.raises(UserError, match=r"000_00000\.parquet cannot be read.*could not be read \(.*\)") as caught:
+        blocks.block(0)
+    assert "\n" not in str(caught.value)
+
+
 def test_fetched_text_is_the_streamed_text_and_needs_no_network_afterwards(server, source, monkeypatch):
     first = source.fetch_text(1)
     assert [path.name for path in first] == ["train-00000-of-00003.parquet"]

@@ -4,6 +4,7 @@ import gzip
 import itertools
 import json
 import os
+import resource
 from collections import Counter
 
 import pyarrow
@@ -203,6 +204,18 @@ def test_text_in_small_and_large_row_groups_is_the_same_text(tmp_path, to_parque
         last = len(texts) // size if size == 7 else 2
         assert blocks.block(last)[-1].text == "Text 1499." and blocks.block(last + 1) is None
         assert blocks.block(0)[0].text == "Text 0."  # in any order
+
+
+def test_a_text_of_more_files_than_a_process_may_open_is_read(tmp_path, to_parquet):
+    for number in range(300):
+        to_parquet(tmp_path / "text" / f"train-{number:05d}.parquet", [{"text": f"Text {number}."}])
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, limits[1]))
+    try:
+        texts = [document.text for document in open_source(DataConfig(source="local", root=str(tmp_path))).documents("train")]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert texts == [f"Text {number}." for number in range(300)]
 
 
 @pytest.mark.skipif("NANOLAB_DATA" not in os.environ, reason="NANOLAB_DATA names no folder with the real sets")
