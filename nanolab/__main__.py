@@ -1,4 +1,4 @@
-"""The command line: `python -m nanolab run|stage|plan|report|export`."""
+"""The command line: `python -m nanolab run|stage|plan|report|data|export`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nanolab.schema import UserError
 def parser() -> argparse.ArgumentParser:
     """The commands and their arguments."""
     main = argparse.ArgumentParser(prog="nanolab", description="A small-LLM research lab: raw text to reinforcement learning.")
-    commands = main.add_subparsers(dest="command", required=True, metavar="run|stage|plan|report|export")
+    commands = main.add_subparsers(dest="command", required=True, metavar="run|stage|plan|report|data|export")
 
     run = commands.add_parser("run", help="run a study: its steps in order, each through its notebook")
     run.add_argument("study", help="experiments/NAME.yaml or NAME")
@@ -38,6 +38,10 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--source", default="sft", metavar="MODEL", help="base, mid, sft (default) or rl")
     export.add_argument("--step", type=int, metavar="N", help="checkpoint step; default: the finished one")
     export.add_argument("--out", required=True, metavar="FOLDER", help="a new or empty folder")
+    fetch = commands.add_parser("data", help="data fetch STUDY: bring the hub data of a study ahead, so that it runs without a network")
+    fetch.add_argument("action", choices=["fetch"])
+    fetch.add_argument("study", help="experiments/NAME.yaml or NAME")
+    fetch.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change a setting; may be repeated")
     return main
 
 
@@ -96,6 +100,11 @@ def main(arguments: list[str] | None = None) -> int:
             return export_model(given.study, given.source, given.step, given.out)
         if given.command == "plan":
             return show_parameters(given.study, given.set, given.parameters) if given.parameters else show_plan(given.study, given.set)
+        if given.command == "data":
+            from nanolab.experiment import load_study
+            from nanolab.fetch import fetch
+            fetch(load_study(given.study, given.set))
+            return 0
         if given.command == "report":
             from nanolab import pipeline
             metrics = pipeline.run_stage("report", experiment=given.study).metrics["report"]

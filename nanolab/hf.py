@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from nanolab.config import ROOT
+from nanolab.data.download import require_hub
 from nanolab.data.hf_tokenizer import HFTokenizer
-from nanolab.data.sources import require_hub
 from nanolab.engine import PREFILL_TOKENS, CachedRows, check_spans, length_batches, padded_ids
 from nanolab.generation import SpanScore
 from nanolab.model.decode import ROWS

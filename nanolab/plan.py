@@ -12,6 +12,8 @@ from typing import Any
 
 from nanolab import files
 from nanolab.config import SOURCE_STEPS, STAGES, STEPS, Job, StudyConfig
+from nanolab.data.requirements import check_data
+from nanolab.data.sources import open_source
 from nanolab.experiment import load_study, study_from_dict
 from nanolab.fingerprint import fingerprint
 from nanolab.model.scaling import derive
@@ -93,6 +95,8 @@ def plan(study: StudyConfig, steps: list[str] | None = None) -> dict[str, Step]:
     for name in study.steps if steps is None else steps:
         if name != "report":
             _plan_step(study, name, planned, ())
+    own = [step.name for step in planned.values() if not step.finished]
+    check_data(study, own, open_source(study.data))  # a split that is not there is refused before anything starts
     return planned
 
 

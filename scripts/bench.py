@@ -1,6 +1,7 @@
 """Benchmarks: every line printed is one JSON object. Never a test: nothing here asserts a time.
 
     python scripts/bench.py smoke [--seeds 3] [--set data.seed=1]   the default study: wall time, memory, science targets
+    python scripts/bench.py data [--root FOLDER]   packing from cached tokens, tokens thrown away, the tokenizer beside the bare libraries
     python scripts/bench.py power [--against CHECKOUT ...] [--threads 2] [--quick]   sampling: positions, seconds, tokens a second, memory
     python scripts/bench.py core --against CHECKOUT [--only choices]   CORE beside nanochat's core_eval: choices, examples a second
 
@@ -21,6 +22,7 @@ import time
 from pathlib import Path
 
 import bench_core
+import bench_data
 import bench_power
 import psutil
 
@@ -142,7 +144,15 @@ def main() -> int:
     command.add_argument("--only", choices=tuple(bench_core.PARTS), help="one of the comparisons")
     command.add_argument("--examples", type=int, default=200, help="examples a task whose choices are compared")
     command.add_argument("--repeats", type=int, default=3, help="timed turns")
+    command = commands.add_parser("data", help="packing from cached tokens, tokens thrown away, the tokenizer beside rustbpe and tiktoken")
+    command.add_argument("--root", type=Path, metavar="FOLDER", help="text of a local folder; without it, of the embedded world")
+    command.add_argument("--characters", type=int, default=8_000_000, help="of text for the tokenizer")
+    command.add_argument("--vocab-size", type=int, default=2048)
+    command.add_argument("--tokens", type=int, default=4_000_000, help="packed in each setting")
+    command.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
+    if arguments.command == "data":
+        return bench_data.main(arguments)
     if arguments.command == "core":
         return bench_core.main(arguments)
     if arguments.command == "power":

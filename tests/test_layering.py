@@ -10,8 +10,9 @@ from nanolab.files import ROOT
 FLOORS = [
     ["schema", "grid", "model_source", "config", "experiment", "files", "seeds", "dist", "journal", "tracking", "courier", "calculator",
      "sandbox"],
-    ["data.world", "data.sources", "data.tokenizer", "data.chat", "data.hf_tokenizer", "data.batches", "data.contamination",
-     "data.text_kinds"],
+    ["data.world", "data.published", "data.blocks", "data.local", "data.download", "data.bundle", "data.hub", "data.sources",
+     "data.choice", "data.requirements", "data.tokenizer", "data.chat", "data.hf_tokenizer", "data.tokens", "data.batches",
+     "data.contamination", "data.text_kinds"],
     ["model.scaling", "model.kv_cache", "model.attention", "model.linear", "model.loss", "model.gpt",
      "model.kernels", "model.decode", "model.trees", "model.optim", "checkpoint"],
     ["generation", "scheduler", "engine", "hf", "hf_export"],
@@ -21,12 +22,12 @@ FLOORS = [
     ["training.loop", "training.grpo", "report.environment", "report.table", "report.data_section", "report.markdown", "report.canvas",
      "report.plots", "report.power_plots", "report.data_plots", "report.collect", "report.view"],
     ["stages"],
-    ["fingerprint", "launch", "plan", "pipeline", "worker", "notebooks", "study", "trained", "lm_eval_adapter",
+    ["fingerprint", "launch", "plan", "fetch", "pipeline", "worker", "notebooks", "study", "trained", "lm_eval_adapter",
      "__main__"],
 ]
 PLACES = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
 TORCH_FREE = ["grid", "model_source", "config", "experiment", "schema", "files", "journal", "seeds", "tracking", "courier",
-              "calculator", "sandbox", "model.scaling", "samplers.diagnostics", "fingerprint", "launch", "plan", "pipeline",
+              "calculator", "sandbox", "model.scaling", "samplers.diagnostics", "fingerprint", "launch", "plan", "fetch", "pipeline",
               "worker", "notebooks", "study", "__main__"]
 PACKAGE = ROOT / "nanolab"
 FILES = sorted(PACKAGE.rglob("*.py"))

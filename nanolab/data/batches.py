@@ -1,26 +1,26 @@
 """From documents and conversations to packed rows of tokens, numbered globally.
 
 Step s of a training is rows [s B, (s + 1) B) whatever the number of processes; each takes its slice. What a row holds follows from
-its number: rows are made in order, and a saved cursor goes on where it stood. No token is thrown away but the tail of a conversation
-longer than a row.
+its number: rows are made in order, and a saved cursor goes on where it stood. No token is thrown away: what is longer than a row goes on in
+another.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from nanolab import seeds
 from nanolab.data import chat
 from nanolab.data.sources import DataSource
 from nanolab.data.tokenizer import Tokenizer
+from nanolab.data.tokens import TokenBlocks
 from nanolab.schema import UserError
 
-DOCUMENTS_AT_ONCE = 256  # documents encoded together
 WAITING = 32  # conversations among which a row chooses: with fewer it fills worse
 CHAT_FORMS: list[tuple[str, str | None, Callable[..., list[dict]]]] = [  # (kind, task, a row's conversation)
     ("chats", None, lambda row: row["messages"]), ("problems", "gsm8k", chat.gsm8k_messages), ("choices", "arc_easy", chat.arc_messages),
@@ -42,10 +42,14 @@ class Rows(Protocol):
 
 
 class Conversation(NamedTuple):
-    """A rendered conversation: its place in the data, its ids and its targets (-1 without loss), both at most a row long."""
+    """A rendered conversation, or a piece of a long one: its place in the data, its ids and its targets (-1 without loss).
+
+    Both are at most a row and its last target long. A later piece starts with the last id of the piece before, without loss.
+    """
 
     kind: str
     index: int
+    piece: int
     ids: list[int]
     targets: list[int]
 
@@ -53,59 +57,57 @@ class Conversation(NamedTuple):
 class PackedText:
     """Documents, each after `<|bos|>`, one after another, cut into rows: a row starts at a document or at its continuation.
 
-    `documents()` starts a pass over the documents from the beginning; passes repeat for ever. Rows are read in ascending order (a
-    process skips the rows of the others); going back before the cursor starts over.
+    No token is left out, and passes over the documents repeat for ever. Reading in ascending order is cheap; going back before the
+    cursor starts over at the first block.
     """
 
-    def __init__(self, documents: Callable[[], Iterator[str]], tokenizer: Tokenizer, sequence_length: int) -> None:
-        self._documents, self._tokenizer, self.length = documents, tokenizer, sequence_length
+    def __init__(self, tokens: TokenBlocks, sequence_length: int) -> None:
+        self._tokens, self.length = tokens, sequence_length
         self._begin()
 
     def _begin(self) -> None:
-        self._pass, self._read = 0, 0  # passes finished; documents read in this pass
-        self._next_row = 0  # the row that the buffer starts with
-        self._buffer: list[int] = []
-        self._stream = self._documents()
-
-    def _fill(self) -> None:
-        batch = list(islice(self._stream, DOCUMENTS_AT_ONCE))
-        if not batch:
-            if self._read == 0:
-                raise UserError("the text source has no documents")
-            self._pass, self._read, self._stream = self._pass + 1, 0, self._documents()
-            return
-        self._read += len(batch)
-        for ids in self._tokenizer.encode_batch(batch):
-            self._buffer.append(self._tokenizer.bos)
-            self._buffer += ids
+        self._next_row = 0  # the row that starts at the cursor
+        self._place = (0, 0)  # the cursor: a block, and a token in it
+        self._block: tuple[int, np.ndarray] = (-1, np.empty(0))  # the block read last
 
     def rows(self, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         if first < self._next_row:
             self._begin()
-        self._drop(first)
-        while len(self._buffer) < count * self.length + 1:
-            self._fill()
-        ids = torch.tensor(self._buffer[:count * self.length + 1])
-        self._drop(first + count)
+        _, self._place = self._walk((first - self._next_row) * self.length, keep=False)
+        pieces, end = self._walk(count * self.length, keep=True)
+        (last, *_), _ = self._walk(1, keep=True, start=end)  # the target of the last token; the first input of the next row
+        self._place, self._next_row = end, first + count
+        ids = torch.from_numpy(np.concatenate([*pieces, last]).astype(np.int64))
         return ids[:-1].view(count, self.length), ids[1:].view(count, self.length)
 
-    def _drop(self, row: int) -> None:
-        """Drop the tokens before `row`; the last token of a row is the first of the next one's inputs, so it stays."""
-        while self._next_row < row:
-            while len(self._buffer) <= self.length:
-                self._fill()
-            whole = min(row - self._next_row, (len(self._buffer) - 1) // self.length)
-            del self._buffer[:whole * self.length]
-            self._next_row += whole
+    def _walk(self, count: int, keep: bool, start: tuple[int, int] | None = None) -> tuple[list[np.ndarray], tuple[int, int]]:
+        """The next `count` tokens from the cursor (or `start`), in pieces where they are to be kept, and the place behind them."""
+        number, place = self._place if start is None else start
+        pieces = []
+        while count:
+            if self._block[0] != number:
+                self._block = number, self._tokens.tokens(number)
+            block = self._block[1]
+            if not len(block):  # the end of the documents: from the beginning again
+                if number == 0:
+                    raise UserError("the text source has no documents")
+                number, place = 0, 0
+                continue
+            taken = min(count, len(block) - place)
+            if keep:
+                pieces.append(block[place:place + taken])
+            count, place = count - taken, place + taken
+            if place == len(block):
+                number, place = number + 1, 0
+        return pieces, (number, place)
 
     def state(self) -> dict[str, Any]:
-        return {"pass": self._pass, "read": self._read, "row": self._next_row, "buffer": list(self._buffer)}
+        return {"row": self._next_row, "place": list(self._place), "layout": self._tokens.layout}
 
     def restore(self, state: dict[str, Any]) -> None:
         self._begin()
-        self._pass, self._read, self._next_row = state["pass"], state["read"], state["row"]
-        self._buffer = list(state["buffer"])
-        next(islice(self._stream, self._read, self._read), None)  # pass over what was read, without encoding it
+        if state["layout"] == self._tokens.layout:
+            self._next_row, self._place = state["row"], tuple(state["place"])  # else found by its number: the text is cut elsewhere
 
 
 class ChatMixture:
@@ -113,7 +115,8 @@ class ChatMixture:
 
     Conversation n takes its kind at address (seed, stage, "kind", n); each kind is gone through in an order of its own, pass after pass.
     A row starts with the conversation that has waited longest and takes the longest waiting ones that still fit; the rest of the row is
-    padding without loss. One conversation longer than a row is cut. Every process packs all rows, so they do not depend on the world.
+    padding without loss. A conversation longer than a row goes on in another. Every process packs all rows, so they do not depend on the
+    world.
 
     Short conversations fit last and so wait longest: a row as packed starts with a short one far more often than their share, and a prompt
     is asked at the start of a row. `shuffled` puts the conversations of a row in an order drawn at address (seed, stage, "order", row).
@@ -139,7 +142,8 @@ class ChatMixture:
         self._drawn = dict.fromkeys(self._kinds, 0)  # conversations of each kind drawn so far
         self._waiting: list[Conversation] = []
 
-    def _draw(self) -> Conversation:
+    def _draw(self) -> list[Conversation]:
+        """The next conversation, in one piece or several."""
         number = sum(self._drawn.values())
         kind = self._kinds[bisect.bisect(self._bounds[:-1], seeds.uniform(self._seed, self._stage, "kind", number))]
         turn, place = divmod(self._drawn[kind], len(self._conversations[kind]))
@@ -149,14 +153,19 @@ class ChatMixture:
             self._orders = {key: value for key, value in self._orders.items() if key[0] != kind} | {(kind, turn): order.tolist()}
         return self._render(kind, self._orders[kind, turn][place])
 
-    def _render(self, kind: str, index: int) -> Conversation:
+    def _render(self, kind: str, index: int) -> list[Conversation]:
         ids, mask = chat.render(self._tokenizer, self._conversations[kind][index])
         targets = [token if supervised else -1 for token, supervised in zip(ids, mask)]
-        return Conversation(kind, index, ids[:self.length + 1], targets[:self.length + 1])
+        pieces = []
+        for piece, start in enumerate(range(0, max(1, len(ids) - 1), self.length)):
+            part = slice(start, start + self.length + 1)
+            pieces.append(Conversation(kind, index, piece, ids[part], [-1, *targets[part][1:]]))
+        return pieces
 
     def _pack(self) -> tuple[list[int], list[int]]:
         """Inputs and targets of the next row of conversations."""
-        self._waiting += [self._draw() for _ in range(WAITING - len(self._waiting))]
+        while len(self._waiting) < WAITING:
+            self._waiting += self._draw()
         chosen, room = [self._waiting.pop(0)], self.length + 1
         room -= len(chosen[0].ids)
         while fitting := [i for i, conversation in enumerate(self._waiting) if len(conversation.ids) <= room]:
@@ -193,14 +202,25 @@ class ChatMixture:
         return torch.tensor(inputs), torch.tensor(targets)
 
     def state(self) -> dict[str, Any]:
-        return {"row": self._next_row, "drawn": dict(self._drawn), "waiting": [[c.kind, c.index] for c in self._waiting],
+        return {"row": self._next_row, "drawn": dict(self._drawn), "waiting": [[c.kind, c.index, c.piece] for c in self._waiting],
                 "text": self._text.state() if self._text is not None else None}
 
     def restore(self, state: dict[str, Any]) -> None:
         self._next_row, self._drawn = state["row"], dict(state["drawn"])
-        self._waiting = [self._render(kind, index) for kind, index in state["waiting"]]
+        self._waiting = [self._render(kind, index)[piece] for kind, index, piece in state["waiting"]]
         if self._text is not None:
             self._text.restore(state["text"])
+
+
+def mixture_notes(source: DataSource, kinds: list[str]) -> list[str]:
+    """One line for each task that a mixture does without, because the source has no training rows of it."""
+    notes = []
+    for kind in dict.fromkeys(kind for kind, _, _ in CHAT_FORMS if kind in kinds):
+        tasks = [task for other, task, _ in CHAT_FORMS if other == kind and task]
+        present = [task for task in tasks if "train" in source.task_splits(task)]
+        notes += [f"{kind}: {task} has no training split in the data ({source.describe(task)}), so they come from {', '.join(present)}"
+                  for task in tasks if present and task not in present]
+    return notes
 
 
 def chat_conversations(source: DataSource, kinds: list[str],

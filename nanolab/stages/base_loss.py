@@ -10,7 +10,7 @@ from nanolab.dist import World, with_dtype
 from nanolab.evals.bpb import batches_of_rank, evaluate
 from nanolab.files import sha256_text
 from nanolab.journal import Run
-from nanolab.stages.training import text_rows
+from nanolab.stages.training import drop_tokens, text_rows
 
 ROWS_AT_ONCE = 16
 
@@ -24,9 +24,11 @@ def run(job: Job, world: World, run: Run) -> dict[str, Any]:
     run.dataset("text", source.describe("text"), sha256_text(source.identity()), "evaluation")
     metrics: dict[str, Any] = {"step": facts["step"]}
     for split in ("train", "validation"):
-        batches = batches_of_rank(text_rows(source, tokenizer, split, length), max(1, config.loss_tokens // length), ROWS_AT_ONCE, world)
+        rows = text_rows(source, tokenizer, split, length, job, world)
+        batches = batches_of_rank(rows, max(1, config.loss_tokens // length), ROWS_AT_ONCE, world)
         bits = evaluate(model, batches, tokenizer.token_bytes(), world)
         metrics[f"{split}_bits_per_byte"] = bits
         if world.rank == 0:
             print(f"{split}: {bits:.4f} bits per byte", flush=True)
+    drop_tokens(job, world)
     return metrics | {"data": source.describe("text")}

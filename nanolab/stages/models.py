@@ -12,6 +12,7 @@ import torch
 from nanolab import checkpoint, hf, model_source, sandbox
 from nanolab.config import SOURCE_STEPS, Job
 from nanolab.data import chat
+from nanolab.data.choice import chosen_rows, repeated_rows
 from nanolab.data.hf_tokenizer import PROBLEM_NOTE, HFTokenizer
 from nanolab.data.sources import DataSource
 from nanolab.data.tokenizer import Tokenizer
@@ -126,10 +127,13 @@ def in_dtype(subject: Subject, dtype: str) -> Subject:
 
 
 def task_rows(source: DataSource, run: Run, task: str, split: str, count: int | None, subset: str | None = None) -> list[dict[str, Any]]:
-    """The first `count` rows (None: all) of a task's split, in their fixed order; recorded as the run's data."""
-    rows = source.task(task, split, subset)
+    """`count` rows (None: all) of a task's split, as `chosen_rows` chooses them; recorded as the run's data, with what is repeated."""
+    every = source.task(task, split, subset)
+    rows = chosen_rows(source, every, task, split, count)
     run.dataset(task, source.describe(task), sha256_text(source.identity()), split)
-    return rows if count is None else rows[:count]
+    order = "all" if len(rows) == len(every) else "the first" if source.exchangeable else "drawn by the fixed seed 0"
+    run.params({f"rows.{task}.{split}": f"{len(rows)} of {len(every)}, {order}; {repeated_rows(rows)} repeat another and are kept"})
+    return rows
 
 
 def problems_of(job: Job, world: World, subject: Subject, source: DataSource, rows: list[dict[str, Any]], task: str = "gsm8k",
@@ -195,7 +199,7 @@ def show_samples(job: Job, world: World, run: Run, source: DataSource, results: 
     """Prints and records the first generated answers (`num_samples`) of each generation task."""
     rows = []
     for result in (r for r in results if r.task not in chat_tasks.CHOICE_TASKS):
-        questions = source.task(result.task, "test")
+        questions = chosen_rows(source, source.task(result.task, "test"), result.task, "test", job.config.max_examples)
         for record in result.records[:job.config.num_samples]:
             question = questions[record["index"]]
             rows.append({"task": result.task, "index": record["index"], "prompt": question.get("question", question.get("prompt")),

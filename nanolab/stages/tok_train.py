@@ -18,7 +18,10 @@ if TYPE_CHECKING:  # this stage needs no torch
 
 
 def run(job: Job, world: World, run: Run) -> dict[str, Any]:
-    """Final metrics: vocab_size, max_chars (asked for), characters (read), compression_ratio (held-out bytes a token), data.
+    """Final metrics: vocab_size, max_chars (asked for), characters and documents (read), documents_with_unk, compression_ratio, data.
+
+    documents_with_unk counts texts in which a corpus wrote <unk> for a word that it left out: they are kept as they are.
+    compression_ratio is held-out bytes a token.
 
     Leaves the tokenizer in job.folder / "tokenizer". Rank 0 alone works; the text is read once. Raises UserError when the text yields
     fewer tokens than asked for.
@@ -32,23 +35,32 @@ def run(job: Job, world: World, run: Run) -> dict[str, Any]:
     texts = LimitedText(source.documents("train"), config.max_chars)
     tokenizer = train_tokenizer(texts, config.vocab_size)
     print(f"tokenizer: trained on {texts.characters:,} characters in {time.monotonic() - start:.1f} s", flush=True)
+    if texts.with_unk:
+        print(f"tokenizer: {texts.with_unk} of {texts.documents_read} documents have <unk> marks, which are kept", flush=True)
     tokenizer.save(job.folder / "tokenizer")
     ratio = compression(tokenizer, held_out(source, config.eval_chars))
     print(f"tokenizer: {ratio:.2f} bytes a token on held-out text", flush=True)
     return {"vocab_size": tokenizer.vocab_size, "max_chars": config.max_chars, "characters": texts.characters,
-            "compression_ratio": ratio, "data": source.describe("text")}
+            "documents": texts.documents_read, "documents_with_unk": texts.with_unk, "compression_ratio": ratio,
+            "data": source.describe("text")}
 
 
 class LimitedText:
-    """The texts of `documents` up to `limit` characters, the last one cut; `characters` counts those given out."""
+    """The texts of `documents` up to `limit` characters, the last one cut.
+
+    Counted as they are given out: `characters`, `documents_read` and those `with_unk`, the mark of a left out word.
+    """
 
     def __init__(self, documents: Iterable[Document], limit: int) -> None:
-        self.documents, self.limit, self.characters = documents, limit, 0
+        self.documents, self.limit = documents, limit
+        self.characters = self.documents_read = self.with_unk = 0
 
     def __iter__(self) -> Iterator[str]:
         for document in self.documents:
             text = document.text[:self.limit - self.characters]
             self.characters += len(text)
+            self.documents_read += 1
+            self.with_unk += "<unk>" in text
             yield text
             if self.characters >= self.limit:
                 return

@@ -10,8 +10,11 @@ import torch
 from nanolab.config import DataConfig
 from nanolab.data import chat
 from nanolab.data.batches import ChatMixture, PackedText, chat_conversations
+from nanolab.data.blocks import GeneratedBlocks
+from nanolab.data.published import Document
 from nanolab.data.sources import open_source
 from nanolab.data.tokenizer import train_tokenizer
+from nanolab.data.tokens import TokenBlocks
 from nanolab.schema import UserError
 
 SHARES = {"chats": 0.1, "problems": 0.4, "choices": 0.3, "programs": 0.2}
@@ -32,8 +35,9 @@ def conversations(source):
     return chat_conversations(source, list(SHARES))
 
 
-def packed(tokenizer, texts, length=16):
-    return PackedText(lambda: iter(texts), tokenizer, length)
+def packed(tokenizer, texts, length=16, **sharing):
+    blocks = GeneratedBlocks(lambda: (Document(str(i), text) for i, text in enumerate(texts)))
+    return PackedText(TokenBlocks(blocks, tokenizer, **sharing), length)
 
 
 TEXTS = [f"Document {i} says " + "so " * (i % 11) + "and ends." for i in range(700)]
@@ -66,7 +70,7 @@ def test_a_restored_text_cursor_goes_on_without_encoding_the_past(tokenizer, mon
     encode = tokenizer.encode_batch
     monkeypatch.setattr(tokenizer, "encode_batch", lambda texts: encoded.extend(texts) or encode(texts))
     other.restore(state)
-    assert all(torch.equal(a, b) for a, b in zip(other.rows(901, 7), expected)) and len(encoded) <= 256
+    assert all(torch.equal(a, b) for a, b in zip(other.rows(901, 7), expected)) and len(encoded) <= 512
 
 
 def test_a_source_without_documents_is_refused(tokenizer):
@@ -87,12 +91,14 @@ def split(row, bos):
 
 
 def test_conversations_stand_whole_in_rows_with_little_padding_and_by_their_shares(tokenizer, conversations):
-    inputs, targets = mixture(tokenizer, conversations).rows(0, 150)
+    length = 400  # longer than any conversation
+    inputs, targets = mixture(tokenizer, conversations, sequence_length=length).rows(0, 100)
     found = [tuple(part) for row in inputs.tolist() for part in split(row, tokenizer.bos)]
     kinds = {}
     for kind, messages in conversations[0].items():
         for message in messages:
-            ids = tuple(chat.render(tokenizer, message)[0][:201])
+            ids = tuple(chat.render(tokenizer, message)[0])
+            assert len(ids) <= length + 1
             kinds[ids], kinds[ids[:-1]] = kind, kind  # a row's very last token is a target only
     counts = Counter(kinds[ids] for ids in found)  # KeyError for a conversation that was torn
     assert all(abs(counts[kind] / len(found) - share) < 0.07 for kind, share in SHARES.items()), counts
@@ -122,7 +128,7 @@ def test_shuffled_rows_are_the_same_after_a_restore(tokenizer, conversations):
 
 
 def test_targets_are_the_supervised_next_tokens(tokenizer, conversations):
-    inputs, targets = mixture(tokenizer, conversations).rows(0, 20)
+    inputs, targets = mixture(tokenizer, conversations, sequence_length=400).rows(0, 20)
     shifted = inputs[:, 1:]
     chosen = targets[:, :-1] >= 0
     assert torch.equal(targets[:, :-1][chosen], shifted[chosen])
@@ -163,13 +169,33 @@ def test_mixture_rows_do_not_depend_on_the_world_and_go_on_exactly(tokenizer, co
 def test_a_pass_over_a_kind_shows_every_conversation_once(tokenizer, conversations):
     few = ({"problems": conversations[0]["problems"][:30]}, {})
     rows = mixture(tokenizer, few, shares={"problems": 1.0})
-    drawn = Counter(rows._draw().index for _ in range(60))
+    drawn = Counter(rows._draw()[0].index for _ in range(60))
     assert set(drawn.values()) == {2} and len(drawn) == 30
 
 
-def test_a_conversation_longer_than_a_row_is_cut(tokenizer, conversations):
-    inputs, targets = mixture(tokenizer, conversations, shares={"problems": 1.0}, sequence_length=24).rows(0, 5)
-    assert inputs.shape == targets.shape == (5, 24)
+def test_a_conversation_longer_than_a_row_goes_on_in_another_and_nothing_is_thrown_away(tokenizer, conversations):
+    rows = mixture(tokenizer, conversations, shares={"problems": 1.0}, sequence_length=24)
+    inputs, targets = rows.rows(0, 300)
+    assert inputs.shape == targets.shape == (300, 24)
+    order = rows._orders["problems", 0][:rows._drawn["problems"]]
+    drawn = [chat.render(tokenizer, conversations[0]["problems"][index]) for index in order]
+    assert min(len(ids) for ids, _ in drawn) > 25  # so each is in pieces
+    expected = Counter(token for ids, mask in drawn for token, learn in zip(ids, mask) if learn)
+    waiting = Counter(token for piece in rows._waiting for token in piece.targets[1:] if token >= 0)
+    assert Counter(targets[targets >= 0].tolist()) + waiting == expected
+    assert torch.equal(inputs[:, 1:][targets[:, :-1] >= 0], targets[:, :-1][targets[:, :-1] >= 0])
+    state, other = json.loads(json.dumps(rows.state())), mixture(tokenizer, conversations, shares={"problems": 1.0}, sequence_length=24)
+    other.restore(state)  # between two pieces of a conversation
+    assert any(piece.piece for piece in rows._waiting)
+    assert all(torch.equal(a, b) for a, b in zip(other.rows(300, 20), rows.rows(300, 20)))
+
+
+@pytest.mark.parametrize("words", [1, 40, 400])
+def test_packed_text_throws_nothing_away_at_any_document_length(tokenizer, words):
+    texts = ["word " * (1 + number % words) for number in range(60)]
+    stream = [token for text in texts for token in (tokenizer.bos, *tokenizer.encode(text))]
+    count = len(stream) // 16
+    assert packed(tokenizer, texts).rows(0, count)[0].flatten().tolist() == stream[:16 * count]
 
 
 def test_a_share_without_data_is_refused_and_another_seed_gives_other_rows(tokenizer, conversations):

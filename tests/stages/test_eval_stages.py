@@ -100,6 +100,7 @@ def test_chat_eval_has_the_five_tasks_and_chat_core(tmp_path, inputs):
     check_metrics(metrics)
     assert {f"{task}{key}" for task in TASKS for key in RESULT_KEYS} | {"chat_core"} < set(metrics)
     assert {d["name"] for d in record.datasets} == set(TASKS)
+    assert record.logged_params["rows.gsm8k.test"].startswith("5 of ") and "the first; 0 repeat" in record.logged_params["rows.gsm8k.test"]
     other = ChatEvalConfig(max_examples=5, max_new_tokens=8, num_samples=1, batch_rows=2)
     assert run(chat_eval, "chat_eval_sft", other, tmp_path / "other", inputs)[0] == metrics
 

@@ -66,6 +66,10 @@ def test_training_reads_max_chars_and_leaves_a_tokenizer(job):
     assert tokenizer.digest == train_tokenizer(tok_train.LimitedText(OwnSource().documents("train"), 5000), 330).digest
     assert tokenizer.digest != train_tokenizer(joined, 330).digest
     assert run.datasets[0]["context"] == "training"
+    assert metrics["documents"] == sum(1 for _ in tok_train.LimitedText(OwnSource().documents("train"), 5000))
+    assert metrics["documents_with_unk"] == 0
+    marked = tok_train.LimitedText([Document("0", "A <unk> word."), Document("1", "A word.")], 100)
+    assert len(list(marked)) == 2 and (marked.documents_read, marked.with_unk) == (2, 1)
     texts = tok_train.held_out(OwnSource(), 600)
     assert sum(map(len, texts)) == 600
     assert metrics["compression_ratio"] == sum(len(t.encode()) for t in texts) / sum(len(tokenizer.encode(t)) for t in texts) > 1.5

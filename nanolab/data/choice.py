@@ -1,0 +1,24 @@
+"""Which rows of a task are asked when a setting asks for fewer than there are."""
+
+from __future__ import annotations
+
+from nanolab import seeds
+from nanolab.data.sources import DataSource
+
+
+def chosen_rows(source: DataSource, rows: list[dict], name: str, split: str, count: int | None) -> list[dict]:
+    """`count` of the rows of a task's split (None, or more than there are: all, in their order), for every stage, seed and world the same.
+
+    Public sets are ordered (MMLU by subject), so the choice is the first `count` of one fixed permutation, drawn at the address
+    (0, "rows", name, split): fewer rows are a part of more. Embedded rows are independent draws, of which the first ones are taken.
+    """
+    if count is None or count >= len(rows):
+        return rows
+    if source.exchangeable:
+        return rows[:count]
+    return [rows[int(place)] for place in seeds.generator(0, "rows", name, split).permutation(len(rows))[:count]]
+
+
+def repeated_rows(rows: list[dict]) -> int:
+    """How many rows are an exact repeat of an earlier one."""
+    return len(rows) - len({repr(row) for row in rows})
