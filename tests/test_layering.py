@@ -9,14 +9,14 @@ from nanolab.files import ROOT
 
 FLOORS = [
     ["schema", "grid", "model_source", "config", "experiment", "files", "seeds", "dist", "journal", "tracking", "courier", "calculator",
-     "sandbox"],
+     "intervals", "sandbox_runner", "sandbox_levels", "sandbox"],
     ["data.world", "data.sources", "data.tokenizer", "data.chat", "data.hf_tokenizer", "data.batches"],
     ["model.scaling", "model.kv_cache", "model.attention", "model.linear", "model.loss", "model.gpt", "model.decode",
      "model.optim", "checkpoint"],
     ["generation", "scheduler", "engine", "hf"],
     ["samplers.toy", "samplers.batch", "samplers.baselines", "samplers.power_mh", "samplers.power_smc", "samplers.power_rollout",
      "samplers.diagnostics"],
-    ["evals.base", "evals.bpb", "evals.core", "evals.chat_tasks", "evals.methods"],
+    ["evals.base", "evals.bpb", "evals.core", "evals.programs", "evals.chat_tasks", "evals.methods"],
     ["training.loop", "training.grpo", "report.environment", "report.markdown", "report.canvas", "report.plots", "report.power_plots",
      "report.collect", "report.view"],
     ["stages"],
@@ -24,8 +24,8 @@ FLOORS = [
 ]
 PLACES = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
 TORCH_FREE = ["grid", "model_source", "config", "experiment", "schema", "files", "journal", "seeds", "tracking", "courier",
-              "calculator", "sandbox", "model.scaling", "samplers.diagnostics", "fingerprint", "launch", "plan", "pipeline",
-              "worker", "notebooks", "study", "__main__"]
+              "calculator", "intervals", "sandbox_runner", "sandbox_levels", "sandbox", "model.scaling", "samplers.diagnostics",
+              "fingerprint", "launch", "plan", "pipeline", "worker", "notebooks", "study", "__main__"]
 PACKAGE = ROOT / "nanolab"
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -19,6 +19,7 @@ from nanolab.data.tokenizer import Tokenizer
 from nanolab.dist import World
 from nanolab.evals.base import Done, Record, TaskResult, run_examples
 from nanolab.evals.core import common_prefix
+from nanolab.evals.programs import check_of
 from nanolab.samplers import baselines
 
 Row = dict[str, Any]
@@ -108,7 +109,7 @@ def answer_choices(task: str, rows: Sequence[Row], indexes: Sequence[int], askin
         for index, question, scores in zip(chosen, questions, score_candidates(asking.scorer, candidates)):
             answer = question.letters[scores.index(max(scores))]
             done({"index": index, "passed": answer == question.answer, "answer": answer, "expected": question.answer,
-                  "chance": 1 / len(question.letters)})
+                  "chance": 1 / len(question.letters)} | ({"subject": rows[index]["subject"]} if rows[index].get("subject") else {}))
 
 
 def candidate_ids(task: str, rows: Sequence[Row], index: int, answers: Sequence[str], asking: Asking) -> list[list[int]]:
@@ -179,6 +180,7 @@ def write_programs(task: str, rows: Sequence[Row], indexes: Sequence[int], askin
         found.append((index, chat.completion_text(asking.tokenizer, completion.tokens), len(completion.tokens)))
 
     complete(task, rows, indexes, asking, finished)
-    programs = [chat.program_test(rows[index], text) for index, text, _ in found]
-    for (index, text, tokens), result in zip(found, sandbox.run_many(programs, asking.tool_timeout, workers=asking.workers)):
-        done({"index": index, "passed": result.passed, "error": result.error, "text": text, "tokens": tokens})
+    checks = [check_of(rows[index], text) for index, text, _ in found]
+    for (index, text, tokens), result in zip(found, sandbox.run_many(checks, asking.tool_timeout, workers=asking.workers)):
+        done({"index": index, "passed": result.passed, "error": result.error, "text": text, "tokens": tokens,
+              "sandbox": sandbox.sandbox_level()})
