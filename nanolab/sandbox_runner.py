@@ -317,8 +317,11 @@ def main():
         os.dup2(null, 0)
         for handle in (settings["verdict"], ask[1], answer[0], null):
             os.close(handle)
-        after_fork(call, settings)
-        serve(source, settings["entry_point"], ask[0], answer[1])
+        try:
+            after_fork(call, settings)
+            serve(source, settings["entry_point"], ask[0], answer[1])
+        finally:
+            os._exit(1)  # whatever the program did to the runner's own means, the child never goes on from here
     for handle in (ask[0], answer[1]):
         os.close(handle)
     after_fork(call, settings)
