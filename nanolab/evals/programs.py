@@ -10,6 +10,7 @@ from typing import Any
 from nanolab.sandbox import Check
 
 FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n`]*\n(.*?)(?:^[ \t]*(?:```|~~~)|\Z)", re.S | re.M)
+TRIPLE = re.compile(r'"""|\'\'\'')
 # a line of definitions at column 0; what is no definition (prose, a call, a loop) is not wanted there
 CODE_LINE = re.compile(r"(?:async +def|def|class|import|from) |@|#|[)\]}]|[A-Za-z_][\w.]*(?: *: *[\w\[\]., ]+)? *=[^=]")
 
@@ -58,14 +59,15 @@ def _without_prose(code: str, definition: re.Pattern[str]) -> str:
     """From the first line of code to where, after the function, something else than code follows at column 0."""
     lines = code.split("\n")
     first = next(i for i, line in enumerate(lines) if CODE_LINE.match(line))
-    kept, defined = [], False
+    kept, defined, string = [], False, None
     for line in lines[first:]:
-        at_margin = line.strip() and not line.startswith((" ", "\t"))
+        at_margin = line.strip() and not line.startswith((" ", "\t")) and string is None
         if at_margin and not CODE_LINE.match(line):
             if defined:
                 break
             continue
         kept.append(line)
+        string = _string_after(line, string)
         defined = defined or definition.match(line) is not None
     return "\n".join(kept)
 
@@ -74,12 +76,24 @@ def _body(code: str) -> str:
     """The function's body: its indentation restored, up to the next line at column 0."""
     lines = code.split("\n")
     if not lines[0].startswith((" ", "\t")):
-        # the whole body lost its indentation, or only its first line did, where the model's answer was stripped
-        first_only = len(lines) > 1 and not lines[0].rstrip().endswith(":") and lines[1].startswith("    ")
+        # the whole body lost its indentation, or only its first line did, where the model's answer was stripped: then the next line
+        # stands at four columns, or deeper than that below a line that opens something
+        following = next((line for line in lines[1:] if line.strip()), "")
+        depth = len(following) - len(following.lstrip())
+        first_only = depth > 4 if lines[0].rstrip().endswith((":", "(", "[", "{", ",", "\\")) else depth >= 4
         lines = ["    " + line if i == 0 or not first_only else line for i, line in enumerate(lines)]
     body = [line for line in lines[:1] if line.strip()] or ["    pass"]
+    string = _string_after(lines[0], None)
     for line in lines[1:]:
-        if line.strip() and not line.startswith((" ", "\t")):
+        if line.strip() and not line.startswith((" ", "\t")) and string is None:
             break
         body.append(line)
+        string = _string_after(line, string)
     return "\n".join(body)
+
+
+def _string_after(line: str, string: str | None) -> str | None:
+    """The triple quote of the string that is open after a line, given the one that was open before it (None: none)."""
+    for mark in TRIPLE.findall(line):
+        string = None if mark == string else string or mark
+    return string

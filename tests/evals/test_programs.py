@@ -11,6 +11,10 @@ ROW = {"task_id": "own/0", "entry_point": "double", "prompt": 'import math\n\n\n
 WHOLE = "def double(x):\n    return math.floor(2 * x)"
 RIGHT = {
     "the body": ROW["canonical_solution"], "a stripped body": ROW["canonical_solution"].strip(), "one line": "return x + x",
+    "a stripped loop": "for i in range(1):\n        x = x + x\n    return x",
+    "a loop at column 0": "for i in range(1):\n    x = x + x\nreturn x",
+    "a stripped list": "y = [\n        x,\n        x,\n    ]\n    return sum(y)",
+    "a list at column 0": "y = [\n    x,\n    x,\n]\nreturn sum(y)",
     "a body at column 0": "y = x + x\nreturn y", "only the first line at column 0": "y = x + x\n    return y",
     "a body that ends before more code": "    return 2 * x\n\nprint(double(undefined))\n",
     "a body before the next question": "    return 2 * x\n\n\ndef triple(x):\n    return 3 *", "an if": "if x:\n    return x + x\nreturn 0",
