@@ -191,6 +191,14 @@ def serve(source, entry_point, requests, replies):
         while text:
             text = text[os.write(replies, text):]
 
+    def flush():
+        """What was printed goes out before the reply, after which the process may be ended at any time."""
+        for stream in (sys.stdout, sys.stderr):
+            try:  # noqa: SIM105 (an import may no longer work here)
+                stream.flush()
+            except BaseException:  # the program's own stream, closed or full: its error is already known
+                pass
+
     name = "program" if entry_point else "__main__"  # what a function's file does as a script is not run
     module = type(sys)(name)
     sys.modules[name] = module
@@ -201,12 +209,9 @@ def serve(source, entry_point, requests, replies):
         sys.stderr.flush()
         function = module.__dict__[entry_point] if entry_point else None
     except BaseException as error:
+        flush()
         reply({"failed": described(error)})
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            os._exit(0)
+        os._exit(0)
     reply({"ready": True})
     for line in os.fdopen(requests):
         try:
@@ -217,6 +222,7 @@ def serve(source, entry_point, requests, replies):
             sys.stdout.flush()
             reply({"value": value, "arguments": None if after == before[0] else after})
         except BaseException as error:
+            flush()
             ordinary = isinstance(error, Exception) and described(error) not in ("memory", "output")
             reply({"raised" if ordinary else "failed": described(error)})
     os._exit(0)
