@@ -1,10 +1,10 @@
-"""Untrusted text under limits: Python programs in a process of their own, and the tools a model may call.
+"""Untrusted text under limits: Python programs in processes of their own, and the tools a model may call.
 
-A program gets no environment, no input, no network and no files but Python's own, as far as the machine allows: `sandbox_level` says
-how far. Time, memory, output, open files and processes are bounded at every level, and nothing outlives a call at any level above
-"rlimit". A program passes only if it runs to its last line: then the runner hands back a random word that the caller chose, which
-`sys.exit(0)` before the tests does not. The word lies in the program's own process, so this holds against accidents and cheap tricks,
-not against code that searches the runner's memory.
+A program gets no environment, no input, no network and no files but Python's own, as far as the machine allows: `sandbox_level` names
+the level in force, docs/sandbox.md says what each holds. Time, memory, output and open files are bounded at every level.
+
+The tests of a program run in another process than the program (sandbox_runner.py): it cannot reach them, the verdict or the answers
+they expect, whatever it does to its own interpreter.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
+import inspect
+import json
+import marshal
 import os
 import secrets
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -27,21 +29,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from nanolab import sandbox_runner
 from nanolab.calculator import calculate
+from nanolab.sandbox_levels import Level, levels, python_folders
 from nanolab.schema import UserError
 
-__all__ = ["PythonResult", "Tools", "calculate", "run_many", "run_python", "sandbox_level"]
+__all__ = ["Check", "PythonResult", "Tools", "calculate", "run_many", "run_python", "sandbox_gaps", "sandbox_level"]
 
 TOOL_ERROR = "error"  # what a tool call that fails, is refused or passes its time limit yields
 FILE_BYTES = 1 << 20  # written by a program, its output included
 MAX_PROCESSES = 32
-NOBODY = 65534
+START = "import marshal, os, sys; exec(marshal.loads(os.pread(0, int(sys.argv[2]), 0)))"  # no time to compile the runner each time
+
+
+@functools.cache
+def _runner() -> bytes:
+    """The runner's code, compiled for this interpreter, which is the one that will run it."""
+    return marshal.dumps(compile(inspect.getsource(sandbox_runner), "sandbox_runner", "exec"))
 
 
 @dataclass(frozen=True)
 class PythonResult:
     """How a program ended. `output` is its standard output and error; `error` is None when it passed, else "timeout", "memory",
-    "output" (too much of it), "exit N" (before the last line), "signal N" or the exception as "Type: message"."""
+    "output" (too much of it), "exit N" (before the last line), "signal N" or the exception, its own or the tests', as "Type: message"."""
 
     passed: bool
     output: str
@@ -49,109 +59,48 @@ class PythonResult:
 
 
 @dataclass(frozen=True)
-class Level:
-    """One way to confine a program: a command that starts Python, and what the runner does before the program."""
+class Check:
+    """A program and how it is tested: `test` defines check(candidate), which is called with the program's function `entry_point`.
 
-    name: str
-    prefix: tuple[str, ...] = ()
-    drop_user: bool = False  # root becomes nobody
-    landlock: bool = False  # no file but Python's own, no network, and a filter against new processes
+    `context` is a program that the tests may use names of, run beside them: the original prompt, not what a model made of it. Without
+    a `test` a program passes when it runs to its last line. The function is called in the program's process, with copies: its
+    arguments and values must be plain data (numbers, text, lists, tuples, sets, dictionaries; an iterator arrives as one of its items).
+    """
 
-    def __str__(self) -> str:
-        return self.name + "+nobody" * self.drop_user + "+landlock" * self.landlock
-
-
-# The runner: reads "word memory seconds max_files max_processes verdict_fd drop landlock folders...", then the program.
-RUNNER = r'''
-import os, sys, resource
-def forbid_processes(ctypes, call):  # fork and exec fail with EAGAIN: the limit on processes does not bind root
-    arch, numbers = {"x86_64": (0xC000003E, (56, 57, 58, 59, 322, 435)), "aarch64": (0xC00000B7, (220, 221, 281, 435))}.get(
-        os.uname().machine, (0, ()))
-    step = lambda code, yes, no, k: code | yes << 16 | no << 24 | k << 32  # a BPF instruction
-    n = len(numbers)
-    steps = [step(0x20, 0, 0, 4), step(0x15, 0, n + 2, arch), step(0x20, 0, 0, 0), step(0x35, n + 1, 0, 0x40000000),
-             *(step(0x15, n - i, 0, number) for i, number in enumerate(numbers)), step(6, 0, 0, 0x7FFF0000), step(6, 0, 0, 0x0005000B)]
-    filters = (ctypes.c_uint64 * len(steps))(*steps)
-    program = (ctypes.c_uint64 * 2)(len(steps), ctypes.addressof(filters))
-    if arch and call.prctl(22, 2, program, 0, 0):
-        os._exit(97)
-def main():
-    header, _, source = sys.stdin.buffer.read().partition(b"\n")
-    word, memory, seconds, size, processes, verdict, drop, lock, *folders = header.decode().split("\t")
-    verdict = int(verdict)
-    os.dup2(os.open("/dev/null", os.O_RDWR), 0)
-    if drop == "1" or lock == "1":
-        import ctypes
-        call = ctypes.CDLL(None, use_errno=True)
-    if lock == "1":
-        abi = call.syscall(444, None, 0, 1)  # landlock_create_ruleset, asked for its version
-        if abi < 1:
-            os._exit(97)
-        handled = 0x1fff | (0x2000 if abi >= 2 else 0) | (0x4000 if abi >= 3 else 0)
-        attributes = (ctypes.c_uint64 * 3)(handled, 3 if abi >= 4 else 0, 3 if abi >= 6 else 0)
-        rules = call.syscall(444, attributes, 24 if abi >= 6 else 16 if abi >= 4 else 8, 0)
-        for folder in folders:
-            rule = (ctypes.c_uint32 * 3)(12, 0, os.open(folder, os.O_PATH))  # read files and folders beneath it
-            if call.syscall(445, rules, 1, rule, 0):
-                os._exit(97)
-        if rules < 0 or call.prctl(38, 1, 0, 0, 0) or call.syscall(446, rules, 0):  # no new privileges, restrict self
-            os._exit(97)
-        forbid_processes(ctypes, call)
-    for limit, value in (("CPU", seconds), ("AS", memory), ("FSIZE", size), ("NOFILE", 64), ("CORE", 0), ("NPROC", processes)):
-        if not (limit == "AS" and sys.platform == "darwin"):
-            resource.setrlimit(getattr(resource, "RLIMIT_" + limit), (int(value), int(value)))
-    if drop == "1":
-        os.setgroups([]); os.setgid(65534); os.setuid(65534)
-        call.prctl(1, 9, 0, 0, 0)  # a change of user clears the death signal that unshare set
-    module = type(sys)("__main__")
-    sys.modules["__main__"] = module
-    sys.argv = ["program"]
-    error = None
-    try:
-        exec(compile(source, "program", "exec"), module.__dict__)
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except SystemExit as e:
-        error = "exit " + str(0 if e.code is None else e.code if isinstance(e.code, int) else 1)
-    except MemoryError:
-        error = "memory"
-    except BaseException as e:
-        error = type(e).__name__
-        if isinstance(e, OSError) and e.errno == 27:
-            error = "output"
-        else:
-            try:
-                error += ": " + str(e)[:200]
-            except BaseException:
-                pass
-    os.write(verdict, (word if error is None else "!" + error).encode("utf-8", "replace"))
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(0)
-main()
-'''
-
-PROBE = """import math, re, json, typing, collections, os
-try: open("/etc/passwd").read(); print("reads")
-except OSError: print("closed")
-"""
+    program: str
+    entry_point: str = ""
+    test: str = ""
+    context: str = ""
 
 
-def run_python(source: str, timeout: float, memory_mb: int = 512, max_output: int = 65536, level: Level | None = None) -> PythonResult:
+PROBE = Check("""import math, re, json, typing, collections, os
+def readable():
+    try: return bool(open("/etc/passwd").read())
+    except OSError: return False
+""", "readable", "import random, string, copy\ndef check(candidate): assert candidate() in (True, False)")
+
+
+def run_python(source: str | Check, timeout: float, memory_mb: int = 512, max_output: int = 65536,
+               level: Level | None = None) -> PythonResult:
     """Run a Python program under limits; never raises for what the program does, never lasts longer than `timeout` seconds and a bit.
 
     `output` is cut at `max_output` bytes. `level` is for tests; the default is the strongest one that works on this machine.
     """
     level = level or _strongest_level()
-    word = secrets.token_hex(16)
-    with tempfile.TemporaryFile() as program, tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as verdict:
-        fields = [word, memory_mb << 20, int(timeout) + 2, max(FILE_BYTES, max_output + 1), MAX_PROCESSES, verdict.fileno(),
-                  int(level.drop_user), int(level.landlock), *_python_folders()]
-        program.write("\t".join(map(str, fields)).encode() + b"\n" + source.encode("utf-8", "replace"))
-        program.seek(0)
-        code, timed_out = _run_group([*level.prefix, _python(), "-I", "-S", "-B", "-c", RUNNER], program, output, verdict, timeout)
+    check = Check(source) if isinstance(source, str) else source
+    program, word = check.program.encode("utf-8", "replace"), secrets.token_hex(16)
+    with (tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as verdict,
+          tempfile.TemporaryDirectory(prefix="nanolab-", ignore_cleanup_errors=True) as folder):
+        given.write(_runner())
+        given.write(program)
+        given.write(json.dumps({"word": word, "context": check.context, "test": check.test, "entry_point": check.entry_point}).encode())
+        given.flush()
+        settings = {"start": len(_runner()), "program_bytes": len(program), "entry_point": check.entry_point,
+                    "memory_bytes": memory_mb << 20, "cpu_seconds": int(timeout) + 2, "file_bytes": max(FILE_BYTES, max_output + 1),
+                    "processes": MAX_PROCESSES, "verdict": verdict.fileno(), "folders": python_folders(), **level.settings()}
+        command = [*level.prefix, os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", START, json.dumps(settings),
+                   str(len(_runner()))]
+        code, timed_out = _run_group(command, given, output, verdict, folder, timeout)
         size = os.fstat(output.fileno()).st_size
         output.seek(0)
         text = output.read(max_output).decode("utf-8", "replace")
@@ -159,18 +108,22 @@ def run_python(source: str, timeout: float, memory_mb: int = 512, max_output: in
         said = verdict.read(1000).decode("utf-8", "replace")
     if said == word and not timed_out:
         return PythonResult(True, text, None)
-    if timed_out or code in (-signal.SIGXCPU, 128 + signal.SIGXCPU):
-        error = "timeout"
-    elif size >= FILE_BYTES:
-        error = "output"
-    elif said.startswith("!"):
-        error = said[1:]
-    else:
-        error = f"signal {-code}" if code < 0 else f"signal {code - 128}" if code > 128 else f"exit {code}"
-    return PythonResult(False, text, error)
+    return PythonResult(False, text, _error(said, code, timed_out, size))
 
 
-def run_many(sources: Sequence[str], timeout: float, workers: int = 2, memory_mb: int = 512, max_output: int = 65536) -> list[PythonResult]:
+def _error(said: str, code: int, timed_out: bool, size: int) -> str:
+    """Why a program failed, by what its checker said (if it came to that), the runner's exit code and the output's size in bytes."""
+    if timed_out or said == f"!signal {signal.SIGXCPU}":
+        return "timeout"
+    if size >= FILE_BYTES:
+        return "output"
+    if said.startswith("!"):
+        return said[1:]
+    return f"signal {-code}" if code < 0 else f"signal {code - 128}" if code > 128 else f"exit {code}"
+
+
+def run_many(sources: Sequence[str | Check], timeout: float, workers: int = 2, memory_mb: int = 512,
+             max_output: int = 65536) -> list[PythonResult]:
     """`run_python` of each program, `workers` at a time, results in order."""
     if not sources:
         return []
@@ -180,17 +133,20 @@ def run_many(sources: Sequence[str], timeout: float, workers: int = 2, memory_mb
 
 
 def sandbox_level() -> str:
-    """The strongest confinement that works here: bwrap, namespaces (root), userns or rlimit, then "+nobody" and "+landlock" where used.
-
-    "rlimit" alone bounds time, memory and output, but the program can read files and reach the network.
-    """
+    """The strongest confinement that works here, for instance "bwrap+landlock+seccomp" or, at worst, "rlimit" (docs/sandbox.md)."""
     return str(_strongest_level())
 
 
-def _run_group(command: list[str], program: BinaryIO, output: BinaryIO, verdict: BinaryIO, timeout: float) -> tuple[int, bool]:
+def sandbox_gaps() -> tuple[str, ...]:
+    """What the level in force does not keep a program from, in words; empty where it keeps it from everything."""
+    return _strongest_level().gaps()
+
+
+def _run_group(command: list[str], program: BinaryIO, output: BinaryIO, verdict: BinaryIO, folder: str,
+               timeout: float) -> tuple[int, bool]:
     """Start `command` in a process group of its own, wait, kill whatever is left of it: (exit code, whether time ran out)."""
     process = subprocess.Popen(command, stdin=program, stdout=output, stderr=subprocess.STDOUT, pass_fds=(verdict.fileno(),),
-                               env={}, cwd="/", start_new_session=True)
+                               env={}, cwd=folder, start_new_session=True)
     timed_out = True
     try:
         timed_out = not _ended(process, timeout)
@@ -229,54 +185,15 @@ def _kill_group(process: subprocess.Popen) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _python() -> str:
-    return os.path.realpath(sys.executable)
-
-
-@functools.cache
-def _python_folders() -> tuple[str, ...]:
-    """The folders that Python itself needs to read."""
-    folders = [sys.base_prefix, "/usr", "/lib", "/lib64"]
-    return tuple(dict.fromkeys(os.path.realpath(folder) for folder in folders if os.path.isdir(folder)))
-
-
 @functools.cache
 def _strongest_level() -> Level:
     """The first level whose probe runs. Raises UserError when not even plain limits work."""
     result = None
-    for level in _levels():
+    for level in levels():
         result = run_python(PROBE, 20.0, level=level)
         if result.passed:
             return level
     raise UserError(f"Python programs cannot be run under limits on this machine: {result.error} {result.output.strip()[-200:]}")
-
-
-def _levels() -> list[Level]:
-    """Every level this machine might have, strongest first."""
-    starts: list[Level] = []
-    root = hasattr(os, "geteuid") and os.geteuid() == 0
-    if bwrap := shutil.which("bwrap"):
-        starts.append(Level("bwrap", _bwrap(bwrap)))
-    if unshare := shutil.which("unshare"):
-        spaces = ("--net", "--ipc", "--pid", "--fork", "--kill-child=KILL")
-        if root:
-            starts.append(Level("namespaces", (unshare, *spaces), drop_user=True))
-        starts.append(Level("userns", (unshare, "--user", "--map-current-user", *spaces)))
-    if root:
-        starts.append(Level("rlimit", drop_user=True))
-    starts.append(Level("rlimit"))
-    locks = (True, False) if sys.platform == "linux" else (False,)
-    return [Level(start.name, start.prefix, start.drop_user, lock) for start in starts for lock in locks]
-
-
-def _bwrap(program: str) -> tuple[str, ...]:
-    command = [program, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
-    for folder in _python_folders():
-        command += ["--ro-bind", folder, folder]
-    for link in ("/lib", "/lib64", "/bin"):
-        if os.path.islink(link):
-            command += ["--symlink", os.readlink(link), link]
-    return (*command, "--proc", "/proc", "--dev", "/dev", "--size", "16777216", "--tmpfs", "/tmp", "--chdir", "/tmp")
 
 
 class Tools:

@@ -9,7 +9,7 @@ from nanolab.files import ROOT
 
 FLOORS = [
     ["schema", "grid", "model_source", "config", "experiment", "files", "seeds", "dist", "journal", "tracking", "courier", "calculator",
-     "sandbox"],
+     "intervals", "sandbox_runner", "sandbox_levels", "sandbox"],
     ["data.world", "data.published", "data.blocks", "data.local", "data.download", "data.bundle", "data.hub", "data.sources",
      "data.choice", "data.requirements", "data.tokenizer", "data.chat", "data.hf_tokenizer", "data.tokens", "data.batches",
      "data.contamination", "data.text_kinds"],
@@ -18,7 +18,7 @@ FLOORS = [
     ["generation", "scheduler", "engine", "hf", "hf_export"],
     ["samplers.toy", "samplers.batch", "samplers.baselines", "samplers.power_mh", "samplers.power_smc", "samplers.power_rollout",
      "samplers.diagnostics"],
-    ["evals.base", "evals.bpb", "evals.core", "evals.chat_tasks", "evals.methods"],
+    ["evals.base", "evals.bpb", "evals.core", "evals.programs", "evals.chat_tasks", "evals.methods"],
     ["training.loop", "training.grpo", "report.environment", "report.table", "report.data_section", "report.markdown", "report.canvas",
      "report.plots", "report.power_plots", "report.data_plots", "report.collect", "report.view"],
     ["stages"],
@@ -27,8 +27,8 @@ FLOORS = [
 ]
 PLACES = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
 TORCH_FREE = ["grid", "model_source", "config", "experiment", "schema", "files", "journal", "seeds", "tracking", "courier",
-              "calculator", "sandbox", "model.scaling", "samplers.diagnostics", "fingerprint", "launch", "plan", "fetch", "pipeline",
-              "worker", "notebooks", "study", "__main__"]
+              "calculator", "intervals", "sandbox_runner", "sandbox_levels", "sandbox", "model.scaling", "samplers.diagnostics",
+              "fingerprint", "launch", "plan", "fetch", "pipeline", "worker", "notebooks", "study", "__main__"]
 PACKAGE = ROOT / "nanolab"
 FILES = sorted(PACKAGE.rglob("*.py"))
 

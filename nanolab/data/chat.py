@@ -19,7 +19,7 @@ from nanolab.schema import UserError
 Message = dict[str, Any]
 LETTERS = "ABCDEFGHIJ"
 ANNOTATION = re.compile(r"<<([^<>=]+)=([^<>]*)>>")  # GSM8K's calculator annotation <<48/2=24>>
-ANSWER = re.compile(r"####\s*\$?\s*(-?\s*\$?\s*[\d,]*\.?\d+)")
+ANSWER = re.compile(r"####[\s*\\$€£+]*(-?[\s\\$€£]*[0-9,]*\.?[0-9]+)")
 
 
 class ChoiceQuestion(NamedTuple):
@@ -143,14 +143,14 @@ def completion_text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
 
 
 def extract_gsm8k_answer(text: str) -> str | None:
-    """The number after the last "####", as "-1234.5": no commas, spaces, dollar sign, unit or needless zeros. None without one."""
-    found = ANSWER.findall(text)
+    """The number after the last "####", as "-1234.5": no commas, spaces, currency, unit or needless zeros. None without one."""
+    found = ANSWER.findall(text.replace("\N{MINUS SIGN}", "-"))
     if not found:
         return None
-    number = re.sub(r"[\s,$]", "", found[-1])
+    number = re.sub(r"[^0-9.-]", "", found[-1])
     whole, _, decimals = number.lstrip("-").partition(".")
     number = (whole.lstrip("0") or "0") + ("." + decimals.rstrip("0") if decimals.rstrip("0") else "")
-    return number if number == "0" or not found[-1].lstrip(" $").startswith("-") else "-" + number
+    return number if number == "0" or not found[-1].startswith("-") else "-" + number
 
 
 # ---- task rows -> conversations
@@ -214,38 +214,9 @@ def mmlu_messages(row: dict[str, Any], form: str = "letter") -> list[Message]:
 def program_messages(row: dict[str, Any]) -> list[Message]:
     """A HumanEval row: the user gives the prompt, the assistant goes on from it with the function's body.
 
-    The body alone, since a copied signature costs a small model tokens and errors. `program_source` also grades a whole function.
+    The body alone, since a copied signature costs a small model tokens and errors. Grading takes a whole function too.
     """
     return _conversation(row["prompt"].rstrip("\n"), row["canonical_solution"].strip("\n"))
-
-
-def program_source(prompt: str, completion: str) -> str:
-    """The program that a completion makes of a HumanEval prompt.
-
-    A fenced block stands for the whole completion. A completion that defines the prompt's function replaces it and keeps what comes
-    before it (imports); anything else is the function's body, indented when it is not, and ends before the next line at column 0.
-    """
-    fenced = re.search(r"```(?:python)?[ \t]*\n(.*?)(?:```|\Z)", completion, re.S)
-    code = (fenced.group(1) if fenced else completion).strip("\n")
-    definitions = list(re.finditer(r"^(?:async )?def +(\w+)", prompt, re.M))
-    if definitions and re.search(rf"^(?:async )?def +{definitions[-1].group(1)}\b", code, re.M):
-        return prompt[:definitions[-1].start()] + code + "\n"
-    lines = code.split("\n")
-    if not lines[0].startswith((" ", "\t")):
-        # the whole body lost its indentation, or only its first line did, where the model's answer was stripped
-        first_only = len(lines) > 1 and not lines[0].rstrip().endswith(":") and lines[1].startswith("    ")
-        lines = ["    " + line if i == 0 or not first_only else line for i, line in enumerate(lines)]
-    body = [line for line in lines[:1] if line.strip()] or ["    pass"]
-    for line in lines[1:]:
-        if line.strip() and not line.startswith((" ", "\t")):
-            break
-        body.append(line)
-    return prompt.rstrip("\n") + "\n" + "\n".join(body) + "\n"
-
-
-def program_test(row: dict[str, Any], completion: str) -> str:
-    """The source that passes if and only if the completion passes the row's tests."""
-    return f"{program_source(row['prompt'], completion)}\n{row['test']}\n\ncheck({row['entry_point']})\n"
 
 
 # ---- plain text, for the base model, whose chat tokens are untrained

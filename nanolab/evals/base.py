@@ -12,25 +12,10 @@ from typing import Any
 from scipy.stats import binomtest
 
 from nanolab.dist import World, barrier, gather_objects, shard
+from nanolab.intervals import wilson
 
 Record = dict[str, Any]  # one example: "index" (its number in the task), "passed", and what the task wants to keep
 Done = Callable[[Record], None]
-
-
-def wilson(passed: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson score interval of a proportion; (0, 1) for n = 0.
-
-    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference". z = 1.959964 is 95%.
-    """
-    assert 0 <= passed <= n, f"{passed} passed of {n}"
-    if n == 0:
-        return 0.0, 1.0
-    share, width = passed / n, z * z / n
-    middle = share + width / 2
-    half = z * math.sqrt(share * (1 - share) / n + width / (4 * n))
-    low = 0.0 if passed == 0 else max(0.0, (middle - half) / (1 + width))
-    high = 1.0 if passed == n else min(1.0, (middle + half) / (1 + width))
-    return low, high
 
 
 def mcnemar(first: list[bool], second: list[bool]) -> float:
@@ -82,9 +67,24 @@ class TaskResult:
         return centred(self.accuracy, self.chance)
 
     def metrics(self) -> dict[str, float]:
-        """Flat keys: the task's own name for the accuracy, then n, passed, low, high and chance under it."""
+        """Flat keys: the task's own name for the accuracy, then n, passed, low, high and chance under it.
+
+        Where records have a "subject": also subject/NAME, the accuracy on each, and their unweighted mean, macro; the accuracy over
+        all examples, called micro where the two are compared, is the task's own.
+        """
         values = {"n": self.n, "passed": self.passed, "low": self.interval_low, "high": self.interval_high, "chance": self.chance}
+        if subjects := self.by_subject():
+            values |= {"macro": math.fsum(subjects.values()) / len(subjects), "micro": self.accuracy}
+            values |= {f"subject/{name}": accuracy for name, accuracy in subjects.items()}
         return {self.task: self.accuracy} | {f"{self.task}/{key}": float(value) for key, value in values.items()}
+
+    def by_subject(self) -> dict[str, float]:
+        """The accuracy on the records of each "subject", by name; empty where records have none."""
+        passed: dict[str, list[bool]] = {}
+        for record in self.records:
+            if "subject" in record:
+                passed.setdefault(record["subject"], []).append(bool(record["passed"]))
+        return {name: sum(passed[name]) / len(passed[name]) for name in sorted(passed)}
 
 
 def centred(accuracy: float, chance: float) -> float:

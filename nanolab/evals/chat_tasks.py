@@ -19,6 +19,7 @@ from nanolab.data.tokenizer import Tokenizer
 from nanolab.dist import World
 from nanolab.evals.base import Done, Record, TaskResult, run_examples
 from nanolab.evals.core import common_prefix
+from nanolab.evals.programs import check_of
 from nanolab.samplers import baselines
 
 Row = dict[str, Any]
@@ -28,6 +29,7 @@ MESSAGES: dict[str, Callable[[Row], list[dict]]] = {
 }
 QUESTIONS = {"arc_easy": chat.arc_question, "arc_challenge": chat.arc_question, "mmlu": chat.mmlu_question}
 CHOICE_TASKS = tuple(QUESTIONS)
+PROGRAMS = 32  # completions whose programs are run together
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def answer_choices(task: str, rows: Sequence[Row], indexes: Sequence[int], askin
         for index, question, scores in zip(chosen, questions, score_candidates(asking.scorer, candidates)):
             answer = question.letters[scores.index(max(scores))]
             done({"index": index, "passed": answer == question.answer, "answer": answer, "expected": question.answer,
-                  "chance": 1 / len(question.letters)})
+                  "chance": 1 / len(question.letters)} | ({"subject": rows[index]["subject"]} if rows[index].get("subject") else {}))
 
 
 def candidate_ids(task: str, rows: Sequence[Row], index: int, answers: Sequence[str], asking: Asking) -> list[list[int]]:
@@ -173,12 +175,19 @@ def grade_problem(tokenizer: Tokenizer, row: Row, completion: Any, plain: bool =
 
 def write_programs(task: str, rows: Sequence[Row], indexes: Sequence[int], asking: Asking, done: Done) -> None:
     """Records of Python functions: right when the task's own tests pass within the time limit."""
-    found: list[tuple[int, str, int]] = []
+    waiting: list[tuple[int, str, int]] = []
+
+    def grade() -> None:
+        lot, waiting[:] = list(waiting), []
+        checks = [check_of(rows[index], text) for index, text, _ in lot]
+        for (index, text, tokens), result in zip(lot, sandbox.run_many(checks, asking.tool_timeout, workers=asking.workers)):
+            done({"index": index, "passed": result.passed, "error": result.error, "text": text, "tokens": tokens,
+                  "sandbox": sandbox.sandbox_level()})
 
     def finished(index: int, completion: Any) -> None:
-        found.append((index, chat.completion_text(asking.tokenizer, completion.tokens), len(completion.tokens)))
+        waiting.append((index, chat.completion_text(asking.tokenizer, completion.tokens), len(completion.tokens)))
+        if len(waiting) == PROGRAMS:  # a run that is cut off loses no more than these
+            grade()
 
     complete(task, rows, indexes, asking, finished)
-    programs = [chat.program_test(rows[index], text) for index, text, _ in found]
-    for (index, text, tokens), result in zip(found, sandbox.run_many(programs, asking.tool_timeout, workers=asking.workers)):
-        done({"index": index, "passed": result.passed, "error": result.error, "text": text, "tokens": tokens})
+    grade()

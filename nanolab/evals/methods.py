@@ -19,6 +19,7 @@ from nanolab.data.tokenizer import Tokenizer
 from nanolab.dist import World
 from nanolab.evals.base import Done, Record, mcnemar, run_examples, wilson
 from nanolab.evals.chat_tasks import grade_problem
+from nanolab.evals.programs import check_of
 from nanolab.generation import Completion
 from nanolab.samplers import baselines, power_mh, power_rollout, power_smc
 
@@ -57,8 +58,8 @@ class Problems:
         texts = [chat.completion_text(self.tokenizer, completion.tokens) for _, completion in pairs]
         keys = [(index, text) for (index, _), text in zip(pairs, texts)]
         new = list(dict.fromkeys(key for key in keys if key not in self.verdicts))
-        programs = [chat.program_test(self.rows[index], text) for index, text in new]
-        results = sandbox.run_many(programs, self.tool_timeout, workers=self.workers)
+        checks = [check_of(self.rows[index], text) for index, text in new]
+        results = sandbox.run_many(checks, self.tool_timeout, workers=self.workers)
         self.verdicts.update((key, result.passed) for key, result in zip(new, results, strict=True))
         return [{"passed": self.verdicts[key], "answer": text.strip(), "expected": None, "text": text, "tokens": len(completion.tokens),
                  "log_p": completion.sum_log_p, "positions": completion.positions}

@@ -14,8 +14,8 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy.stats import binomtest
 
+from nanolab.intervals import wilson
 from nanolab.report.canvas import (
     BLACK,
     BLUE,
@@ -49,17 +49,9 @@ METHODS = {**{name: METHOD_STYLES[name] for name in ("greedy", "low_temperature"
            "power": POWER_STYLE, **METHOD_STYLES}  # in the order of the bars
 
 
-def wilson(passed: int, n: int) -> tuple[float, float]:
-    """95% Wilson interval of a proportion; NaN for n = 0, where there is nothing to draw."""
-    if n == 0:
-        return math.nan, math.nan
-    interval = binomtest(passed, n).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
-
-
 def _proportion(name: str, flags: Sequence[bool]) -> Row:
-    """{name, low, high} of a share with its interval."""
-    low, high = wilson(sum(flags), len(flags))
+    """{name, low, high} of a share with its 95% Wilson interval; NaN without flags, where there is nothing to draw."""
+    low, high = wilson(sum(flags), len(flags)) if flags else (math.nan, math.nan)
     return {name: sum(flags) / len(flags) if flags else math.nan, "low": low, "high": high}
 
 

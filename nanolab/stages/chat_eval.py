@@ -9,16 +9,20 @@ from nanolab.data.sources import open_source
 from nanolab.dist import World
 from nanolab.evals.chat_tasks import chat_core
 from nanolab.journal import Run
+from nanolab.sandbox import sandbox_level
 from nanolab.stages.models import asking, evaluate_tasks, load_subject, say, show_samples
 
 
 def run(job: Job, world: World, run: Run) -> dict[str, Any]:
-    """Flat metrics: each task's accuracy, n, passed, low, high, chance; chat_core; data."""
+    """Flat metrics: each task's accuracy, n, passed, low, high, chance, for MMLU macro, micro and subject/NAME; chat_core; sandbox (its
+    level, where programs were run); data."""
     config, source, subject = job.config, open_source(job.study.data), load_subject(job, world)
     how = asking(job, world, subject, temperature=config.temperature, top_k=config.top_k)
     results = evaluate_tasks(job, world, run, source, how)
     metrics: dict[str, Any] = {key: value for result in results for key, value in result.metrics().items()}
     metrics["chat_core"] = chat_core(results)
+    if "humaneval" in config.tasks:
+        metrics["sandbox"] = sandbox_level()
     say(world, f"ChatCORE of the {config.source} model: {metrics['chat_core']:.4f}")
     show_samples(job, world, run, source, results)
     return metrics | {"data": source.describe(config.tasks[0])}

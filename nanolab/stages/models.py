@@ -184,8 +184,8 @@ def evaluate_tasks(job: Job, world: World, run: Run, source: DataSource, how: ch
     if "humaneval" in job.config.tasks:
         level = sandbox.sandbox_level()
         run.tag("sandbox", level)
-        weak = "" if "landlock" in level or "bwrap" in level else ": programs can read files and reach the network here"
-        say(world, f"programs run in a sandbox of level {level}{weak}")
+        gaps = sandbox.sandbox_gaps()
+        say(world, f"programs run in a sandbox of level {level}" + (f", where they can {', '.join(gaps)}" if gaps else ""))
     for task in job.config.tasks:
         rows = task_rows(source, run, task, "test", job.config.max_examples)
         result = chat_tasks.evaluate(world, records_folder(job), task, rows, how, lambda line: say(world, line))

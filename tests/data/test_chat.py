@@ -91,6 +91,10 @@ def test_completion_text_is_the_row_that_was_rendered(tokenizer):
 @pytest.mark.parametrize("text, answer", [
     ("#### 24", "24"), ("a\n#### 1,024", "1024"), ("#### $12.50", "12.5"), ("#### -3", "-3"), ("#### -$3.0", "-3"), ("#### 7 apples", "7"),
     ("####8.", "8"), ("#### .5", "0.5"), ("#### 007", "7"), ("#### -0", "0"), ("#### 1 then #### 2", "2"), ("#### 20%", "20"),
+    ("####   1,234,567 ", "1234567"), ("#### 18.", "18"), ("#### 3.50 dollars", "3.5"), ("#### $ 18", "18"),
+    ("#### -$ 1,000.50", "-1000.5"),    ("#### $-4", "-4"), ("#### +5", "5"), ("#### €7", "7"), ("#### **18**", "18"), ("#### \\$18", "18"),
+    ("#### \u22125", "-5"), ("####\t60 km", "60"),
+    ("####\n42", "42"), ("#### 0.10", "0.1"), ("#### \u0665", None), ("#### x = 5", None),
     ("no answer 24", None), ("####", None), ("#### many", None), ("", None)])
 def test_the_answer_is_the_normalised_number_after_the_mark(text, answer):
     assert chat.extract_gsm8k_answer(text) == answer
@@ -113,23 +117,7 @@ def test_plain_text_prompts():
     assert prompt == chat.plain_example(messages) + "\n\nQuestion: " + PROBLEM["question"] + "\nAnswer:"
 
 
-@pytest.mark.parametrize("completion, passes", [
-    (PROGRAM["canonical_solution"], True), (PROGRAM["canonical_solution"].strip("\n"), True), ("return x + x", True),
-    ("y = x + x\nreturn y", True), ("y = x + x\n    return y", True), ("if x:\n    return x + x\nreturn 0", True),
-    ("    return 2 * x\n\nprint(double(undefined))\n", True), ("def double(x):\n    return math.floor(2 * x)\n", True),
-    ("Here it is:\n```python\ndef double(x):\n    return 2 * x\n```\nDone.", True), ("```\n    return 2 * x\n```", True),
-    ("    return x", False), ("", False), ("    return (", False)])
-def test_a_program_is_graded_as_body_or_as_whole_function(completion, passes):
-    source = chat.program_test(PROGRAM, completion)
-    try:
-        exec(compile(source, "own program", "exec"), {})
-        passed = True
-    except (AssertionError, SyntaxError):
-        passed = False
-    assert passed == passes, source
-
-
-def test_the_canonical_program_of_a_conversation_passes():
+def test_a_program_is_asked_for_by_its_prompt_and_answered_by_its_body():
     user, assistant = chat.program_messages(PROGRAM)
     assert user["content"] == PROGRAM["prompt"].rstrip("\n")
-    exec(chat.program_test(PROGRAM, assistant["content"]), {})
+    assert assistant["content"] == PROGRAM["canonical_solution"].strip("\n")

@@ -1,16 +1,23 @@
 """Prompts and graders of the chat tasks: letters compete alone, no number is never right, tests decide programs."""
 
 import math
+import time
 
 import pytest
 import torch
 
+from nanolab.config import ChatEvalConfig
 from nanolab.data import chat
 from nanolab.data.tokenizer import Tokenizer
 from nanolab.dist import World
+from nanolab.engine import GPTLanguageModel, GPTScorer
 from nanolab.evals import chat_tasks
 from nanolab.evals.base import TaskResult
 from nanolab.generation import SpanScore
+from nanolab.model.gpt import GPT
+from nanolab.model.scaling import GPTConfig
+from nanolab.sandbox import Tools
+from nanolab.stages import models
 
 WORLD = World(0, 1, torch.device("cpu"), torch.float32)
 TOKENIZER = Tokenizer([bytes([i]) for i in range(256)] + [b" A", b" B"])  # " C" and " D" are two tokens each
@@ -168,6 +175,98 @@ def test_programs_pass_by_their_tests_alone(tmp_path, text, passed):
     result = chat_tasks.evaluate(WORLD, tmp_path, "humaneval", [PROGRAM], asking(lambda prompt: TOKENIZER.encode(text)))
     assert [record["passed"] for record in result.records] == [passed]
     assert (result.records[0]["error"] is None) == passed and result.chance == 0
+
+
+def without_log_p(records):
+    """Records whose log-probabilities are compared apart: another batch shape may round them differently."""
+    return [{key: value for key, value in record.items() if key != "log_p"} for record in records]
+
+
+@pytest.mark.parametrize("task, rows", [("arc_easy", ARC), ("gsm8k", PROBLEMS), ("humaneval", [PROGRAM] * 4)])
+def test_records_depend_neither_on_ranks_nor_on_the_batch(tiny, task, rows):
+    """Whatever share of the examples a rank is given, in batches of whatever size, each example has the same record."""
+    answer = {"arc_easy": chat_tasks.answer_choices, "gsm8k": chat_tasks.solve_problems, "humaneval": chat_tasks.write_programs}[task]
+
+    def records(size, batch_rows):
+        how, found = tiny(batch_rows), []
+        for rank in range(size):
+            answer(task, rows, range(len(rows))[rank::size], how, found.append)
+        return sorted(found, key=lambda record: record["index"])
+
+    whole = records(1, 8)
+    assert len(whole) == len(rows)
+    for size, batch_rows in ((1, 1), (2, 3), (3, 2)):
+        again = records(size, batch_rows)
+        assert without_log_p(again) == without_log_p(whole)
+        assert [r.get("log_p", 0.0) for r in again] == pytest.approx([r.get("log_p", 0.0) for r in whole], abs=1e-4)
+    if task == "gsm8k":
+        assert len({record["text"] for record in whole}) > 1  # drawn, not greedy: the draws are addressed by example
+
+
+@pytest.mark.parametrize("task, rows", [("arc_easy", ARC), ("gsm8k", PROBLEMS), ("humaneval", [PROGRAM] * 4)])
+def test_a_run_that_was_cut_off_goes_on_to_identical_records(tiny, tmp_path, task, rows):
+    whole = chat_tasks.evaluate(WORLD, tmp_path / "whole", task, rows, tiny(8)).records
+    lines = (tmp_path / "whole" / f"{task}.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / f"{task}.rank0.jsonl").write_text("".join(lines[1::2]) + lines[0][:9])  # half of it, and a torn line
+    again = chat_tasks.evaluate(WORLD, tmp_path / "cut", task, rows, tiny(8)).records
+    assert without_log_p(again) == without_log_p(whole)
+    assert [r.get("log_p", 0.0) for r in again] == pytest.approx([r.get("log_p", 0.0) for r in whole], abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """`tiny(batch_rows)`: how an untrained GPT is asked, drawing at temperature 1."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(TOKENIZER.vocab_size, 128, 2, 32, 2, 1)).eval()
+    for matrix in (model.head.weight, *(block.attention.output.weight for block in model.blocks)):  # they start at zero
+        torch.nn.init.normal_(matrix, std=0.2)
+    return lambda batch_rows: asking(
+        make_language_model=lambda length: GPTLanguageModel(model, TOKENIZER, Tools("calculator"), rows=batch_rows, max_length=length),
+        scorer=GPTScorer(model), max_new_tokens=8, temperature=1.0, batch_rows=batch_rows)
+
+
+@pytest.mark.parametrize("labels, letters", [("ABC", "ABC"), ("1234", "ABCD"), ("ABCDE", "ABCDE"), ("123", "ABC")])
+def test_three_to_five_choices_with_letters_or_numbers(tmp_path, labels, letters):
+    rows = [{"id": label, "question": "Which?", "choices": {"text": [f"choice {x}" for x in labels], "label": list(labels)},
+             "answerKey": label} for label in labels]
+    result = chat_tasks.evaluate(WORLD, tmp_path, "arc_challenge", rows, asking(scorer=Scorer("B")))
+    assert [record["expected"] for record in result.records] == list(letters)
+    assert {record["answer"] for record in result.records} == {"B"} and result.passed == 1
+    assert result.chance == pytest.approx(1 / len(labels))
+
+
+def test_mmlu_has_each_subject_its_macro_and_its_micro_mean(tmp_path):
+    rows = [{"question": f"{i}?", "subject": subject, "choices": ["one", "two"], "answer": answer}
+            for i, (subject, answer) in enumerate([("law", 1), ("law", 1), ("law", 1), ("art", 0), ("art", 1), ("sums", 0)])]
+    metrics = chat_tasks.evaluate(WORLD, tmp_path, "mmlu", rows, asking(scorer=Scorer("B"))).metrics()
+    assert metrics["mmlu/subject/law"] == 1 and metrics["mmlu/subject/art"] == 0.5 and metrics["mmlu/subject/sums"] == 0
+    assert metrics["mmlu/macro"] == pytest.approx(0.5) and metrics["mmlu"] == metrics["mmlu/micro"] == pytest.approx(4 / 6)
+    assert not any("subject" in key or "macro" in key for key in
+                   chat_tasks.evaluate(WORLD, tmp_path / "arc", "arc_easy", ARC, asking()).metrics())
+
+
+def test_a_tool_that_hangs_costs_its_timeout_once_and_never_the_batch(tiny):
+    """Six rows, two distinct calls that hang and one that does not: two timeouts are paid, and every row goes on with an output."""
+    calls = ["while True: pass", "import time; time.sleep(99)", "len('abcd')"]
+    tools = Tools("python", timeout=0.5)
+    language_model = tiny(8).make_language_model(64)
+    language_model.tools = tools
+    rows = language_model.prefill([[TOKENIZER.bos, TOKENIZER.python_start, *TOKENIZER.encode(calls[i % 3]), 0] for i in range(6)])
+    start = time.monotonic()
+    forced = [language_model.forced(row, TOKENIZER.python_end) for row in rows]
+    outputs = [TOKENIZER.decode([token for token in tokens if not TOKENIZER.is_special(token)]) for tokens in forced]
+    assert outputs == ["error", "error", "4"] * 2
+    assert 1.0 <= time.monotonic() - start < 4
+    start = time.monotonic()
+    assert [tools.output(call) for call in calls] == ["error", "error", "4"] and time.monotonic() - start < 0.1
+
+
+def test_the_time_limit_of_the_config_reaches_the_tool():
+    config = ChatEvalConfig(tool_timeout=0.75, tool_max_output_tokens=7)
+    subject = models.Subject(GPT(GPTConfig(TOKENIZER.vocab_size, 128, 1, 32, 2, 1)), TOKENIZER, {}, "sft")
+    language_model = subject.language_model(config)
+    assert language_model.tools.timeout == 0.75 and language_model.tool_max_output_tokens == 7
 
 
 def test_chat_core_is_the_mean_of_what_lies_above_chance():

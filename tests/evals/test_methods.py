@@ -193,7 +193,7 @@ def test_programs_are_graded_by_their_tests_and_each_is_run_once(tmp_path, monke
 
     def run_many(sources, timeout, workers):
         ran.extend(sources)
-        return [SimpleNamespace(passed="####1" in source, error=None) for source in sources]
+        return [SimpleNamespace(passed="####1" in source.program, error=None) for source in sources]
 
     monkeypatch.setattr(methods.sandbox, "run_many", run_many)
     asked = problems(tmp_path, rows=rows, task="humaneval")

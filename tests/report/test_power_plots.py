@@ -53,11 +53,6 @@ def test_acceptance_is_counted_by_the_share_kept_with_restarts_apart():
     assert texts(figure) == ["state changed", "accepted"] and plots.png(figure)
 
 
-def test_the_interval_is_that_of_the_evaluations():
-    for passed, n in ((0, 7), (3, 7), (7, 7), (78, 892)):
-        assert power_plots.wilson(passed, n) == pytest.approx(base.wilson(passed, n), abs=1e-6)
-
-
 def test_trajectories_are_told_apart_by_how_the_chain_ends():
     figure, frame = power_plots.log_p_trajectories(CHAINS)
     right = frame[frame["ends"] == "right"]
