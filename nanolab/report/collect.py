@@ -14,7 +14,8 @@ from typing import Any
 from nanolab import tracking
 from nanolab.config import CHAT_TASKS, STEPS
 from nanolab.report import environment
-from nanolab.report.markdown import TASK_LABELS, is_missing
+from nanolab.report.formats import is_missing
+from nanolab.report.markdown import TASK_LABELS
 from nanolab.tracking import RunRecord
 
 FINAL = "final/"

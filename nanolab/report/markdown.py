@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanolab.report import data_section
+from nanolab.report.formats import decimals, is_missing, or_dash, plain_float, ratio, scientific, text, whole
 from nanolab.report.table import table
-from nanolab.samplers.diagnostics import INFINITE, convergence
+from nanolab.samplers.diagnostics import convergence
 
 Values = dict[str, Any]
 
@@ -24,41 +25,6 @@ METHOD_LABELS = {"greedy": "greedy", "low_temperature": "low temperature", "plai
                  "majority": "majority vote", "smc": "SMC", "rollout": "rollouts", "chain_vote": "vote of chains",
                  "most_likely": "most likely state"}
 MODEL_LABELS = {"base": "base", "mid": "mid", "sft": "SFT", "rl": "RL"}
-
-
-def is_missing(value: Any) -> bool:
-    """Whether a value stands for nothing: None, or the text MLflow keeps for a None parameter."""
-    return value is None or value in ("", "None", "null")
-
-
-def text(value: Any) -> str:
-    """The value as it is."""
-    return str(value)
-
-
-def whole(value: Any) -> str:
-    """A whole number without commas, also from "400" or 400.0."""
-    return str(round(float(value)))
-
-
-def decimals(places: int) -> Callable[[Any], str]:
-    """A formatter with a fixed number of decimal places."""
-    return lambda value: f"{float(value):.{places}f}"
-
-
-def plain_float(value: Any) -> str:
-    """A float as Python writes it: 4.0."""
-    return repr(float(value))
-
-
-def ratio(value: Any) -> str:
-    """A number with 2 decimal places that may be infinite, also as the largest float, which MLflow makes of it."""
-    return f"{float(value):.2f}" if float(value) < INFINITE else "infinite"
-
-
-def scientific(value: Any) -> str:
-    """A small number, as 1.2e-06."""
-    return f"{float(value):.1e}"
 
 
 @dataclass(frozen=True)
@@ -171,30 +137,26 @@ def _bullets(lines: list[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _or_dash(value: Any, format: Callable[[Any], str] = text) -> str:
-    return "-" if is_missing(value) else format(value)
-
-
 def _environment(environment: Values) -> list[str]:
     git, hardware, software = environment["git"], environment["hardware"], environment["software"]
     commit = "-" if git.get("commit") is None else f"{git['commit'][:7]} ({'dirty' if git['dirty'] else 'clean'})"
     machine = [
-        f"Platform: {_or_dash(hardware['platform'])}",
-        f"CPUs: {_or_dash(hardware['cores'])} cores ({_or_dash(hardware['logical'])} logical)",
-        f"Memory: {_or_dash(hardware['memory_gb'], decimals(1))} GB",
+        f"Platform: {or_dash(hardware['platform'])}",
+        f"CPUs: {or_dash(hardware['cores'])} cores ({or_dash(hardware['logical'])} logical)",
+        f"Memory: {or_dash(hardware['memory_gb'], decimals(1))} GB",
     ]
     if hardware.get("gpu_count"):
         machine += [f"GPUs: {hardware['gpu_count']}x {hardware['gpu_name']}",
-                    f"GPU Memory: {_or_dash(hardware['gpu_memory_gb'], decimals(1))} GB total",
-                    f"CUDA Version: {_or_dash(hardware.get('cuda'))}"]
+                    f"GPU Memory: {or_dash(hardware['gpu_memory_gb'], decimals(1))} GB total",
+                    f"CUDA Version: {or_dash(hardware.get('cuda'))}"]
         if hardware.get("hourly_rate") is not None:
             machine.append(f"Hourly Rate: ${float(hardware['hourly_rate']):.2f}/hour")
     else:
         machine.append("GPUs: -" if hardware["gpu_count"] is None else "GPUs: none")
     groups = {
-        "Git Information": [f"Branch: {_or_dash(git['branch'])}", f"Commit: {commit}", f"Message: {_or_dash(git['message'])}"],
+        "Git Information": [f"Branch: {or_dash(git['branch'])}", f"Commit: {commit}", f"Message: {or_dash(git['message'])}"],
         "Hardware": machine,
-        "Software": [f"Python: {_or_dash(software['python'])}", f"PyTorch: {_or_dash(software['torch'])}"],
+        "Software": [f"Python: {or_dash(software['python'])}", f"PyTorch: {or_dash(software['torch'])}"],
         "Bloat": _bloat(environment["bloat"]),
     }
     return [f"### {heading}\n{_bullets(lines)}" for heading, lines in groups.items()]
@@ -203,7 +165,7 @@ def _environment(environment: Values) -> list[str]:
 def _bloat(bloat: Values) -> list[str]:
     def commas(value: Any) -> str:
         return f"{int(value):,}"
-    return [f"{label}: {_or_dash(bloat[key], commas)}" for label, key in
+    return [f"{label}: {or_dash(bloat[key], commas)}" for label, key in
             (("Characters", "characters"), ("Lines", "lines"), ("Files", "files"), ("Tokens (approx)", "tokens"),
              (f"Dependencies ({bloat['lock_file']} lines)", "lock_lines"))]
 
@@ -252,8 +214,8 @@ def _sharpening(values: Values) -> list[str]:
     tasks = {task: label for label, task in TASK_LABELS.items()}
     header = ["model", "task", "method", "accuracy", "passed", "95% interval", "positions per problem", "McNemar p, power against greedy"]
     rows = [[MODEL_LABELS.get(row["model"], row["model"]), tasks[row["task"]], METHOD_LABELS.get(row["method"], row["method"]),
-             decimals(4)(row["accuracy"]), *_counts(row), _or_dash(row["positions_per_problem"], decimals(1)),
-             _or_dash(row["p_value"], lambda value: f"{float(value):.3g}")] for row in values["sharpening"]]
+             decimals(4)(row["accuracy"]), *_counts(row), or_dash(row["positions_per_problem"], decimals(1)),
+             or_dash(row["p_value"], lambda value: f"{float(value):.3g}")] for row in values["sharpening"]]
     return ["## Sharpening against training", table(header, rows), *_figures("sharpening", values)]
 
 
@@ -324,10 +286,10 @@ def _points_table(points: list[Values], baselines: list[Values]) -> str:
              if len({plain_float(point[key]) for point in every if not is_missing(point.get(key))}) > 1}
     header = ["method", "alpha", "T", *extra, "steps", "n", "accuracy", "passed", "95% interval", "acceptance", "positions per problem"]
     rows = [[
-        METHOD_LABELS.get(p.get("method", "power"), p.get("method", "power")), _or_dash(p.get("alpha"), plain_float),
-        _or_dash(p.get("temperature"), plain_float), *(_or_dash(p.get(key), format) for key, format in extra.values()),
-        _or_dash(p.get("num_steps"), whole), _or_dash(p.get("n"), whole), _or_dash(p.get("accuracy"), decimals(4)), *_counts(p),
-        _or_dash(p.get("acceptance"), decimals(3)), _or_dash(p.get("positions_per_problem"), decimals(1)),
+        METHOD_LABELS.get(p.get("method", "power"), p.get("method", "power")), or_dash(p.get("alpha"), plain_float),
+        or_dash(p.get("temperature"), plain_float), *(or_dash(p.get(key), format) for key, format in extra.values()),
+        or_dash(p.get("num_steps"), whole), or_dash(p.get("n"), whole), or_dash(p.get("accuracy"), decimals(4)), *_counts(p),
+        or_dash(p.get("acceptance"), decimals(3)), or_dash(p.get("positions_per_problem"), decimals(1)),
     ] for p in every]
     return table(header, rows)
 
@@ -336,7 +298,7 @@ def summary_table(steps: dict[str, Values]) -> str:
     """The table of task metrics by model: rows sorted by code point, a row only where some model has a value."""
     rows = [["Metric", *SUMMARY_COLUMNS]]
     for label in sorted(SUMMARY_LABELS):
-        cells = [_or_dash(steps.get(step, {}).get(SUMMARY_LABELS[label]), decimals(4)) for step in SUMMARY_COLUMNS.values()]
+        cells = [or_dash(steps.get(step, {}).get(SUMMARY_LABELS[label]), decimals(4)) for step in SUMMARY_COLUMNS.values()]
         if any(cell != "-" for cell in cells):
             rows.append([label, *cells])
     widths = [15, *[8] * len(SUMMARY_COLUMNS)]

@@ -1,0 +1,48 @@
+"""How a value of the report is written. A format belongs to a place, never to the Python type: MLflow gives parameters as text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nanolab.samplers.diagnostics import INFINITE
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value stands for nothing: None, or the text MLflow keeps for a None parameter."""
+    return value is None or value in ("", "None", "null")
+
+
+def text(value: Any) -> str:
+    """The value as it is."""
+    return str(value)
+
+
+def whole(value: Any) -> str:
+    """A whole number without commas, also from "400" or 400.0."""
+    return str(round(float(value)))
+
+
+def decimals(places: int) -> Callable[[Any], str]:
+    """A formatter with a fixed number of decimal places."""
+    return lambda value: f"{float(value):.{places}f}"
+
+
+def plain_float(value: Any) -> str:
+    """A float as Python writes it: 4.0."""
+    return repr(float(value))
+
+
+def ratio(value: Any) -> str:
+    """A number with 2 decimal places that may be infinite, also as the largest float, which MLflow makes of it."""
+    return f"{float(value):.2f}" if float(value) < INFINITE else "infinite"
+
+
+def scientific(value: Any) -> str:
+    """A small number, as 1.2e-06."""
+    return f"{float(value):.1e}"
+
+
+def or_dash(value: Any, format: Callable[[Any], str] = text) -> str:
+    """The value as `format` writes it, "-" where there is none."""
+    return "-" if is_missing(value) else format(value)
