@@ -140,21 +140,32 @@ class Bench:
 
     def two_cores(self) -> None:
         """Two threads of one process, and two processes that share the problems, as a stage's ranks do (launch.nproc: 2)."""
-        work = dict(work="power", prompt=64, new=64, blocks=1, slots=64, problems=64)
-        half = work | dict(slots=32, problems=32)
-        found: dict[str, list[float]] = {"threads": [], "ranks": [], "one core": []}
+        work = dict(work="power", prompt=64, new=64, blocks=1)
+        alone = {problems: dict(work, slots=64, problems=problems) for problems in (64, 128)}
+        ways = {"one process of two threads, 64 problems in 64 slots": (64, None),
+                "two processes of a thread, 32 problems in 32 slots each": (64, dict(work, slots=32, problems=32)),
+                "one process of two threads, 128 problems in 64 slots": (128, None),
+                "two processes of a thread, 64 problems in 64 slots each": (128, dict(work, slots=64, problems=64))}
+        own: dict[str, list[float]] = {way: [] for way in ways}
+        peer: dict[int, list[float]] = {problems: [] for problems in alone}
         with Worker("ours", 2) as both, Worker("ours", 1) as one, Worker("ours", 1, place=1) as other:
             for repeat in range(self.repeats + 1):
-                seconds = {"threads": both.ask(**work)["wall_seconds"], "one core": one.ask(**work)["wall_seconds"]}
-                for worker in (one, other):
-                    worker.send(**half)
-                seconds["ranks"] = max(worker.answer()["wall_seconds"] for worker in (one, other))
-                for name, kept in found.items():  # the first time warms up
-                    kept += [seconds[name] / 64] if repeat else []
-        ways = {"threads": "one process of two threads", "ranks": "two processes of a thread, 32 problems in 32 slots each"}
-        for name, setting in ways.items():
-            line("seconds a problem, two cores", f"d4, 64 problems in 64 slots; {setting}; wall seconds; peer: ours on one core",
-                 found[name], 1.6, at_most=False, peer=found["one core"], source="ours on one core, in turn", ratio_of="peer/ours")
+                kept = bool(repeat)  # the first time warms up
+                for problems, ask in alone.items():
+                    peer[problems] += [one.ask(**ask)["wall_seconds"] / problems] * kept
+                    for way, (number, half) in ways.items():
+                        if number != problems:
+                            continue
+                        if half is None:
+                            seconds = both.ask(**ask)["wall_seconds"]
+                        else:
+                            for worker in (one, other):
+                                worker.send(**half)
+                            seconds = max(worker.answer()["wall_seconds"] for worker in (one, other))
+                        own[way] += [seconds / problems] * kept
+        for way, (problems, _) in ways.items():
+            line("seconds a problem, two cores", f"d4; {way}; wall seconds; peer: ours on one core, {problems} problems in 64 slots",
+                 own[way], 1.6, at_most=False, peer=peer[problems], source="ours on one core, in turn", ratio_of="peer/ours")
 
     def occupancy(self) -> None:
         with Worker("ours", 1) as ours:
