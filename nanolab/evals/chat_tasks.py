@@ -88,12 +88,32 @@ def prompt_text(task: str, rows: Sequence[Row], index: int, asking: Asking) -> s
 
 
 def prompt_ids(task: str, rows: Sequence[Row], index: int, asking: Asking) -> list[int]:
-    """The token ids of a row's prompt, from <|bos|> to where the answer starts; a plain one leaves room for the answer."""
+    """The token ids of a row's prompt, from <|bos|> to where the answer starts; a plain one leaves room for the answer (`prompts_cut`)."""
     if asking.plain:
-        room = max(asking.context - asking.max_new_tokens, asking.context // 2)
         start = asking.tokenizer.start
-        return [*start, *asking.tokenizer.encode(prompt_text(task, rows, index, asking))[len(start) - room:]]
+        return [*start, *asking.tokenizer.encode(prompt_text(task, rows, index, asking))[len(start) - _room(asking):]]
     return asking.render(asking.tokenizer, asking.messages(task, rows[index])[:-1])
+
+
+def _room(asking: Asking) -> int:
+    """Tokens that a plain prompt may have before its generated answer."""
+    return max(asking.context - asking.max_new_tokens, asking.context // 2)
+
+
+def prompts_cut(task: str, rows: Sequence[Row], asking: Asking) -> int:
+    """How many rows have a plain prompt that loses its start, where the first solved examples stand, to fit into the context."""
+    if not asking.plain:
+        return 0
+    encode, start, cut = asking.tokenizer.encode, len(asking.tokenizer.start), 0
+    for index in range(len(rows)):
+        text = prompt_text(task, rows, index, asking)
+        if task in CHOICE_TASKS:
+            question = QUESTIONS[task](rows[index])
+            answers = chat.choice_answers(question.choices, question.letters, asking.choice_form)
+            cut += start + max(len(encode(f"{text} {answer}")) for answer in answers) > asking.context
+        else:
+            cut += start + len(encode(text)) > _room(asking)
+    return cut
 
 
 # --- choices ---------------------------------------------------------------------------------------------------------

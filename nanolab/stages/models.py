@@ -136,7 +136,7 @@ def task_rows(source: DataSource, run: Run, task: str, split: str, count: int | 
     return rows
 
 
-def problems_of(job: Job, world: World, subject: Subject, source: DataSource, rows: list[dict[str, Any]], task: str = "gsm8k",
+def problems_of(job: Job, world: World, run: Run, subject: Subject, source: DataSource, rows: list[dict[str, Any]], task: str = "gsm8k",
                 stage: str | None = None, plain: bool | None = None) -> Problems:
     """Rows of a generating task as their model is asked them, by the settings of the job's config.
 
@@ -146,6 +146,7 @@ def problems_of(job: Job, world: World, subject: Subject, source: DataSource, ro
     config, plain = job.config, subject.plain if plain is None else plain
     shots = {task: shot_rows(source, task)} if plain and task != "humaneval" else {}  # a program is its own prompt
     how = asking(job, world, subject, plain=plain, shots=shots, num_shots=config.num_shots if plain else 0)
+    note_cut_prompts(run, world, task, rows, how)
     prompts = [chat_tasks.prompt_ids(task, rows, index, how) for index in range(len(rows))]
     longest = max((len(prompt) for prompt in prompts), default=1)
     if config.max_new_tokens > subject.context:
@@ -188,11 +189,22 @@ def evaluate_tasks(job: Job, world: World, run: Run, source: DataSource, how: ch
         say(world, f"programs run in a sandbox of level {level}" + (f", where they can {', '.join(gaps)}" if gaps else ""))
     for task in job.config.tasks:
         rows = task_rows(source, run, task, "test", job.config.max_examples)
+        note_cut_prompts(run, world, task, rows, how)
         result = chat_tasks.evaluate(world, records_folder(job), task, rows, how, lambda line: say(world, line))
         say(world, f"{task}: {result.passed} of {result.n} = {result.accuracy:.4f} "
                    f"[{result.interval_low:.4f}, {result.interval_high:.4f}], chance {result.chance:.2f}")
         results.append(result)
     return results
+
+
+def note_cut_prompts(run: Run, world: World, task: str, rows: list[dict[str, Any]], how: chat_tasks.Asking) -> None:
+    """Prints and records (metric prompts_cut/TASK) how many plain prompts lose solved examples at their start to fit into the context."""
+    if how.plain:
+        cut = chat_tasks.prompts_cut(task, rows, how)
+        run.metrics({f"prompts_cut/{task}": cut})
+        if cut:
+            say(world, f"{task}: {cut} of {len(rows)} prompts lose their start, where solved examples stand, to fit into {how.context} "
+                       "tokens")
 
 
 def show_samples(job: Job, world: World, run: Run, source: DataSource, results: list[TaskResult]) -> None:

@@ -32,7 +32,7 @@ def run(job: Job, world: World, run: Run) -> dict[str, Any]:
     """Flat metrics: points, problems, and the best power point's accuracy with its setting; data. The points are grandchild runs."""
     config, source, subject = job.config, open_source(job.study.data), in_dtype(load_subject(job, world), job.config.dtype)
     rows = task_rows(source, run, config.task, config.split, config.max_examples, config.subset if config.task == "gsm8k" else None)
-    problems = problems_of(job, world, subject, source, rows, config.task)
+    problems = problems_of(job, world, run, subject, source, rows, config.task)
     settings = grid.expand(config.grid, config)
     greedy = methods.single(problems, "greedy", 0.0, None)
     points: list[dict[str, Any]] = []

@@ -30,7 +30,7 @@ def run(job: Job, world: World, run: Run) -> dict[str, Any]:
     """
     config, source, subject = job.config, open_source(job.study.data), in_dtype(load_subject(job, world), job.config.dtype)
     rows = task_rows(source, run, config.task, config.split, config.max_examples, config.subset if config.task == "gsm8k" else None)
-    problems = problems_of(job, world, subject, source, rows, config.task)
+    problems = problems_of(job, world, run, subject, source, rows, config.task)
     found = answers(config, problems)
     power = methods.summary(found["power"])
     metrics: dict[str, Any] = {config.task: power.pop("accuracy"), **power, **diagnostics.mixing(found["power"])}

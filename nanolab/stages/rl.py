@@ -49,7 +49,7 @@ def run(job: Job, world: World, run: Run) -> dict[str, Any]:
 def answers(job: Job, world: World, subject: Subject, source: DataSource, rows: list[dict[str, Any]], when: str,
             ) -> dict[str, list[Record]]:
     """Graded answers of the model as it is now: greedy and at temperature 1, by the same random numbers before and after."""
-    problems = problems_of(job, world, subject, source, rows, stage=f"{job.step}/test", plain=False)
+    problems = problems_of(job, world, run, subject, source, rows, stage=f"{job.step}/test", plain=False)
     subject.model.eval()
     return {"greedy": methods.single(problems, f"{when}_greedy", 0.0, None),
             "sampled": methods.single(problems, f"{when}_sampled", 1.0, None)}

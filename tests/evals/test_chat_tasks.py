@@ -144,6 +144,20 @@ def test_a_long_plain_prompt_loses_its_start_alone():
     assert max(map(len, rows)) == 30 and chat_tasks.common_prefix(rows) == 28 and {row[0] for row in rows} == {TOKENIZER.bos}
 
 
+@pytest.mark.parametrize("context", [30, 100, 140, 180, 1000])
+def test_prompts_that_lose_their_start_are_counted(context):
+    """As many as are shorter than in a context without end."""
+    how, whole = (asking(plain=True, num_shots=1, shots={"gsm8k": PROBLEMS[:3]}, context=limit, max_new_tokens=40)
+                  for limit in (context, 10**6))
+    shorter = [len(chat_tasks.prompt_ids("gsm8k", PROBLEMS, i, how)) < len(chat_tasks.prompt_ids("gsm8k", PROBLEMS, i, whole))
+               for i in range(len(PROBLEMS))]
+    assert chat_tasks.prompts_cut("gsm8k", PROBLEMS, how) == sum(shorter)
+    shorter = [chat_tasks.candidate_ids("arc_easy", ARC, i, "ABCD", how) != chat_tasks.candidate_ids("arc_easy", ARC, i, "ABCD", whole)
+               for i in range(len(ARC))]
+    assert chat_tasks.prompts_cut("arc_easy", ARC, how) == sum(shorter)
+    assert chat_tasks.prompts_cut("gsm8k", PROBLEMS, asking(plain=False, context=context)) == 0
+
+
 @pytest.mark.parametrize("batch_rows", [1, 4])
 def test_word_problems_are_right_by_their_number_and_never_without_one(tmp_path, batch_rows):
     result = chat_tasks.evaluate(WORLD, tmp_path, "gsm8k", PROBLEMS, asking(solution, batch_rows=batch_rows))
