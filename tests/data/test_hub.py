@@ -236,7 +236,8 @@ def test_the_core_bundle_becomes_the_local_layout_and_a_damaged_one_is_refused(s
         source.core()
     assert not list((source.root / "core").iterdir())
     server.bundle = core_zip()
-    (task,) = source.core()
+    task, absent = source.core()
+    assert (absent.name, absent.rows) == ("gone", [])
     assert (task.name, task.kind, task.num_fewshot, task.random_baseline) == ("pick", "multiple_choice", 3, 0.5)
     assert task.rows == [{"query": "Fire is", "choices": ["hot", "cold"], "gold": 0}]
     assert source.describe("core").startswith("hub http")

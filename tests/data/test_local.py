@@ -17,6 +17,7 @@ from nanolab.data import chat
 from nanolab.data.batches import chat_conversations, mixture_notes
 from nanolab.data.choice import chosen_rows, repeated_rows
 from nanolab.data.sources import open_source
+from nanolab.evals.programs import check_of
 from nanolab.schema import UserError
 
 ROWS = {
@@ -161,8 +162,8 @@ def test_arc_labels_of_letters_or_numbers_and_three_to_five_choices_become_lette
 def test_programs_of_every_form_pass_with_their_own_solution_and_fail_without(own):
     rows = own.task("humaneval", "test")
     assert own.task_splits("humaneval") == ("test",)
-    right = sandbox.run_many([chat.program_test(row, row["canonical_solution"]) for row in rows], 20.0)
-    wrong = sandbox.run_many([chat.program_test(row, "    return None\n") for row in rows], 20.0)
+    right = sandbox.run_many([check_of(row, row["canonical_solution"]) for row in rows], 20.0)
+    wrong = sandbox.run_many([check_of(row, "    return None\n") for row in rows], 20.0)
     assert [result.passed for result in right] == [True] * 3 and not any(result.passed for result in wrong)
 
 
