@@ -150,6 +150,7 @@ class ChatEvalConfig(ModelChoice):
     max_examples: int | None = setting(200, "problems a task; null: all", minimum=1)
     temperature: float = setting(0.0, "sampling temperature; 0 is greedy", minimum=0)
     top_k: int | None = setting(None, "tokens kept by the proposal; null: all", minimum=1)
+    answers: int = setting(1, "answers drawn for each generated problem; above 1 also pass@k", minimum=1)
     max_new_tokens: int = setting(128, "tokens generated at most", minimum=1)
     num_samples: int = setting(4, "generated samples shown", minimum=0)
     batch_rows: int = setting(64, "rows decoded at once", minimum=1)

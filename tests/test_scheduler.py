@@ -143,12 +143,12 @@ def test_a_forced_output_is_cut_at_the_limit_and_finishes_the_completion():
     assert any(len(s.tokens) == 3 and s.forced == [False, True, True] for s in found)  # completed past an inner limit of 2
 
 
-def test_finished_programs_are_reported_at_once():
+def test_a_prompt_is_reported_once_its_samples_have_ended_in_their_order():
     toy = ToyModel()
     seen = []
     answers = generate(toy, [toy.prompt] * 7, temperature=1.0, top_k=None, max_new_tokens=4, seed=0, stage="s", samples_per_prompt=3,
-                       batch_rows=2, on_done=lambda i, completion: seen.append((i, tuple(completion.tokens))))
-    assert sorted(seen) == sorted((i, tuple(c.tokens)) for i, samples in enumerate(answers) for c in samples)
+                       batch_rows=2, on_done=lambda i, completions: seen.append((i, completions)))
+    assert sorted(seen, key=lambda pair: pair[0]) == list(enumerate(answers)) and len(answers[0]) == 3
 
 
 def test_a_program_may_ask_for_nothing():

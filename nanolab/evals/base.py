@@ -70,12 +70,17 @@ class TaskResult:
         """Flat keys: the task's own name for the accuracy, then n, passed, low, high and chance under it.
 
         Where records have a "subject": also subject/NAME, the accuracy on each, and their unweighted mean, macro; the accuracy over
-        all examples, called micro where the two are compared, is the task's own.
+        all examples, called micro where the two are compared, is the task's own. Where several answers were drawn ("answers" of which
+        "right" are right): pass_at_k for k = 1, 2, 4, ..., the mean of the unbiased estimates; the accuracy is that of the first answers.
         """
         values = {"n": self.n, "passed": self.passed, "low": self.interval_low, "high": self.interval_high, "chance": self.chance}
         if subjects := self.by_subject():
             values |= {"macro": math.fsum(subjects.values()) / len(subjects), "micro": self.accuracy}
             values |= {f"subject/{name}": accuracy for name, accuracy in subjects.items()}
+        drawn, k = min((record.get("answers", 1) for record in self.records), default=1), 1
+        while drawn > 1 and k <= drawn:
+            values[f"pass_at_{k}"] = math.fsum(pass_at_k(r["answers"], r["right"], k) for r in self.records) / self.n
+            k *= 2
         return {self.task: self.accuracy} | {f"{self.task}/{key}": float(value) for key, value in values.items()}
 
     def by_subject(self) -> dict[str, float]:

@@ -45,6 +45,7 @@ class Asking:
     max_new_tokens: int
     temperature: float = 0.0
     top_k: int | None = None
+    answers: int = 1  # drawn for each generated problem
     batch_rows: int = 64
     tool_timeout: float = 5.0  # seconds a test program may run
     plain: bool = False
@@ -167,21 +168,28 @@ def score_candidates(scorer: Any, candidates: list[list[list[int]]]) -> list[lis
 
 # --- generation ------------------------------------------------------------------------------------------------------
 
-def complete(task: str, rows: Sequence[Row], indexes: Sequence[int], asking: Asking, finished: Callable[[int, Any], None]) -> None:
-    """Calls `finished(index, Completion)` for each row as soon as its completion is there; all rows share one batch."""
+def complete(task: str, rows: Sequence[Row], indexes: Sequence[int], asking: Asking, finished: Callable[[int, list[Any]], None]) -> None:
+    """Calls `finished(index, completions)` for each row as soon as its completions are there; all rows share one batch."""
     prompts = [prompt_ids(task, rows, index, asking) for index in indexes]
     language_model = asking.make_language_model(max(map(len, prompts)) + asking.max_new_tokens)
     baselines.generate(language_model, prompts, temperature=asking.temperature, top_k=asking.top_k,
                        max_new_tokens=asking.max_new_tokens, seed=asking.seed, stage=f"{asking.stage}/{task}", examples=list(indexes),
-                       batch_rows=asking.batch_rows, on_done=lambda place, completion: finished(indexes[place], completion))
+                       batch_rows=asking.batch_rows, samples_per_prompt=asking.answers,
+                       on_done=lambda place, completions: finished(indexes[place], completions))
 
 
 def solve_problems(task: str, rows: Sequence[Row], indexes: Sequence[int], asking: Asking, done: Done) -> None:
     """Records of word problems: right when the final number equals the reference's; no number is never right."""
-    def finished(index: int, completion: Any) -> None:
-        done({"index": index} | grade_problem(asking.tokenizer, rows[index], completion, asking.plain))
+    def finished(index: int, completions: list[Any]) -> None:
+        done({"index": index} | of_several([grade_problem(asking.tokenizer, rows[index], one, asking.plain) for one in completions]))
 
     complete(task, rows, indexes, asking, finished)
+
+
+def of_several(graded: list[Record]) -> Record:
+    """The record of a problem's first answer; where more were drawn, with how many ("answers") and how many of them are right ("right")."""
+    more = {"answers": len(graded), "right": sum(record["passed"] for record in graded)} if len(graded) > 1 else {}
+    return graded[0] | more
 
 
 def grade_problem(tokenizer: Tokenizer, row: Row, completion: Any, plain: bool = False) -> Record:
@@ -195,18 +203,21 @@ def grade_problem(tokenizer: Tokenizer, row: Row, completion: Any, plain: bool =
 
 def write_programs(task: str, rows: Sequence[Row], indexes: Sequence[int], asking: Asking, done: Done) -> None:
     """Records of Python functions: right when the task's own tests pass within the time limit."""
-    waiting: list[tuple[int, str, int]] = []
+    waiting: list[tuple[int, list[Any]]] = []  # a problem and its completions
 
     def grade() -> None:
-        lot, waiting[:] = list(waiting), []
+        lot = [(index, chat.completion_text(asking.tokenizer, one.tokens), len(one.tokens)) for index, drawn in waiting for one in drawn]
         checks = [check_of(rows[index], text) for index, text, _ in lot]
-        for (index, text, tokens), result in zip(lot, sandbox.run_many(checks, asking.tool_timeout, workers=asking.workers)):
-            done({"index": index, "passed": result.passed, "error": result.error, "text": text, "tokens": tokens,
-                  "sandbox": sandbox.sandbox_level()})
+        results = sandbox.run_many(checks, asking.tool_timeout, workers=asking.workers)
+        graded = iter([{"passed": result.passed, "error": result.error, "text": text, "tokens": tokens, "sandbox": sandbox.sandbox_level()}
+                       for (_, text, tokens), result in zip(lot, results, strict=True)])
+        for index, drawn in waiting:
+            done({"index": index} | of_several([next(graded) for _ in drawn]))
+        waiting.clear()
 
-    def finished(index: int, completion: Any) -> None:
-        waiting.append((index, chat.completion_text(asking.tokenizer, completion.tokens), len(completion.tokens)))
-        if len(waiting) == PROGRAMS:  # a run that is cut off loses no more than these
+    def finished(index: int, completions: list[Any]) -> None:
+        waiting.append((index, completions))
+        if sum(len(drawn) for _, drawn in waiting) >= PROGRAMS:  # a run that is cut off loses no more than these
             grade()
 
     complete(task, rows, indexes, asking, finished)

@@ -111,8 +111,8 @@ class _Lot:
 def single(problems: Problems, method: str, temperature: float, top_k: int | None) -> list[Record]:
     """One completion a problem (temperature 0: greedy); a record is the graded completion."""
     def evaluate(indexes: list[int], lot: _Lot) -> None:
-        problems.generate(indexes, temperature, top_k, on_done=lambda place, completion: lot.add(
-            indexes[place], [completion], lambda graded: graded[0]))
+        problems.generate(indexes, temperature, top_k, on_done=lambda place, completions: lot.add(
+            indexes[place], completions, lambda graded: graded[0]))
 
     return problems.run(method, evaluate)
 

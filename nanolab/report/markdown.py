@@ -238,6 +238,8 @@ def _task_details(found: Values) -> list[str]:
             detail += f"95% interval {_interval(found, f'{key}/')}"
             chance = found.get(f"{key}/chance")
             details.append(detail + ("" if is_missing(chance) else f", chance {float(chance):.4f}"))
+            if ks := _pass_at(found, key):
+                details.append(f"{label} pass@k: {ks}")
     return details
 
 
@@ -261,12 +263,16 @@ def _method_lines(found: Values) -> list[str]:
             line += f", McNemar p against power {float(found[f'{key}/p_value']):.3g}"
         lines.append(line)
     for method in ("power", *METHOD_LABELS):
-        start = f"{method}/pass_at_"
-        ks = sorted(int(key.removeprefix(start)) for key in found if key.startswith(start) and key.removeprefix(start).isdigit())
-        if ks:
-            lines.append(f"{METHOD_LABELS.get(method, method)} pass@k: "
-                         + ", ".join(f"{float(found[f'{start}{k}']):.4f} at k = {k}" for k in ks))
+        if ks := _pass_at(found, method):
+            lines.append(f"{METHOD_LABELS.get(method, method)} pass@k: {ks}")
     return lines
+
+
+def _pass_at(found: Values, of: str) -> str:
+    """pass@k of a task or method at every k that was computed; empty without any."""
+    start = f"{of}/pass_at_"
+    ks = sorted(int(key.removeprefix(start)) for key in found if key.startswith(start) and key.removeprefix(start).isdigit())
+    return ", ".join(f"{float(found[f'{start}{k}']):.4f} at k = {k}" for k in ks)
 
 
 def _rl_lines(found: Values) -> list[str]:

@@ -23,7 +23,7 @@ def majority(answers: Sequence[Hashable | None]) -> Hashable | None:
 
 def _one_completion(sample: int, limit: int, temperature: float, top_k: int | None) -> Kernel:
     suffix = yield Decode(None, 0, (sample, 0), limit, limit, temperature, top_k, revisit=False)
-    return Completion(suffix.tokens, suffix.forced, suffix.log_p, suffix.log_q, suffix.ended, suffix.positions)
+    return sample, Completion(suffix.tokens, suffix.forced, suffix.log_p, suffix.log_q, suffix.ended, suffix.positions)
 
 
 def generate(model: LanguageModel, prompts: Sequence[list[int]], *, temperature: float, top_k: int | None, max_new_tokens: int, seed: int,
@@ -33,10 +33,17 @@ def generate(model: LanguageModel, prompts: Sequence[list[int]], *, temperature:
 
     Draws are addressed (seed, stage, examples[i], sample, 0, position); `examples` defaults to the prompts' numbers. Sample c
     equals the first state of power-sampling chain c with the same seed, stage, temperature and top_k.
-    `on_done(i, completion)` is called as each completion of prompt i ends. Raises UserError for settings or lengths out of range.
+    `on_done(i, completions)` is called when all completions of prompt i have ended. Raises UserError for settings or lengths out of range.
     """
     check_sampling(temperature=temperature, top_k=top_k, max_new_tokens=max_new_tokens)
-    flat = sample_each(model, prompts, lambda noise, i, c: _one_completion(c, max_new_tokens, temperature, top_k),
-                       copies=samples_per_prompt, called="samples_per_prompt", max_new_tokens=max_new_tokens, seed=seed, stage=stage,
-                       batch_rows=batch_rows, on_done=on_done, examples=examples)
-    return [flat[i:i + samples_per_prompt] for i in range(0, len(flat), samples_per_prompt)]
+    found: list[dict[int, Completion]] = [{} for _ in prompts]  # prompt -> sample -> its completion, in the order in which they end
+
+    def finished(i: int, sample: tuple[int, Completion]) -> None:
+        found[i].update([sample])
+        if on_done and len(found[i]) == samples_per_prompt:
+            on_done(i, [found[i][c] for c in range(samples_per_prompt)])
+
+    sample_each(model, prompts, lambda noise, i, c: _one_completion(c, max_new_tokens, temperature, top_k),
+                copies=samples_per_prompt, called="samples_per_prompt", max_new_tokens=max_new_tokens, seed=seed, stage=stage,
+                batch_rows=batch_rows, on_done=finished, examples=examples)
+    return [[samples[c] for c in range(samples_per_prompt)] for samples in found]

@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -238,6 +239,22 @@ def tiny():
     return lambda batch_rows: asking(
         make_language_model=lambda length: GPTLanguageModel(model, TOKENIZER, Tools("calculator"), rows=batch_rows, max_length=length),
         scorer=GPTScorer(model), max_new_tokens=8, temperature=1.0, batch_rows=batch_rows)
+
+
+@pytest.mark.parametrize("task, rows", [("gsm8k", PROBLEMS), ("humaneval", [PROGRAM] * 3)])
+def test_of_several_answers_the_first_is_graded_as_alone_and_pass_at_k_is_unbiased(tmp_path, tiny, task, rows):
+    """The first sample is what one answer would have been, in any batch; the metrics are Chen's estimator over the counts."""
+    alone = chat_tasks.evaluate(WORLD, tmp_path / "one", task, rows, tiny(8))
+    for batch_rows in (8, 3):
+        found = chat_tasks.evaluate(WORLD, tmp_path / f"four{batch_rows}", task, rows, replace(tiny(batch_rows), answers=4))
+        for one, record in zip(alone.records, found.records, strict=True):
+            assert {key: record[key] for key in one if key != "log_p"} == {key: one[key] for key in one if key != "log_p"}
+            assert record["answers"] == 4 and record["right"] >= record["passed"]
+    assert not any("pass_at" in key for key in alone.metrics())
+    records = [{"index": i, "passed": right == 4, "answers": 4, "right": right} for i, right in enumerate((0, 1, 2, 4))]
+    metrics = TaskResult.of(task, records).metrics()
+    assert [metrics[f"{task}/pass_at_{k}"] for k in (1, 2, 4)] == pytest.approx(
+        [7 / 16, (0 + 1 / 2 + 5 / 6 + 1) / 4, 3 / 4]) and f"{task}/pass_at_8" not in metrics
 
 
 @pytest.mark.parametrize("labels, letters", [("ABC", "ABC"), ("1234", "ABCD"), ("ABCDE", "ABCDE"), ("123", "ABC")])
