@@ -53,9 +53,9 @@ def show_plan(study_name: str, overrides: list[str], steps: list[str] | None = N
     """Prints the steps with their state (finished, to continue, missing) and their fingerprint."""
     from nanolab.experiment import load_study
     from nanolab.plan import plan
-    study = load_study(study_name, overrides)
+    planned = plan(load_study(study_name, overrides), steps)  # refuses before anything is printed
     print(f"{'step':16} {'state':11} fingerprint   inputs")
-    for step in plan(study, steps).values():
+    for step in planned.values():
         state = "finished" if step.finished else "to continue" if step.started else "missing"
         print(f"{step.name:16} {state:11} {step.fingerprint}  {' '.join(step.inputs)}")
     return 0
