@@ -102,7 +102,7 @@ def _room(asking: Asking) -> int:
 
 
 def prompts_cut(task: str, rows: Sequence[Row], asking: Asking) -> int:
-    """How many rows have a plain prompt that loses its start, where the first solved examples stand, to fit into the context."""
+    """How many rows have a plain prompt that loses its start (the first solved examples, where there are any) to fit into the context."""
     if not asking.plain:
         return 0
     encode, start, cut = asking.tokenizer.encode, len(asking.tokenizer.start), 0

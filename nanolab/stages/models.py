@@ -198,13 +198,13 @@ def evaluate_tasks(job: Job, world: World, run: Run, source: DataSource, how: ch
 
 
 def note_cut_prompts(run: Run, world: World, task: str, rows: list[dict[str, Any]], how: chat_tasks.Asking) -> None:
-    """Prints and records (metric prompts_cut/TASK) how many plain prompts lose solved examples at their start to fit into the context."""
+    """Prints and records (metric prompts_cut/TASK) how many plain prompts lose their start to fit into the context."""
     if how.plain:
         cut = chat_tasks.prompts_cut(task, rows, how)
         run.metrics({f"prompts_cut/{task}": cut})
         if cut:
-            say(world, f"{task}: {cut} of {len(rows)} prompts lose their start, where solved examples stand, to fit into {how.context} "
-                       "tokens")
+            what = "" if task == "humaneval" else ", where solved examples stand,"
+            say(world, f"{task}: {cut} of {len(rows)} prompts lose their start{what} to fit into {how.context} tokens")
 
 
 def show_samples(job: Job, world: World, run: Run, source: DataSource, results: list[TaskResult]) -> None:
