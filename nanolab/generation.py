@@ -163,7 +163,7 @@ def candidates(logits: torch.Tensor, top_k: int | None, name: str = "the model")
     Raises UserError naming the model when a logit is not a number: the checkpoint is damaged or its training diverged.
     """
     vocab_size = logits.shape[-1]
-    if top_k is not None and top_k < vocab_size and kernels.usable(logits.dtype, logits.device):
+    if top_k is not None and top_k < vocab_size and kernels.usable(logits.dtype, logits.device, top_k):
         ids, log_p, bad = kernels.top_candidates(logits, top_k)
         _check_finite(bad, len(logits), name)
         return Candidates(ids, log_p)

@@ -87,7 +87,10 @@ class NanolabLM(TemplateLM):
         return ([] if add_special_tokens is False else [self.text.bos]) + self.text.encode(string)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """A conversation in the format of training, special tokens by name; without a generation prompt its last turn stays open."""
+        """A conversation in the format of training, special tokens by name; without a generation prompt its last turn stays open.
+
+        The harness hands texts on, so the name of a special token inside a turn is read as that token, unlike in our own evaluations.
+        """
         if add_generation_prompt:
             return self.text.decode(chat.render_prompt(self.text, chat_history))
         return self.text.decode(chat.render(self.text, chat_history)[0][:-1])
@@ -136,6 +139,9 @@ class NanolabLM(TemplateLM):
         return texts
 
     def _generate(self, contexts: list[str], settings: dict[str, Any]) -> list[str]:
+        if strange := set(settings) - {"until", "max_gen_toks", "do_sample", "temperature", "top_k"}:
+            raise UserError(f"this model has no generation setting {', '.join(sorted(strange))}: leave it out of the task or --gen_kwargs; "
+                            "it samples by temperature and top_k")
         limit = settings["max_gen_toks"]
         if limit >= self.max_length:
             raise UserError(f"max_gen_toks = {limit} leaves no room for a prompt in the context of {self.max_length}: lower it "

@@ -45,7 +45,7 @@ def step(model: GPT, store: torch.Tensor, tables: Rotary, ids: torch.Tensor, slo
     positions[n] of slot slots[n]; the first `rows` = R are slots 0 .. R-1, and later ones are earlier tokens of those slots (a forced
     output). Every token sees the positions up to its own, of which there are at most `length` <= room.
     """
-    fused = not torch.compiler.is_compiling() and kernels.usable(store.dtype, store.device)
+    fused = not torch.compiler.is_compiling() and kernels.usable(store.dtype, store.device, length)
     attend = (kernels.fused_attention if fused else torch_attention)(tables, store, slots, positions, rows, length)
     x = model.embed(ids)
     for i, block in enumerate(model.blocks):

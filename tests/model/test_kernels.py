@@ -1,6 +1,9 @@
 """The fused kernels of decoding: the numbers of torch's operators and of a float64 reference, for any batch; their absence is said."""
 
+import os
+import shutil
 import stat
+import sys
 
 import pytest
 import torch
@@ -134,21 +137,37 @@ def test_without_a_compiler_torchs_operators_serve_and_it_is_said(monkeypatch):
     monkeypatch.setenv("NANOLAB_NATIVE", "0")
     assert fresh() == (None, "torch's operators, as NANOLAB_NATIVE=0 asks")
     monkeypatch.setattr(kernels, "library", fresh)
-    assert not kernels.usable(torch.float32, torch.device("cpu"))
+    assert not kernels.usable(torch.float32, torch.device("cpu"), 8)
 
 
-def test_a_compiler_that_fails_is_an_error_with_its_words(monkeypatch, tmp_path):
+NEEDY = """for last; do :; done
+echo 'int elsewhere(void); int f(void) { return elsewhere(); }' | exec cc -xc -shared -fPIC - -o "$last"
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="needs Linux and a compiler")
+@pytest.mark.parametrize(("script", "reason"), [
+    ("echo 'no such option: -march=native' >&2; exit 1", "no such option: -march=native"), (NEEDY, "undefined symbol: elsewhere")])
+def test_kernels_that_cannot_be_built_or_loaded_are_done_without_and_it_is_said_why(monkeypatch, tmp_path, script, reason):
+    """A compiler that refuses the source, and a library that needs what torch has not loaded, as another OpenMP would be."""
     compiler = tmp_path / "broken-cc"
-    compiler.write_text("#!/bin/sh\necho 'no such option: -march=native' >&2\nexit 1\n")
+    compiler.write_text(f"#!/bin/sh\n{script}\n")
     compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.setenv("CC", f"{compiler} --some-option")
     monkeypatch.delenv("NANOLAB_NATIVE", raising=False)
-    with pytest.raises(RuntimeError, match=r"no such option: -march=native.*NANOLAB_NATIVE=0"):
-        kernels.library.__wrapped__()
+    function, sentence = kernels.library.__wrapped__()
+    assert function is None and reason in sentence and "broken-cc --some-option" in sentence
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc") or "CC" in os.environ or "NANOLAB_NATIVE" in os.environ,
+                    reason="a Linux machine with a compiler of its own")
+def test_where_there_is_a_compiler_there_are_kernels():
+    assert kernels.status() == "fused kernels"
 
 
 @needs_kernel
-def test_the_kernel_serves_float32_on_a_processor_only():
-    assert kernels.usable(torch.float32, torch.device("cpu"))
-    assert not kernels.usable(torch.bfloat16, torch.device("cpu"))
-    assert not kernels.usable(torch.float32, torch.device("cuda"))
+def test_the_kernels_serve_float32_on_a_processor_and_rows_that_fit_its_stack():
+    assert kernels.usable(torch.float32, torch.device("cpu"), kernels.STACK)
+    assert not kernels.usable(torch.bfloat16, torch.device("cpu"), 8)
+    assert not kernels.usable(torch.float32, torch.device("cuda"), 8)
+    assert not kernels.usable(torch.float32, torch.device("cpu"), kernels.STACK + 1)
