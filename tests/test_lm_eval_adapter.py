@@ -132,7 +132,7 @@ def results(adapter, tmp_path_factory):
 def test_the_harness_scores_a_task_as_our_own_evaluation_does(adapter, results):
     rows = [{"query": f"{row['question']}\nAnswer:", "choices": row["choices"], "gold": row["gold"]} for row in ROWS]
     task, records = SimpleNamespace(name="own", kind="multiple_choice", num_fewshot=0, continuation_delimiter=" ", random_baseline=0.3), []
-    core.evaluate_task(adapter.subject.scorer, adapter.tok_encode, task, rows, range(len(rows)), records.append, limit=CONTEXT + 1, seed=0)
+    core.evaluate_task(adapter.subject.scorer, adapter.tok_encode, task, rows, range(len(rows)), records.append, limit=CONTEXT + 1)
     samples = sorted(results["samples"]["own_choices"], key=lambda sample: sample["doc_id"])
     assert len(samples) == len(records) == len(ROWS)
     for sample, record in zip(samples, sorted(records, key=lambda record: record["index"])):
