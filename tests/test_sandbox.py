@@ -133,6 +133,24 @@ def test_a_private_tmp_is_empty_each_time_and_small(level):
 
 
 @levels()
+def test_nothing_is_written_beside_a_private_tmp(level):
+    """Neither on the disk nor in memory (bubblewrap makes / and /dev out of that): only /tmp, whose size is limited, takes files."""
+    if not level.private_tmp():
+        pytest.skip(f"{level} gives no private /tmp")
+    name = f"nanolab.{os.getpid()}.{time.monotonic_ns()}"
+    program = f"""
+import os
+for folder in ("", "/dev", "/dev/shm", "/dev/mqueue", "/usr", "/var/tmp", "/proc"):
+    for make in (os.mkdir, lambda path: open(path, "w"), lambda path: os.symlink("/", path)):
+        try: make(folder + "/{name}")
+        except OSError: continue
+        print(folder + "/")
+open("/tmp/{name}", "w")
+"""
+    assert run_python(program, 10, level=level) == PythonResult(True, "", None)
+
+
+@levels()
 def test_a_check_calls_the_function_with_plain_data_and_sees_what_it_changes(level):
     program = """
 def f(x, *, more=None):
