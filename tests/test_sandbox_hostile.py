@@ -54,7 +54,7 @@ ENDING = {  # (program, verdict, what the level must hold)
                       "RuntimeError", (MANY,)),
     "zombie children": ("import os\nfor i in range(500):\n    if os.fork() == 0: os._exit(0)", ANY, (MANY,)),
     "a daemon": ("import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(600)\n    os._exit(0)",
-                      ANY, (MANY,)),
+                      ANY, (OUTLIVE, MANY)),
     "a shell": ("import os\nassert os.system(f'sleep {NAP} &') == 0", ANY, (OUTLIVE, MANY)),
     "a subprocess": ("import subprocess\nsubprocess.Popen(['sleep', NAP])", ANY, (OUTLIVE, MANY)),
     "another program in its place": ("import os\nos.execv('/bin/true', ['true'])", ANY, (MANY,)),
@@ -215,8 +215,13 @@ def test_a_hostile_program_gets_the_verdict_that_it_deserves(ran, name):
     assert "a secret of ours" not in result.output and len(result.output) <= 65536
 
 
+def test_the_suite_is_large():
+    assert len(ENDLESS) + len(ENDING) >= 90 and not ENDLESS.keys() & ENDING.keys()
+
+
 def test_nothing_was_harmed(ran):
-    assert len(ENDLESS) + len(ENDING) >= 40 and len(ran.results) >= 40
+    """By any program that the level in force holds; under pytest-xdist each worker runs them all, with a home and a mark of its own."""
+    result_of(ran, "a loop")  # even the weakest level holds it
     assert ran.files == {"mine.txt": ("a secret of ours", 0o644)}
     assert not ran.connected and not ran.left
-    assert ran.seconds < 60
+    assert ran.seconds < 240  # nothing goes on without end, on a busy machine neither
