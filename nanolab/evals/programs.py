@@ -27,12 +27,12 @@ def _context(prompt: str) -> str:
 
 
 def _is_program(text: str) -> bool:
-    """Whether a text is Python from its first line to its last."""
+    """Whether a text is Python from its first line to its last; a word alone on a line at column 0 is a heading."""
     try:
-        ast.parse(text)
+        lines = ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # ValueError: a null character; the last two: brackets too deep
         return False
-    return True
+    return not any(isinstance(line, ast.Expr) and isinstance(line.value, ast.Name) for line in lines)
 
 
 def program_source(prompt: str, completion: str, entry_point: str) -> str:

@@ -28,6 +28,7 @@ RIGHT = {
     "a helper first": "Sure.\n\nimport functools\n\ndef twice(x):\n    return x + x\n\ndef double(x):\n    return twice(x)\n\nIt works.",
     "a helper last": "def double(x):\n    return twice(x)\n\ndef twice(x):\n    return x + x\n",
     "a constant": "FACTOR: int = 2\n\ndef double(x):\n    return FACTOR * x\n",
+    "words around": f"Solution\n\n{WHOLE}\n\nDone",
     "several constants at once": "a, b = 2, 3\ndef double(x):\n    return x * a * b // 3\n",
     "a constant that changes": "k = 1\nk += 1\ndef double(x):\n    return k * x\n",
     "a condition first": "if True:\n    k = 2\ndef double(x):\n    return k * x\n",
