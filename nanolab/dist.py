@@ -5,9 +5,8 @@ Rank logic lives here and at the edges that call it, never in the model, the sam
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -96,16 +95,6 @@ def gather_objects(world: World, item: Any) -> list[Any]:
     gathered: list[Any] = [None] * world.size
     torch.distributed.all_gather_object(gathered, item)
     return gathered
-
-
-@contextlib.contextmanager
-def rank_zero_first(world: World) -> Iterator[None]:
-    """Run the block on rank 0, then on the others (for files that rank 0 prepares)."""
-    if world.rank > 0:
-        barrier(world)
-    yield
-    if world.rank == 0:
-        barrier(world)
 
 
 def shard(world: World, items: Sequence[Any]) -> Sequence[Any]:

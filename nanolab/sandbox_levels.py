@@ -83,4 +83,5 @@ def _bwrap(program: str) -> tuple[str, ...]:
     for link in ("/lib", "/lib64", "/bin"):
         if os.path.islink(link):
             command += ["--symlink", os.readlink(link), link]
-    return (*command, "--proc", "/proc", "--dev", "/dev", "--size", "16777216", "--tmpfs", "/tmp", "--chdir", "/tmp")
+    command += ["--proc", "/proc", "--dev", "/dev", "--size", "16777216", "--tmpfs", "/tmp", "--chdir", "/tmp"]
+    return (*command, "--remount-ro", "/dev", "--remount-ro", "/")  # both are file systems in memory, of no limited size

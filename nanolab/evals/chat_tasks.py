@@ -18,8 +18,8 @@ from nanolab.data import chat
 from nanolab.data.tokenizer import Tokenizer
 from nanolab.dist import World
 from nanolab.evals.base import Done, Record, TaskResult, run_examples
-from nanolab.evals.core import common_prefix
 from nanolab.evals.programs import check_of
+from nanolab.model.trees import common_prefix
 from nanolab.samplers import baselines
 
 Row = dict[str, Any]

@@ -23,20 +23,25 @@ def check_of(row: dict[str, Any], completion: str) -> Check:
 
 def _context(prompt: str) -> str:
     """The prompt as a program: a function that it leaves without a body, not even a documentation string, gets an empty one."""
+    return prompt if _is_program(prompt) else f"{prompt.rstrip()}\n    pass\n"
+
+
+def _is_program(text: str) -> bool:
+    """Whether a text is Python from its first line to its last; a word alone on a line at column 0 is a heading."""
     try:
-        ast.parse(prompt)
-    except SyntaxError:
-        return f"{prompt.rstrip()}\n    pass\n"
-    return prompt
+        lines = ast.parse(text).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # ValueError: a null character; the last two: brackets too deep
+        return False
+    return not any(isinstance(line, ast.Expr) and isinstance(line.value, ast.Name) for line in lines)
 
 
 def program_source(prompt: str, completion: str, entry_point: str) -> str:
     """The program that a completion makes of a HumanEval prompt.
 
     Code fences: the first block that defines the function stands for the whole completion, else the first block.
-    A completion that defines the function replaces it and keeps what the prompt has before it (imports, helpers); without a fence,
-    lines of prose before and after the code are left out, and so is what runs under `if __name__`. Anything else is the function's
-    body, indented when it is not, and ends before the next line at column 0.
+    A completion that defines the function replaces it and keeps what the prompt has before it (imports, helpers). Without a fence, it
+    stands whole where it is Python as it is; else lines of prose before and after the code are left out, and so is what runs under
+    `if __name__`. Anything else is the function's body, indented when it is not, and ends before the next line at column 0.
     """
     completion = completion.replace("\r\n", "\n")
     definition = re.compile(rf"^(?:async +)?def +{re.escape(entry_point)}\b", re.M)
@@ -45,7 +50,7 @@ def program_source(prompt: str, completion: str, entry_point: str) -> str:
     if definition.search(code):
         own = list(definition.finditer(prompt))
         before = prompt[:own[-1].start()] if own else ""
-        return before + (code if blocks else _without_prose(code, definition)) + "\n"
+        return before + (code if blocks or _is_program(code) else _without_prose(code, definition)) + "\n"
     return prompt.rstrip("\n") + "\n" + _body(code) + "\n"
 
 
