@@ -7,7 +7,7 @@ for the published sets. A folder that was filled ahead (data/fetch.py) needs no 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ MARKER = "FETCHED.json"
 
 
 class HubSource:
-    """The published sets, kept in `root`; the text is streamed unless it was fetched."""
+    """The published sets, kept in `root`; text shards that were not fetched are streamed."""
 
     exchangeable = False  # the public sets are ordered
 
@@ -47,12 +47,33 @@ class HubSource:
         """The text: the first thousand documents are validation, the rest train."""
         if split not in ("train", "validation"):
             raise UserError(f"the hub text has train and validation, not {split!r}")
-        fetched = [self.root / name for name, facts in sorted(self._marker().items()) if facts["group"] == f"text/{split}"]
-        if fetched:
+        fetched = self._fetched(f"text/{split}")
+        if fetched and split == "validation":
             return ParquetBlocks([(path.name, lambda path=path: path) for path in fetched], "fetched")
+        if fetched:
+            return self._mixed_blocks({path.name: path for path in fetched})
         shards = [(file.path, lambda file=file: RemoteFile(file)) for file in text_shards()]
         limits: dict[str, int] = {"stop": VALIDATION_DOCUMENTS} if split == "validation" else {"skip": VALIDATION_DOCUMENTS}
         return ParquetBlocks(shards, "streamed", **limits)
+
+    def _mixed_blocks(self, here: dict[str, Path]) -> Blocks:
+        """All the training text in the published order: shards that are here from their files, the others streamed once reached."""
+        total = int(next(iter(here))[:-len(".parquet")].rpartition("-of-")[2])
+
+        def remote(number: int) -> RemoteFile:
+            try:
+                return RemoteFile(text_shards()[number])
+            except UserError as error:
+                raise UserError(f"{len(here)} of {total} shards of the training text are here and the run needs shard {number + 1}: "
+                                f"{error}, or bring more with data fetch where there is a network") from error
+
+        shards: list[tuple[str, Callable[[], Any]]] = []
+        for number in range(total):
+            name = f"train-{number:05d}-of-{total:05d}.parquet"
+            shards.append((name, lambda path=here[name]: path) if name in here else
+                          (f"streamed {name}", lambda number=number: remote(number)))
+        first_is_divided = f"train-{0:05d}-of-{total:05d}.parquet" in here
+        return ParquetBlocks(shards, "fetched", 0 if first_is_divided else VALIDATION_DOCUMENTS)
 
     def documents(self, split: str) -> Iterator[Document]:
         """One pass over the text of a split."""

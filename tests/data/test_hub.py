@@ -208,6 +208,18 @@ def test_fetched_text_is_the_streamed_text_and_needs_no_network_afterwards(serve
         assert [document.text for document in kept.documents("validation")] == TEXTS[:10]
 
 
+@pytest.mark.parametrize("characters", [1, 1600])
+def test_fetched_shards_are_followed_by_the_remaining_ones_and_never_taken_for_all(server, source, monkeypatch, characters):
+    here = len(source.fetch_text(characters))
+    assert 1 <= here < 3
+    assert [document.text for document in source.documents("train")] == TEXTS[10:]
+    offline(server, monkeypatch)
+    documents, read = source.documents("train"), []
+    with pytest.raises(UserError, match=rf"{here} of 3 shards .* are here .*needs shard {here + 1}: .*data fetch"):
+        read.extend(iter(lambda: next(documents).text, None))
+    assert [next(source.documents("validation")).text] == TEXTS[:1]
+
+
 def test_the_identity_is_the_same_before_and_after_the_data_is_here_and_wherever_it_lies(server, source, tmp_path):
     before = source.identity()
     source.task("gsm8k", "test")
