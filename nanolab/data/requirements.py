@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nanolab.config import STEPS, StudyConfig
+from nanolab.config import CHAT_TASKS, STEPS, StudyConfig
 from nanolab.data.published import published_task
 from nanolab.data.sources import DataSource
 from nanolab.schema import UserError
@@ -22,6 +22,7 @@ class Requirement:
     split: str
     setting: str
     subset: str | None = None
+    optional: bool = False  # read where the source has it, and said to be missing where it does not
 
 
 def requirements(study: StudyConfig, steps: Iterable[str], source: DataSource) -> Iterator[Requirement]:
@@ -32,6 +33,8 @@ def requirements(study: StudyConfig, steps: Iterable[str], source: DataSource) -
         fixed = STEPS[step].fixed
         if step in ("tok_train", "tok_eval", "base_train", "base_loss"):
             yield from (Requirement("text", split, f"step {step}") for split in ("train", "validation"))
+            if step == "tok_eval":
+                yield from _compared(config, source)
         elif stage in ("base_eval", "chat_eval"):
             if stage == "base_eval":
                 yield Requirement("core", "test", f"step {step}")
@@ -48,6 +51,14 @@ def requirements(study: StudyConfig, steps: Iterable[str], source: DataSource) -
                 yield from _shots(task, source, f"{stage}.num_shots")
         elif stage == "rl":
             yield from (Requirement("gsm8k", split, "step rl") for split in ("train", "test"))
+
+
+def _compared(config: Any, source: DataSource) -> Iterator[Requirement]:
+    """What a tokenizer evaluation measures code on (data/text_kinds.py) and compares training data with (data/contamination.py)."""
+    wanted = [("humaneval", "test"), ("chat", "test")]
+    if config.overlap_chars:
+        wanted += [("core", "test"), ("chat", "train"), *((task, split) for task in CHAT_TASKS for split in ("test", "train"))]
+    yield from (Requirement(what, split, "step tok_eval", optional=True) for what, split in wanted if source.has(what, split))
 
 
 def _shots(task: str, source: DataSource, setting: str) -> Iterator[Requirement]:
@@ -72,7 +83,7 @@ def _mixture(stage: str, config: Any, source: DataSource) -> Iterator[Requiremen
 
 def check_data(study: StudyConfig, steps: Iterable[str], source: DataSource) -> None:
     """Raises UserError naming the setting whose task, subset or split the source does not have; reaches no network."""
-    for needed in requirements(study, steps, source):
+    for needed in (needed for needed in requirements(study, steps, source) if not needed.optional):
         if needed.what in ("text", "chat", "core"):
             name, have = needed.what, [split for split in ("train", "validation", "test") if source.has(needed.what, split)]
         else:

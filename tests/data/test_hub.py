@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from nanolab.__main__ import main
-from nanolab.config import DataConfig
+from nanolab.config import CHAT_TASKS, DataConfig
 from nanolab.data import bundle, download, hub
 from nanolab.data.batches import chat_conversations, mixture_notes
+from nanolab.data.contamination import benchmarks, training_corpora
 from nanolab.data.published import CHAT, TASKS, TEXT
 from nanolab.data.sources import open_source
+from nanolab.data.text_kinds import text_kinds
 from nanolab.schema import UserError
 
 TEXTS = [f"Document {number} of the imitated hub. " + "More of it. " * (number % 7) for number in range(90)]
@@ -271,6 +273,9 @@ def test_what_fetch_brings_is_all_that_a_study_needs_without_a_network(server, s
         assert data.core()[0].name == "pick" and next(data.documents("validation")).text == TEXTS[0]
         assert len(chat_conversations(data, ["chats", "problems", "choices"])[0]["choices"]) == 6
         assert mixture_notes(data, ["choices"]) == []
+        assert benchmarks(data, CHAT_TASKS)[1] == {} and [kind.name for kind in text_kinds(data, ["prose"])] == [
+            "prose", "code", "numbers", "other scripts"]
+        assert all(list(corpus()) for corpus in training_corpora(data, CHAT_TASKS).values())
 
 
 def test_an_unreachable_hub_is_one_line_that_names_the_other_sources_within_ten_seconds(monkeypatch, source):

@@ -43,6 +43,19 @@ def test_a_study_that_asks_for_what_there_is_is_planned(own_folder, mlruns):
     assert plan(study("local", own_folder, steps=without))
 
 
+def test_a_tokenizer_evaluation_reads_what_there_is_of_benchmarks_and_chats(own_folder, mlruns):
+    """So that `data fetch` brings it; a folder without it is measured all the same."""
+    config = study("hub")
+    needed = {(need.what, need.split) for need in requirements(config, ["tok_eval"], open_source(config.data)) if need.optional}
+    assert {("chat", "test"), ("chat", "train"), ("core", "test"), ("humaneval", "test"), ("mmlu", "train"), ("gsm8k", "train")} <= needed
+    config = study("hub", tokenizer={"overlap_chars": 0})
+    needed = {(need.what, need.split) for need in requirements(config, ["tok_eval"], open_source(config.data)) if need.optional}
+    assert needed == {("chat", "test"), ("humaneval", "test")}
+    local = study("local", own_folder)
+    assert ("core", "test") not in {(need.what, need.split) for need in requirements(local, ["tok_eval"], open_source(local.data))}
+    check_data(local, ["tok_eval"], open_source(local.data))
+
+
 def test_a_local_folder_is_asked_for_the_splits_that_its_steps_read(own_folder):
     config = study("local", own_folder)
     source = open_source(config.data)
