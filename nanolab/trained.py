@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from nanolab import checkpoint, files
+from nanolab import files
 from nanolab.config import SOURCE_STEPS
 from nanolab.data.tokenizer import Tokenizer
 from nanolab.experiment import load_study
 from nanolab.plan import JOB, RESULT, read_job
 from nanolab.schema import UserError
-from nanolab.stages.models import Subject
+from nanolab.stages.models import Subject, trained_subject
 
 
 def load_trained(study: str, source: str = "sft", step: int | None = None, device: str = "cpu") -> Subject:
@@ -29,5 +29,4 @@ def load_trained(study: str, source: str = "sft", step: int | None = None, devic
                         f"(python -m nanolab run {name} --only {SOURCE_STEPS[source]})")
     folder = found[-1].parent
     tokenizer = Tokenizer.load(read_job(folder / JOB).inputs["tok_train"] / "tokenizer")
-    model, facts = checkpoint.load_model(folder / "checkpoints", step, torch.device(device), tokenizer.digest)
-    return Subject(model.eval(), tokenizer, facts | {"name": f"{source}, step {facts['step']} of {folder}"}, source)
+    return trained_subject(folder / "checkpoints", tokenizer, source, step, torch.device(device))

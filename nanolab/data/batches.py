@@ -8,7 +8,6 @@ another.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -16,16 +15,14 @@ import torch
 
 from nanolab import seeds
 from nanolab.data import chat
+from nanolab.data.requirements import KINDS
 from nanolab.data.sources import DataSource
 from nanolab.data.tokenizer import Tokenizer
 from nanolab.data.tokens import TokenBlocks
 from nanolab.schema import UserError
 
 WAITING = 32  # conversations among which a row chooses: with fewer it fills worse
-CHAT_FORMS: list[tuple[str, str | None, Callable[..., list[dict]]]] = [  # (kind, task, a row's conversation)
-    ("chats", None, lambda row: row["messages"]), ("problems", "gsm8k", chat.gsm8k_messages), ("choices", "arc_easy", chat.arc_messages),
-    ("choices", "arc_challenge", chat.arc_messages), ("choices", "mmlu", chat.mmlu_messages),
-    ("programs", "humaneval", chat.program_messages)]
+CORPORA = [(kind, task) for kind, tasks in KINDS.items() for task in tasks or (None,)]  # (kind, task); chats are no task
 
 
 class Rows(Protocol):
@@ -215,8 +212,7 @@ class ChatMixture:
 def mixture_notes(source: DataSource, kinds: list[str]) -> list[str]:
     """One line for each task that a mixture does without, because the source has no training rows of it."""
     notes = []
-    for kind in dict.fromkeys(kind for kind, _, _ in CHAT_FORMS if kind in kinds):
-        tasks = [task for other, task, _ in CHAT_FORMS if other == kind and task]
+    for kind, tasks in ((kind, tasks) for kind, tasks in KINDS.items() if kind in kinds):
         present = [task for task in tasks if "train" in source.task_splits(task)]
         notes += [f"{kind}: {task} has no training split in the data ({source.describe(task)}), so they come from {', '.join(present)}"
                   for task in tasks if present and task not in present]
@@ -231,7 +227,7 @@ def chat_conversations(source: DataSource, kinds: list[str],
     """
     training: dict[str, list[list[dict]]] = {kind: [] for kind in kinds}
     held_out: dict[str, list[list[dict]]] = {kind: [] for kind in kinds}
-    for kind, task, messages in CHAT_FORMS:
+    for kind, task in CORPORA:
         if kind not in kinds:
             continue
         if task is None:
@@ -247,6 +243,6 @@ def chat_conversations(source: DataSource, kinds: list[str],
             held = {repr(row) for row in others}  # a source may hold the same row twice
             rows = [row for row in rows if repr(row) not in held]
         form = {"form": choice_form} if kind == "choices" else {}
-        training[kind] += [messages(row, **form) for row in rows]
-        held_out[kind] += [messages(row, **form) for row in others]
+        for found, of in ((training, rows), (held_out, others)):
+            found[kind] += [chat.MESSAGES[task](row, **form) if task else row["messages"] for row in of]
     return training, held_out

@@ -10,7 +10,7 @@ Message content is a string or, for the assistant, a list of parts {"type": "tex
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from nanolab.data.tokenizer import Tokenizer
@@ -217,6 +217,11 @@ def program_messages(row: dict[str, Any]) -> list[Message]:
     The body alone, since a copied signature costs a small model tokens and errors. Grading takes a whole function too.
     """
     return _conversation(row["prompt"].rstrip("\n"), row["canonical_solution"].strip("\n"))
+
+
+MESSAGES: dict[str, Callable[..., list[Message]]] = {  # task -> a row's conversation
+    "arc_easy": arc_messages, "arc_challenge": arc_messages, "mmlu": mmlu_messages, "gsm8k": gsm8k_messages,
+    "humaneval": program_messages}
 
 
 # ---- plain text, for the base model, whose chat tokens are untrained

@@ -124,15 +124,20 @@ def download(file: HubFile, target: Path, progress: bool = True) -> None:
                 reason = reason_of(error)
             before, have = have, part.stat().st_size if part.exists() else 0
             failures = 0 if have > before else failures + 1
-            if failures > RETRIES:
+            if not _try_again(failures):
                 raise UserError(f"{file.url} could not be read ({reason}); {have:,} of {file.size:,} bytes are here: run the command again "
                                 "to go on from there")
-            if failures:
-                time.sleep(PAUSE * 2 ** (failures - 1))
     _verify(file, part)
     with open(part, "rb") as finished:
         os.fsync(finished.fileno())
     os.replace(part, target)
+
+
+def _try_again(failures: int) -> bool:
+    """Whether so many failures in a row leave another try; waits before it."""
+    if 0 < failures <= RETRIES:
+        time.sleep(PAUSE * 2 ** (failures - 1))
+    return failures <= RETRIES
 
 
 def _append(url: str, part: Path, have: int, update: Callable[[int], Any]) -> None:
@@ -194,10 +199,8 @@ class RemoteFile(io.RawIOBase):
             except NETWORK_ERRORS as error:
                 chunk, reason = b"", reason_of(error)
             failures = 0 if chunk else failures + 1
-            if failures > RETRIES:
+            if not _try_again(failures):
                 raise OSError(f"{self._file.url} could not be read ({reason})")
-            if failures:
-                time.sleep(PAUSE * 2 ** (failures - 1))
             chunk = chunk[:wanted - got]
             buffer[got:got + len(chunk)] = chunk
             got += len(chunk)

@@ -11,6 +11,7 @@ from nanolab.data.published import published_task
 from nanolab.data.sources import DataSource
 from nanolab.schema import UserError
 
+# kinds of conversation of a mixture, and the tasks that each is made of
 KINDS = {"chats": (), "problems": ("gsm8k",), "choices": ("arc_easy", "arc_challenge", "mmlu"), "programs": ("humaneval",)}
 
 
@@ -61,8 +62,13 @@ def _compared(config: Any, source: DataSource) -> Iterator[Requirement]:
     yield from (Requirement(what, split, "step tok_eval", optional=True) for what, split in wanted if source.has(what, split))
 
 
+def shots_split(task: str, source: DataSource) -> str:
+    """Where solved examples to show are taken from: the development split where there is one, never the test split."""
+    return "validation" if source.has(task, "validation") else "train"
+
+
 def _shots(task: str, source: DataSource, setting: str) -> Iterator[Requirement]:
-    yield Requirement(task, "validation" if source.has(task, "validation") else "train", setting)
+    yield Requirement(task, shots_split(task, source), setting)
 
 
 def _mixture(stage: str, config: Any, source: DataSource) -> Iterator[Requirement]:

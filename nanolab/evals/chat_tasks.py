@@ -23,10 +23,6 @@ from nanolab.model.trees import common_prefix
 from nanolab.samplers import baselines
 
 Row = dict[str, Any]
-MESSAGES: dict[str, Callable[[Row], list[dict]]] = {
-    "arc_easy": chat.arc_messages, "arc_challenge": chat.arc_messages, "mmlu": chat.mmlu_messages,
-    "gsm8k": chat.gsm8k_messages, "humaneval": chat.program_messages,
-}
 QUESTIONS = {"arc_easy": chat.arc_question, "arc_challenge": chat.arc_question, "mmlu": chat.mmlu_question}
 CHOICE_TASKS = tuple(QUESTIONS)
 PROGRAMS = 32  # completions whose programs are run together
@@ -60,7 +56,7 @@ class Asking:
         """A row as the conversation that the model was trained on."""
         if task == "gsm8k":
             return chat.gsm8k_messages(row, self.problem_note)
-        return MESSAGES[task](row, form=self.choice_form) if task in CHOICE_TASKS else MESSAGES[task](row)
+        return chat.MESSAGES[task](row, **({"form": self.choice_form} if task in CHOICE_TASKS else {}))
 
 
 def evaluate(world: World, folder: Path, task: str, rows: Sequence[Row], asking: Asking,

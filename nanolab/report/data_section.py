@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nanolab.report.table import table
+from nanolab.report.formats import table
 
 Rows = list[dict[str, Any]]
 

@@ -1,4 +1,4 @@
-"""How a value of the report is written. A format belongs to a place, never to the Python type: MLflow gives parameters as text."""
+"""How a value or a table of the report is written: a format belongs to a place, never to the Python type (MLflow keeps text)."""
 
 from __future__ import annotations
 
@@ -46,3 +46,8 @@ def scientific(value: Any) -> str:
 def or_dash(value: Any, format: Callable[[Any], str] = text) -> str:
     """The value as `format` writes it, "-" where there is none."""
     return "-" if is_missing(value) else format(value)
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown: header, rule and rows."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])

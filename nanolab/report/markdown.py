@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanolab.report import data_section
-from nanolab.report.formats import decimals, is_missing, or_dash, plain_float, ratio, scientific, text, whole
-from nanolab.report.table import table
+from nanolab.report.formats import decimals, is_missing, or_dash, plain_float, ratio, scientific, table, text, whole
 from nanolab.samplers.diagnostics import convergence
 
 Values = dict[str, Any]

@@ -14,6 +14,7 @@ from nanolab.config import SOURCE_STEPS, Job
 from nanolab.data import chat
 from nanolab.data.choice import chosen_rows, repeated_rows
 from nanolab.data.hf_tokenizer import PROBLEM_NOTE, HFTokenizer
+from nanolab.data.requirements import shots_split
 from nanolab.data.sources import DataSource
 from nanolab.data.tokenizer import Tokenizer
 from nanolab.dist import World
@@ -116,7 +117,12 @@ def load_subject(job: Job, world: World, source: str | None = None) -> Subject:
         return HFSubject(model, outside, {"tokenizer_digest": outside.digest, "source": source}, source)
     tokenizer = Tokenizer.load(job.inputs["tok_train"] / "tokenizer")
     folder = job.inputs[SOURCE_STEPS[source]] / "checkpoints"
-    model, facts = checkpoint.load_model(folder, job.config.step, world.device, tokenizer.digest)
+    return trained_subject(folder, tokenizer, source, job.config.step, world.device)
+
+
+def trained_subject(folder: Path, tokenizer: Tokenizer, source: str, step: int | None, device: torch.device) -> Subject:
+    """The model of a folder of checkpoints at `step` (None: the finished one), in evaluation mode."""
+    model, facts = checkpoint.load_model(folder, step, device, tokenizer.digest)
     return Subject(model.eval(), tokenizer, facts | {"name": f"{source}, step {facts['step']} of {folder}"}, source)
 
 
@@ -162,9 +168,8 @@ def problems_of(job: Job, world: World, run: Run, subject: Subject, source: Data
 
 
 def shot_rows(source: DataSource, task: str) -> list[dict[str, Any]]:
-    """Rows with answers to show before a question: of the development split where there is one, never of the test split."""
-    splits = source.task_splits(task)
-    return source.task(task, "validation" if "validation" in splits else "train")
+    """Rows with answers to show before a question."""
+    return source.task(task, shots_split(task, source))
 
 
 def asking(job: Job, world: World, subject: Subject, **changes: Any) -> chat_tasks.Asking:

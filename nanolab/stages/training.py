@@ -9,7 +9,8 @@ import torch
 
 from nanolab import checkpoint, seeds
 from nanolab.config import Job
-from nanolab.data.batches import CHAT_FORMS, ChatMixture, PackedText, Rows, chat_conversations, mixture_notes
+from nanolab.data.batches import CORPORA, ChatMixture, PackedText, Rows, chat_conversations, mixture_notes
+from nanolab.data.requirements import KINDS
 from nanolab.data.sources import DataSource, open_source
 from nanolab.data.tokenizer import Tokenizer
 from nanolab.data.tokens import TokenBlocks
@@ -65,7 +66,7 @@ def train_chat(job: Job, world: World, run: Run, parent: str) -> dict[str, Any]:
     model, _ = checkpoint.load_model(job.inputs[parent] / "checkpoints", None, "cpu", tokenizer.digest)
     scale = derive(job.study.base_train, tokenizer.vocab_size)
     length = model.config.sequence_length
-    shares = {kind: getattr(config, f"share_{kind}") for kind in ("chats", "problems", "choices", "programs")}
+    shares = {kind: getattr(config, f"share_{kind}") for kind in KINDS}
     text = text_rows(source, tokenizer, "train", length, job, world) if config.share_text else None
     kinds = [kind for kind in shares if shares[kind]]
     training, validation = chat_conversations(source, kinds, job.study.data.choice_answers)
@@ -76,7 +77,7 @@ def train_chat(job: Job, world: World, run: Run, parent: str) -> dict[str, Any]:
     shuffled = job.study.data.row_order == "shuffled"
     rows = ChatMixture(training, shares, tokenizer, length, job.study.seed, job.step, text, config.share_text, shuffled)
     held_out = ChatMixture(validation, shares, tokenizer, length, job.study.seed, f"{job.step}/validation", shuffled=shuffled)
-    for kind, task, _ in CHAT_FORMS:
+    for kind, task in CORPORA:
         if shares[kind] and source.has(task or "chat", "train"):
             run.dataset(task or "chat", source.describe(task or "chat"), sha256_text(source.identity()), "training")
     batch_size = config.batch_size or scale.batch_size
