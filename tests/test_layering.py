@@ -23,12 +23,13 @@ FLOORS = [
      "report.canvas", "report.plots", "report.power_plots", "report.data_plots", "report.collect", "report.view"],
     ["stages"],
     ["fingerprint", "launch", "plan", "fetch", "pipeline", "worker", "notebooks", "study", "trained", "lm_eval_adapter",
-     "__main__"],
+     "commands", "__main__"],
 ]
 PLACES = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
 TORCH_FREE = ["grid", "model_source", "config", "experiment", "schema", "files", "journal", "seeds", "tracking", "courier",
               "calculator", "intervals", "sandbox_runner", "sandbox_levels", "sandbox", "model.scaling", "samplers.diagnostics",
-              "fingerprint", "launch", "plan", "fetch", "pipeline", "worker", "notebooks", "study", "__main__"]
+              "fingerprint", "launch", "plan", "fetch", "pipeline", "worker", "notebooks", "study",
+              "__main__"]
 PACKAGE = ROOT / "nanolab"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -81,7 +82,7 @@ def test_files_are_short_and_mlflow_has_one_door(path):
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_torch_is_imported_only_where_it_is_needed(path):
     name = name_of(path)
-    if path.name == "__init__.py" or name in TORCH_FREE or name.startswith(("report.", "data.world")):
+    if path.name == "__init__.py" or name in TORCH_FREE or name.startswith(("report.", "data.world", "commands.")):
         heavy = {target for target in reachable(path) if target.split(".")[0] in ("torch", "mlflow")}
         assert not heavy, f"importing {name} imports {heavy}"
 

@@ -43,6 +43,13 @@ def test_help_names_the_commands_and_imports_nothing_slow():
     assert done.stdout == "[]\n"
 
 
+def test_output_that_nobody_reads_to_its_end_is_no_error():
+    process = subprocess.Popen([sys.executable, "-m", "nanolab", "plan", "micro"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               cwd=files.ROOT)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 0
+
+
 def test_a_job_that_is_missing_or_damaged_is_one_line(tmp_path, capsys):
     assert main(["stage", str(tmp_path / "job.json")]) == 2
     (tmp_path / "job.json").write_text("{}")
