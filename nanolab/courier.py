@@ -70,6 +70,8 @@ class Courier:
         records, offset = read_journal_from(self.folder, self._offset)
         curves: dict[str, list[tuple[str, float, int, int]]] = {}
         for item in records:
+            if item["kind"] == "progress":
+                continue
             run_id = self._run_of(item)
             if item["kind"] == "metrics":
                 step = item["step"] or 0

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 JOURNAL = "journal.jsonl"
+PROGRESS_SECONDS = 0.5  # between two records of progress
 
 
 class Run:
@@ -25,6 +26,7 @@ class Run:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._point: str | None = None
+        self._shown = ("", 0.0)  # part and time of the last record of progress
         _drop_cut_line(self.folder / JOURNAL)
         self._last: dict[tuple[str | None, str], int] = {}  # (point, key) -> last step, earlier attempts included
         for record in read_journal(self.folder):
@@ -44,6 +46,12 @@ class Run:
             self._remember(self._point, values, step)
         if values:
             self._write("metrics", metrics={key: float(value) for key, value in values.items()}, step=step)
+
+    def progress(self, what: str, done: int, total: int, unit: str) -> None:
+        """Records how far the part `what` of the step is, at most every half second; it goes to no run, only to who watches."""
+        if done == total or what != self._shown[0] or time.monotonic() - self._shown[1] >= PROGRESS_SECONDS:
+            self._shown = (what, time.monotonic())
+            self._write("progress", what=what, done=done, total=total, unit=unit)
 
     def last_step(self, key: str) -> int | None:
         """The last step recorded for `key`, in this attempt or an earlier one."""
@@ -140,12 +148,16 @@ class NullRun(Run):
         self.artifacts: list[tuple[str, str]] = []
         self.datasets: list[dict[str, str]] = []
         self.points: dict[str, NullRun] = {}
+        self.shown: list[tuple[str, int, int, str]] = []
 
     def params(self, values: dict[str, Any]) -> None:
         self.logged_params.update(values)
 
     def metrics(self, values: dict[str, float], step: int | None = None) -> None:
         self.logged_metrics += [(key, float(value), step) for key, value in values.items()]
+
+    def progress(self, what: str, done: int, total: int, unit: str) -> None:
+        self.shown.append((what, done, total, unit))
 
     def last_step(self, key: str) -> int | None:
         return max((step for name, _, step in self.logged_metrics if name == key and step is not None), default=None)

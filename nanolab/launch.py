@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from nanolab.config import LaunchConfig
@@ -50,8 +51,8 @@ class Stage:
         self.process = subprocess.Popen(arguments, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                         stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent)
 
-    def wait(self) -> None:
-        """Shows the output until the process ends; raises StageFailed when it fails.
+    def wait(self, show: Callable[[str], None]) -> None:
+        """Hands each line of the output to `show` until the process ends; raises StageFailed when it fails.
 
         Whatever ends this call early, an interrupt too, first ends the whole process group.
         """
@@ -61,7 +62,7 @@ class Stage:
                 self._log.flush()
                 line = raw.decode(errors="replace")
                 self._last.append(line)
-                print(line, end="", flush=True)
+                show(line)
             status = self.process.wait()
         finally:
             self.stop()

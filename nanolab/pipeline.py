@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nanolab import files, launch, tracking
+from nanolab import files, launch, live, tracking
 from nanolab.config import STEPS, Job, StudyConfig
 from nanolab.courier import Courier
 from nanolab.plan import ERROR, JOB, LOG, RESULT, Step, plan, resolve, step_config, steps_of, write_job
@@ -138,7 +138,8 @@ class Execution:
         process = launch.Stage(launch.command(job_file, settings), step.folder / LOG, launch.threads(settings))
         courier = Courier(step.folder, lambda: self._open_step(step, attempt), process.terminate)
         try:
-            process.wait()
+            with live.view(step.name, step.folder) as show:
+                process.wait(show)
         except BaseException as error:
             attempt.end("FAILED")
             courier.finish("FAILED")
@@ -248,7 +249,8 @@ def _follow(study: StudyConfig, own: list[str], missing: list[Step], reused: lis
         step.folder.mkdir(parents=True, exist_ok=True)
         job_file = write_job(_job(study, step))
         log = step.folder / f"log-{study.launch.node_rank}.txt"
-        launch.Stage(launch.command(job_file, study.launch), log, launch.threads(study.launch)).wait()
+        with live.view(step.name, step.folder) as show:
+            launch.Stage(launch.command(job_file, study.launch), log, launch.threads(study.launch)).wait(show)
         while not step.finished:  # the first machine writes it, a moment later
             time.sleep(1)
     for step in [*missing, *reused]:

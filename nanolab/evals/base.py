@@ -16,6 +16,7 @@ from nanolab.intervals import wilson
 
 Record = dict[str, Any]  # one example: "index" (its number in the task), "passed", and what the task wants to keep
 Done = Callable[[Record], None]
+Tell = Callable[[str, int, int, str], None]  # journal.Run.progress: part, done, total, unit
 
 
 def mcnemar(first: list[bool], second: list[bool]) -> float:
@@ -99,12 +100,12 @@ def centred(accuracy: float, chance: float) -> float:
 
 
 def run_examples(world: World, folder: Path, task: str, count: int, evaluate: Callable[[list[int], Done], None],
-                 say: Callable[[str], None] = lambda line: None) -> list[Record]:
+                 say: Callable[[str], None] = lambda line: None, progress: Tell = lambda *told: None) -> list[Record]:
     """The records of examples 0 .. count-1 in order, the same on every rank; those already on disk are not done again.
 
     `evaluate(indexes, done)` calls `done(record)` once for each index, in any order, as soon as it is known. Each rank takes
     its share of what is missing and appends to its own file; when all are done rank 0 merges them into `<task>.jsonl`.
-    `say` gets a progress line every 50 examples of this rank.
+    `say` gets a progress line every 50 examples of this rank, `progress` is told of each (journal.Run.progress), those on disk counted.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = _merge(gather_objects(world, _read(folder, task)), count)
@@ -120,6 +121,7 @@ def run_examples(world: World, folder: Path, task: str, count: int, evaluate: Ca
                 mine[record["index"]] = record
                 file.write(json.dumps(record) + "\n")
                 file.flush()
+                progress(task, min(count, len(done) + len(mine) * world.size), count, "problems")
                 if len(mine) % 50 == 0:
                     accuracy = sum(bool(r["passed"]) for r in mine.values()) / len(mine)
                     say(f"{task}: {len(mine)} of {len(missing)} done, accuracy so far {accuracy:.3f}")

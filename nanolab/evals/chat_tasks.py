@@ -17,7 +17,7 @@ from nanolab import sandbox, seeds
 from nanolab.data import chat
 from nanolab.data.tokenizer import Tokenizer
 from nanolab.dist import World
-from nanolab.evals.base import Done, Record, TaskResult, run_examples
+from nanolab.evals.base import Done, Record, TaskResult, Tell, run_examples
 from nanolab.evals.programs import check_of
 from nanolab.model.trees import common_prefix
 from nanolab.samplers import baselines
@@ -60,10 +60,11 @@ class Asking:
 
 
 def evaluate(world: World, folder: Path, task: str, rows: Sequence[Row], asking: Asking,
-             say: Callable[[str], None] = lambda line: None) -> TaskResult:
+             say: Callable[[str], None] = lambda line: None, progress: Tell = lambda *told: None) -> TaskResult:
     """The result of one task on `rows`, over all ranks; records are kept in `folder` and done ones are not repeated."""
     answer = answer_choices if task in CHOICE_TASKS else solve_problems if task == "gsm8k" else write_programs
-    records = run_examples(world, folder, task, len(rows), lambda indexes, done: answer(task, rows, indexes, asking, done), say)
+    records = run_examples(world, folder, task, len(rows), lambda indexes, done: answer(task, rows, indexes, asking, done), say,
+                           progress)
     return TaskResult.of(task, records)
 
 

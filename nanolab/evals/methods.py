@@ -17,7 +17,7 @@ from nanolab import sandbox
 from nanolab.data import chat
 from nanolab.data.tokenizer import Tokenizer
 from nanolab.dist import World
-from nanolab.evals.base import Done, Record, mcnemar, run_examples, wilson
+from nanolab.evals.base import Done, Record, Tell, mcnemar, run_examples, wilson
 from nanolab.evals.chat_tasks import grade_problem
 from nanolab.evals.programs import check_of
 from nanolab.generation import Completion
@@ -48,6 +48,7 @@ class Problems:
     plain: bool = False  # asked in plain text (a base model): the answer ends at the first empty line
     tool_timeout: float = 5.0  # seconds that a test program may run
     workers: int = 2  # test programs run at once
+    progress: Tell = lambda *told: None
     verdicts: dict[tuple[int, str], bool] = field(default_factory=dict)  # of programs already run, by problem and text
 
     def grade(self, pairs: Sequence[tuple[int, Completion]]) -> list[Record]:
@@ -72,7 +73,7 @@ class Problems:
             evaluate(indexes, lot)
             lot.grade()
 
-        return run_examples(self.world, self.folder, method, len(self.rows), graded, self.say)
+        return run_examples(self.world, self.folder, method, len(self.rows), graded, self.say, self.progress)
 
     def generate(self, indexes: Sequence[int], temperature: float, top_k: int | None, samples: int = 1, **more: Any) -> Any:
         """Completions of the problems `indexes` from the engine."""

@@ -48,7 +48,8 @@ def evaluate_core(job: Job, world: World, run: Run, source: DataSource, subject:
             core.evaluate_task(scorer, lambda text: [tokenizer.bos, *tokenizer.encode(text)], task, rows, indexes, done,
                                limit=subject.context)
 
-        result = TaskResult.of(task.name, run_examples(world, records_folder(job), f"core_{task.name}", len(rows), evaluate))
+        records = run_examples(world, records_folder(job), f"core_{task.name}", len(rows), evaluate, progress=run.progress)
+        result = TaskResult.of(task.name, records)
         say(world, f"CORE {task.name} ({task.kind}): {result.passed} of {result.n} = {result.accuracy:.4f}, centred {result.centred:+.4f}")
         results.append(result)
     if not results:

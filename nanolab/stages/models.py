@@ -164,7 +164,8 @@ def problems_of(job: Job, world: World, run: Run, subject: Subject, source: Data
                         f"that {subject.source} was trained on: train with a larger base_train.sequence_length, or take fewer num_shots")
     return Problems(world, job.folder / "records", subject.tokenizer,
                     subject.language_model(config, longest + config.max_new_tokens), rows, prompts, stage or job.step, config.seed,
-                    config.max_new_tokens, config.batch_rows, lambda line: say(world, line), task, plain, config.tool_timeout, how.workers)
+                    config.max_new_tokens, config.batch_rows, lambda line: say(world, line), task, plain, config.tool_timeout, how.workers,
+                    run.progress)
 
 
 def shot_rows(source: DataSource, task: str) -> list[dict[str, Any]]:
@@ -195,7 +196,7 @@ def evaluate_tasks(job: Job, world: World, run: Run, source: DataSource, how: ch
     for task in job.config.tasks:
         rows = task_rows(source, run, task, "test", job.config.max_examples)
         note_cut_prompts(run, world, task, rows, how)
-        result = chat_tasks.evaluate(world, records_folder(job), task, rows, how, lambda line: say(world, line))
+        result = chat_tasks.evaluate(world, records_folder(job), task, rows, how, lambda line: say(world, line), run.progress)
         say(world, f"{task}: {result.passed} of {result.n} = {result.accuracy:.4f} "
                    f"[{result.interval_low:.4f}, {result.interval_high:.4f}], chance {result.chance:.2f}")
         results.append(result)

@@ -30,9 +30,9 @@ def run(job: Job, world: World, run: Run) -> dict[str, Any]:
     world = with_dtype(world, config.dtype)
     test = task_rows(source, run, "gsm8k", "test", config.max_examples)
     train = task_rows(source, run, "gsm8k", "train", None)
-    before = answers(job, world, subject, source, test, "before")
+    before = answers(job, world, run, subject, source, test, "before")
     rewards = train_policy(job, world, run, subject, train)
-    after = answers(job, world, subject, source, test, "after")
+    after = answers(job, world, run, subject, source, test, "after")
     metrics: dict[str, Any] = {"status": "finished", "steps": config.steps}
     metrics |= {"reward_first": mean(rewards[:3]), "reward_last": mean(rewards[-3:])}
     for way in before:
@@ -46,7 +46,7 @@ def run(job: Job, world: World, run: Run) -> dict[str, Any]:
     return metrics | {"data": source.describe("gsm8k")}
 
 
-def answers(job: Job, world: World, subject: Subject, source: DataSource, rows: list[dict[str, Any]], when: str,
+def answers(job: Job, world: World, run: Run, subject: Subject, source: DataSource, rows: list[dict[str, Any]], when: str,
             ) -> dict[str, list[Record]]:
     """Graded answers of the model as it is now: greedy and at temperature 1, by the same random numbers before and after."""
     problems = problems_of(job, world, run, subject, source, rows, stage=f"{job.step}/test", plain=False)
@@ -82,6 +82,7 @@ def train_policy(job: Job, world: World, run: Run, subject: Subject, rows: list[
         rewards.append(reward)
         run.metrics({"train/reward": reward, "train/loss": learned["loss"], "train/tokens": learned["tokens"],
                      "train/seconds": time.perf_counter() - started}, update + 1)
+        run.progress("training", update + 1, config.steps, "updates")
         say(world, f"update {update + 1}/{config.steps}: reward {reward:.3f}, loss {learned['loss']:+.4f}, "
                    f"{learned['tokens']:.0f} tokens, {sampled:.1f} + {time.perf_counter() - started - sampled:.1f} s")
         if (update + 1) % config.checkpoint_every == 0 or update + 1 == config.steps:

@@ -81,6 +81,7 @@ def train(model: GPT, optimizers: Optimizers, rows: Rows, world: World, run: Run
         spent += time.perf_counter() - begun
         speeds = _speeds((step + 1 - first) * schedule.batch_size * rows.length / spent, model, peak)
         done = step + 1 == schedule.steps
+        run.progress("training", step + 1, schedule.steps, "steps")
         run.metrics({"train/loss": loss, "train/learning_rate_multiplier": multiplier} | {f"train/{k}": v for k, v in speeds.items()},
                     step + 1)
         if done or (step + 1) % schedule.eval_every == 0:
