@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
-from nanolab import files, notebooks, pipeline, tracking
+from nanolab import files, notebooks, pipeline, tracking, tracking_views
 from nanolab.config import STEPS, StudyConfig
 from nanolab.experiment import load_study
+from nanolab.notebook_page import write_page
 from nanolab.plan import Step, plan, step_config
 from nanolab.schema import UserError, to_dict
 
@@ -48,8 +49,8 @@ def run_study(name: str, overrides: list[str], only: list[str], start: str | Non
             message = f"{study.experiment}: interrupted; everything so far is kept, and the same command goes on from there"
             return 130
         finally:
-            tracking.close_run(parent, status)
             tracking.sweep(study.experiment)  # a step whose kernel was ended is no longer running
+            pipeline.close_execution(parent, status)
             if message:
                 print(message, file=sys.stderr, flush=True)
     if status == "FINISHED":
@@ -104,10 +105,12 @@ def _run_groups(study: StudyConfig, groups: list[list[str]], planned: dict[str, 
 
 
 def _attach(parent: str, steps: list[str], output: Path) -> None:
-    """Puts the executed notebook beside the records of the steps that it ran."""
+    """Puts the executed notebook, and a page of it, beside the records of the steps that it ran."""
+    page = write_page(output)
     for run in tracking.children(parent):
         if run.tags.get("step") in steps:
             tracking.log_file(run.id, output, "notebook")
+            tracking.log_file(run.id, page, "notebook")
 
 
 def _show_end(study: StudyConfig, parent: str, seconds: float) -> None:
@@ -121,7 +124,7 @@ def _show_end(study: StudyConfig, parent: str, seconds: float) -> None:
     print(f"{'in all':16} {seconds:7.1f} s")
     if "report" in report:
         print(f"report: {report['report']}")
-    print("runs:   make ui   (then http://127.0.0.1:5000)", flush=True)
+    print(f"runs:   make ui   (then {tracking_views.address(study.experiment)})", flush=True)
 
 
 def _interrupt(number: int, frame: Any) -> None:

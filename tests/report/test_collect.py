@@ -186,7 +186,8 @@ def test_grid_points_of_several_samplers_and_settings_are_kept_apart(store):
 def test_a_setting_that_the_grid_does_not_vary_is_read_from_the_step(store):
     grid = log_step(open_execution(), "power_ablation", {"points": 1}, {"restart_prob": 0.5, "num_blocks": 1, "particles": 16})
     common = {"alpha": 4.0, "temperature": 0.7, "samples": 4}
-    for place, params in enumerate([{"method": "power", **common, "num_steps": 2, "samples": 1}, {"method": "smc", **common, "num_steps": 0},
+    for place, params in enumerate([{"method": "power", **common, "num_steps": 2, "samples": 1},
+                                    {"method": "smc", **common, "num_steps": 0},
                                     {"method": "best_of", **common, "alpha": 1.0, "num_steps": 0}]):
         tracking.log_params(tracking.open_point(grid, f"point {place}", 1000 + place), params)
     (power,), (best_of, smc), _ = collect.grid_points(tracking.record(grid))
