@@ -30,7 +30,6 @@ class Courier:
         self._points: dict[str, str] = {}  # grid point -> run id
         self._last_start = 0  # of a grid point, in milliseconds: no two are equal, since the UI orders the points by it
         self._values: dict[str, dict[str, float]] = {}  # run id of a grid point -> its metrics
-        self._sampler = Sampler(folder)
         self._tables: dict[str, dict[str, Any]] = {}  # run id -> file name -> its entry in the tag that makes the UI show tables
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -67,17 +66,15 @@ class Courier:
             if self._on_failure:
                 self._on_failure()
             return
+        sampler = Sampler(self.folder)  # here: processor time is counted since the last call of the same thread
         while not self._stop.wait(POLL_SECONDS):
             try:
                 self._deliver()
-                if self._sampler.due():
-                    self._measure()
+                if sampler.due():
+                    now, number = round(time.time() * 1000), sampler.count
+                    tracking.log_curves(self.run_id, [(key, value, now, number) for key, value in sampler.sample().items()])
             except Exception as error:  # a busy database or a server away: tried again, and finish raises if it stays so
                 self.error = error
-
-    def _measure(self) -> None:
-        now, number = round(time.time() * 1000), self._sampler.count
-        tracking.log_curves(self.run_id, [(key, value, now, number) for key, value in self._sampler.sample().items()])
 
     def _deliver(self) -> None:
         records, offset = read_journal_from(self.folder, self._offset)

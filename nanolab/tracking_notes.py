@@ -111,7 +111,10 @@ def describe_execution(parent: str) -> None:
     table = ["| step | main result | time |", "| --- | --- | ---: |", *rows]
     about = execution.params.get("description", "")
     tracking.set_tag(parent, "mlflow.note.content", "\n\n".join(part for part in (about, report, "\n".join(table)) if part))
-    tracking.set_tag(parent, "result", _said_of_all(steps))
+    found = main_metrics(steps)
+    tracking.log_metrics(parent, found)
+    said = ", ".join(f"{key.removeprefix('gsm8k/')} {value:.3f}" for key, value in found.items() if key.startswith("gsm8k/"))
+    tracking.set_tag(parent, "result", f"GSM8K: {said}" if said else f"{len(steps)} steps finished")
 
 
 def report_link(run: RunRecord | None) -> str:
@@ -121,12 +124,13 @@ def report_link(run: RunRecord | None) -> str:
     return f"**{link(run, 'report', found)}**" if run and found else ""
 
 
-def _said_of_all(steps: dict[str, RunRecord]) -> str:
-    """An execution's main result: the word problems by its models and by power sampling."""
-    keys = {"SFT": ("chat_eval_sft", "gsm8k"), "power": ("power_eval", "gsm8k"), "RL": ("chat_eval_rl", "gsm8k")}
-    found = {label: steps[step].metrics.get(f"final/{key}") for label, (step, key) in keys.items() if step in steps}
-    said = ", ".join(f"{label} {value:.3f}" for label, value in found.items() if value is not None)
-    return f"GSM8K: {said}" if said else f"{len(steps)} steps finished"
+def main_metrics(steps: dict[str, RunRecord]) -> dict[str, float]:
+    """The numbers by which executions of a study are compared: word problems by model and by power sampling, CORE, bits per byte."""
+    wanted = {"gsm8k/sft": ("chat_eval_sft", "gsm8k"), "gsm8k/power": ("power_eval", "gsm8k"), "gsm8k/rl": ("chat_eval_rl", "gsm8k"),
+              "gsm8k/mid": ("chat_eval_mid", "gsm8k"), "gsm8k/base": ("base_eval", "gsm8k"), "CORE": ("base_eval", "CORE"),
+              "validation_bits_per_byte": ("base_loss", "validation_bits_per_byte")}
+    found = {key: steps[step].metrics.get(f"final/{name}") for key, (step, name) in wanted.items() if step in steps}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _seconds(run: RunRecord) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from typing import Any
+from urllib.parse import quote
 
 from nanolab import tracking
 from nanolab.tracking import RunRecord
@@ -26,6 +27,12 @@ def page(experiment_id: str, view: str, charts: bool = False) -> str:
     return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={view}{mode}"
 
 
+def compare_page(experiment_id: str, run_ids: list[str]) -> str:
+    """The part of an address after the UI's own that compares runs: parallel coordinates, scatter plots, their values side by side."""
+    runs, experiments = (quote(json.dumps(ids)) for ids in (run_ids, [experiment_id]))
+    return f"#/compare-runs?runs={runs}&experiments={experiments}"
+
+
 def address(experiment: str, view: str = STEPS) -> str:
     """The whole address of a study's runs: at the tracking server, or where `make ui` serves the store."""
     base = tracking.store_uri() if tracking.store_uri().startswith("http") else "http://127.0.0.1:5000"
@@ -38,13 +45,15 @@ def save_views(parent: str) -> None:
     experiment_id = execution.experiment_id
     steps = mark_latest(execution)
     views = {STEPS: steps_view(), TREE: tree_view(parent)}
+    points = []
     if "power_ablation" in steps:
         views[GRID] = grid_view(steps["power_ablation"].id)
+        points = [point.id for point in tracking.children(steps["power_ablation"].id)]
     now = round(time.time() * 1000)
     for key, state in views.items():
         value = {"name": NAMES[key], "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
         tracking.set_experiment_tag(experiment_id, PREFIX + key, json.dumps(value))
-    tracking.set_experiment_tag(experiment_id, "mlflow.note.content", study_note(execution, list(views)))
+    tracking.set_experiment_tag(experiment_id, "mlflow.note.content", study_note(execution, list(views), points))
 
 
 def mark_latest(execution: RunRecord) -> dict[str, RunRecord]:
@@ -65,13 +74,18 @@ def mark_latest(execution: RunRecord) -> dict[str, RunRecord]:
 def steps_view() -> dict[str, Any]:
     """The newest finished run of each step, a row each, in the order of a study."""
     return {"searchFilter": f"tags.{LATEST} = 'true'", "orderByKey": "tags.`mlflow.runName`", "orderByAsc": True,
-            "selectedColumns": ["tags.`result`", "attributes.`Dataset`"]}
+            **columns({"tags.`result`": 560, "attributes.`Dataset`": 300})}
+
+
+def columns(widths: dict[str, int]) -> dict[str, Any]:
+    """The columns of a view with their widths in pixels, in their order, after those that the UI always shows."""
+    return {"selectedColumns": list(widths), "columnOrder": list(widths), "columnWidths": widths}
 
 
 def tree_view(parent: str) -> dict[str, Any]:
     """One execution as a tree: its steps in order, the grid points below theirs."""
     return {"searchFilter": f"tags.execution = '{parent}'", "orderByKey": "attributes.start_time", "orderByAsc": True,
-            "selectedColumns": ["tags.`result`", "metrics.`accuracy`", "metrics.`positions_per_problem`"]}
+            **columns({"tags.`result`": 430, "metrics.`accuracy`": 100, "metrics.`positions_per_problem`": 170})}
 
 
 def grid_view(step_run: str) -> dict[str, Any]:
@@ -83,10 +97,10 @@ def grid_view(step_run: str) -> dict[str, Any]:
                 "isGenerated": False, **settings}
 
     axes = {"xaxis": {"key": "positions_per_problem", "type": "METRIC"}, "yaxis": {"key": "accuracy", "type": "METRIC"}}
-    columns = [*(f"metrics.`{key}`" for key in ("accuracy", "low", "high", "positions_per_problem", "acceptance", "log_p")),
-               *(f"params.`{key}`" for key in GRID_PARAMS)]
+    shown = [*(f"params.`{key}`" for key in GRID_PARAMS),
+             *(f"metrics.`{key}`" for key in ("accuracy", "low", "high", "positions_per_problem", "acceptance", "log_p"))]
     return {"searchFilter": f"tags.`mlflow.parentRunId` = '{step_run}'", "orderByKey": "metrics.`accuracy`", "orderByAsc": False,
-            "selectedColumns": columns, "runsHiddenMode": "SHOW_ALL",
+            **columns(dict.fromkeys(shown, 105)), "runsHiddenMode": "SHOW_ALL",
             "compareRunSections": [{"uuid": section, "name": "What the ablation found", "display": True, "isReordered": True,
                                     "deleted": False, "isGenerated": False, "columns": 1, "cardHeight": 420}],
             "compareRunCharts": [chart("parallel", "PARALLEL", selectedParams=GRID_PARAMS, showAllRuns=False,
@@ -94,11 +108,12 @@ def grid_view(step_run: str) -> dict[str, Any]:
                                  chart("cost", "SCATTER", **axes), chart("accuracy", "BAR", metricKey="accuracy")]}
 
 
-def study_note(execution: RunRecord, views: list[str]) -> str:
-    """The study's description: what it is, its views, how the runs hang together."""
+def study_note(execution: RunRecord, views: list[str], points: list[str]) -> str:
+    """The study's description: what it is, its views, how the runs hang together; `points` are the runs of the ablation's grid."""
     links = [f"[{NAMES[key]}]({page(execution.experiment_id, key)})" for key in views]
     if GRID in views:
         links.append(f"[Ablation: charts]({page(execution.experiment_id, GRID, charts=True)})")
+        links.append(f"[Ablation: compare]({compare_page(execution.experiment_id, points)})")
     return (f"{execution.params.get('description') or 'A study of nanolab.'} {' · '.join(links)}\n\n"
             "An execution of the study is a parent run; its steps are the runs below it, numbered in order; a point of the ablation's "
             "grid is a run below its step. The column `result` has the main result of each run in words, and the description of each "
