@@ -61,6 +61,7 @@ def client() -> Any:
 
 @lru_cache(maxsize=4)
 def _client(uri: str, mlruns: Path) -> Any:
+    warnings.filterwarnings("ignore", message="IProgress not found")  # progress bars of a library that we do not show
     own = uri == f"sqlite:///{mlruns}/mlflow.db"
     if own:
         database = mlruns / "mlflow.db"
@@ -68,7 +69,6 @@ def _client(uri: str, mlruns: Path) -> Any:
             if not database.exists() or database.stat().st_size == 0:
                 _create_store(database)
             _relocate(database, mlruns)
-    warnings.filterwarnings("ignore", message="IProgress not found")  # progress bars of a library that we do not show
     from mlflow.tracking import MlflowClient
     return MlflowClient(tracking_uri=uri)
 

@@ -126,8 +126,8 @@ def report_link(run: RunRecord | None) -> str:
 
 def main_metrics(steps: dict[str, RunRecord]) -> dict[str, float]:
     """The numbers by which executions of a study are compared: word problems by model and by power sampling, CORE, bits per byte."""
-    wanted = {"gsm8k/sft": ("chat_eval_sft", "gsm8k"), "gsm8k/power": ("power_eval", "gsm8k"), "gsm8k/rl": ("chat_eval_rl", "gsm8k"),
-              "gsm8k/mid": ("chat_eval_mid", "gsm8k"), "gsm8k/base": ("base_eval", "gsm8k"), "CORE": ("base_eval", "CORE"),
+    wanted = {"gsm8k/base": ("base_eval", "gsm8k"), "gsm8k/mid": ("chat_eval_mid", "gsm8k"), "gsm8k/sft": ("chat_eval_sft", "gsm8k"),
+              "gsm8k/power": ("power_eval", "gsm8k"), "gsm8k/rl": ("chat_eval_rl", "gsm8k"), "CORE": ("base_eval", "CORE"),
               "validation_bits_per_byte": ("base_loss", "validation_bits_per_byte")}
     found = {key: steps[step].metrics.get(f"final/{name}") for key, (step, name) in wanted.items() if step in steps}
     return {key: value for key, value in found.items() if value is not None}
