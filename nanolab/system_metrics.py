@@ -1,4 +1,4 @@
-"""What a stage asks of its machine, measured by the process that launched it: processor, memory, disk, network, GPUs.
+"""What a stage asks of its machine, measured by the process that launched it: processor, memory, disk, GPUs.
 
 The names are those that the System metrics page of MLflow's UI groups. A stage is never asked to measure itself, so its speed does not
 depend on this; a sample takes about a millisecond of the launching process, where there is a GPU the time of one nvidia-smi more.
@@ -26,7 +26,6 @@ class Sampler:
         """`disk` is a folder on the disk that is watched."""
         self._disk = disk if disk.exists() else disk.parent
         self._started = self._last = time.monotonic()
-        self._sent = psutil.net_io_counters()
         self._gpus = shutil.which("nvidia-smi") is not None
         self.count = 0
         psutil.cpu_percent()  # the first call only starts the measurement
@@ -40,16 +39,11 @@ class Sampler:
         """The values of now, by the name of their metric; `system/processes_memory_megabytes` is that of the launched processes."""
         self._last = time.monotonic()
         self.count += 1
-        memory, disk, network = psutil.virtual_memory(), psutil.disk_usage(str(self._disk)), psutil.net_io_counters()
         values = {
             "cpu_utilization_percentage": psutil.cpu_percent(),
             "processes_memory_megabytes": processes_memory() / MB,
-            "system_memory_usage_megabytes": memory.used / MB,
-            "system_memory_usage_percentage": memory.percent,
-            "disk_usage_percentage": disk.percent,
-            "disk_available_megabytes": disk.free / MB,
-            "network_receive_megabytes": (network.bytes_recv - self._sent.bytes_recv) / MB,
-            "network_transmit_megabytes": (network.bytes_sent - self._sent.bytes_sent) / MB,
+            "system_memory_usage_percentage": psutil.virtual_memory().percent,
+            "disk_available_megabytes": psutil.disk_usage(str(self._disk)).free / MB,
         }
         return {f"system/{key}": float(value) for key, value in {**values, **(gpu_values() if self._gpus else {})}.items()}
 

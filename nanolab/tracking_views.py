@@ -16,7 +16,7 @@ from nanolab.tracking import RunRecord
 
 PREFIX = "mlflow.sharedViewState."
 STEPS, TREE, GRID = "nanolab-steps", "nanolab-tree", "nanolab-ablation"
-NAMES = {STEPS: "Steps: the latest of each", TREE: "Tree of the latest execution", GRID: "Ablation: every grid point"}
+NAMES = {STEPS: "Steps", TREE: "Latest execution", GRID: "Ablation"}
 GRID_PARAMS = ["method", "alpha", "temperature", "num_steps", "samples"]
 LATEST = "latest"  # tag of the newest finished run of each step
 
@@ -112,8 +112,8 @@ def study_note(execution: RunRecord, views: list[str], points: list[str]) -> str
     """The study's description: what it is, its views, how the runs hang together; `points` are the runs of the ablation's grid."""
     links = [f"[{NAMES[key]}]({page(execution.experiment_id, key)})" for key in views]
     if GRID in views:
-        links.append(f"[Ablation: charts]({page(execution.experiment_id, GRID, charts=True)})")
-        links.append(f"[Ablation: compare]({compare_page(execution.experiment_id, points)})")
+        links.append(f"[its charts]({page(execution.experiment_id, GRID, charts=True)})")
+        links.append(f"[side by side]({compare_page(execution.experiment_id, points)})")
     return (f"{execution.params.get('description') or 'A study of nanolab.'} {' · '.join(links)}\n\n"
             "An execution of the study is a parent run; its steps are the runs below it, numbered in order; a point of the ablation's "
             "grid is a run below its step. The column `result` has the main result of each run in words, and the description of each "

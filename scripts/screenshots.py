@@ -143,7 +143,7 @@ def with_parameters(notebook: Path, target: Path, values: dict[str, Any]) -> Non
         if "parameters" in cell["metadata"].get("tags", []):
             source = "".join(cell["source"])
             for key, value in values.items():
-                source, count = re.subn(rf"(?m)^{key} = .*?(?=  #|$)", f"{key} = {value!r}", source)
+                source, count = re.subn(rf"(?m)^{key} = .*?(?=  #|$)", lambda found: f"{key} = {value!r}", source)  # noqa: B023
                 assert count == 1, key
             cell["source"] = source
     target.write_text(json.dumps(content))
@@ -177,9 +177,11 @@ def main() -> int:
                 pictures.append(given.out / f"mlflow_{key}.png")
                 page.screenshot(path=pictures[-1])
                 page.close()
-        work = folder / "lab"
-        work.mkdir()
-        shutil.copytree(ROOT / "notebooks", work, dirs_exist_ok=True)
+        work = shutil.copytree(ROOT / "notebooks", folder / "lab")
+        from nanolab.experiment import load_study
+        from nanolab.schema import to_dict
+        values = {**to_dict(load_study(given.study).power_ablation), "experiment": given.study}
+        with_parameters(ROOT / "notebooks" / "08_power_ablation.ipynb", work / "08_power_ablation.ipynb", values)
         with jupyter_lab(work, given.store.absolute()) as address:  # the stage is finished: the notebook only shows it
             page = run_notebook(browser, address, "08_power_ablation.ipynb")
             page.locator(".jp-OutputArea-output img").first.scroll_into_view_if_needed()
