@@ -68,10 +68,10 @@ class Chain:
     def answers(self) -> HTML:
         """What the other methods answered to the same question, and what each cost."""
         rows = [["power sampling" if name == "power" else METHOD_LABELS.get(name, name), mark(found["passed"]),
-                 found["answer"] if self.life["expected"] is not None else "", cards.number(found["positions"]),
-                 cards.number(found.get("log_p")), Markup(f'<div style="white-space:pre-wrap">{coloured(found.get("text", ""))}</div>')]
-                for name, found in self.problem["methods"].items()]
-        return HTML(cards.table(["method", "", "answer", "positions", "log p", "text"], [[*row[:3], *row[3:]] for row in rows], 3))
+                 found["answer"] if self.life["expected"] is not None else "",
+                 Markup(f'<div style="white-space:pre-wrap">{coloured(found.get("text", ""))}</div>'),
+                 cards.number(found["positions"]), cards.number(found.get("log_p"))] for name, found in self.problem["methods"].items()]
+        return HTML(cards.table(["method", "", "answer", "text", "positions", "log p"], rows, left=4))
 
 
 @dataclass(frozen=True)
@@ -141,21 +141,26 @@ def last_steps(life: Record) -> list[Record]:
 
 
 def log_p_figure(life: Record) -> Any:
-    """The state's log p by step as a line, each proposal beside it; proposals given up early have no whole log p and are left out."""
+    """The state's log p by step as a line, each proposal beside it; one given up early has no whole log p: it is marked at the bottom."""
     from matplotlib.ticker import MaxNLocator
 
     from nanolab.report import canvas
     figure, (axis,) = canvas.new_figure(height=2.5)
     states, steps = life["log_p_by_step"], last_steps(life)
     axis.plot(range(len(states)), states, color=canvas.BLUE, linewidth=1.6, marker="o", markersize=4, label="state", zorder=3)
-    for accepted, colour, marker, label in ((True, canvas.GREEN, "P", "accepted proposal"), (False, canvas.RED, "X", "rejected proposal")):
+    for accepted, colour, marker, label in ((True, canvas.GREEN, "P", "accepted"), (False, canvas.RED, "X", "rejected")):
         own = [(i, one["log_p"]) for i, one in enumerate(steps, 1) if one["accepted"] == accepted and not one["early_rejected"]]
         if own:
             axis.plot(*zip(*own), color=colour, marker=marker, linestyle="none", markersize=7, label=label, zorder=2, alpha=0.8)
+    given_up = [i for i, one in enumerate(steps, 1) if one["early_rejected"]]
+    if given_up:
+        axis.plot(given_up, [0.04] * len(given_up), color=canvas.RED, marker="x", linestyle="none", markersize=5, label="given up early",
+                  transform=axis.get_xaxis_transform())
     axis.set_xlabel("Metropolis-Hastings step")
     axis.set_ylabel("log p, nats")
     axis.xaxis.set_major_locator(MaxNLocator(11, integer=True))
-    axis.legend(fontsize=8, frameon=False, ncol=3, loc="lower center", bbox_to_anchor=(0.5, 0.98), handlelength=1.4)
+    axis.legend(fontsize=8, frameon=False, ncol=4, loc="lower center", bbox_to_anchor=(0.45, 0.98), handlelength=1.2,
+                columnspacing=0.9)
     return figure
 
 
