@@ -57,7 +57,8 @@ def losses(histories: dict[str, dict[str, History]], titles: dict[str, str], stu
 def _at_the_end(axis: Axes, labels: list[tuple[float, float, str, str]]) -> None:
     """Names in the colours of the lines, one below the other beside a logarithmic panel, the highest line first."""
     for place, (_, _, text, colour) in enumerate(sorted(labels, key=lambda label: -label[1])):
-        axis.annotate(text, (1.02, 0.9 - 0.13 * place), xycoords="axes fraction", fontsize=8, color=colour, va="center", annotation_clip=False)
+        axis.annotate(text, (1.02, 0.9 - 0.13 * place), xycoords="axes fraction", fontsize=8, color=colour, va="center",
+                      annotation_clip=False)
 
 
 def rewards(histories: dict[str, History], studies: list[str]) -> tuple[Figure, pandas.DataFrame]:

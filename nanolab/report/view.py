@@ -57,16 +57,20 @@ def summary(result: Any) -> HTML:
 
 def _step(result: Any, step: str) -> str:
     metrics = result.metrics[step]
-    names = max((name for name in HEADLINES if step.startswith(name)), key=len, default="")
-    shown = [(label, _said(key, metrics[key])) for label, key in HEADLINES.get(names, []) if metrics.get(key) is not None]
     reused = step in result.reused
     state = cards.pill("reused" if reused else "finished", cards.GREY if reused else cards.GREEN)
     where = f"{records.run_link(result.run_ids[step])} · {cards.muted(short(result.folders[step]))}" if result.run_ids.get(step) else ""
     note = " " + cards.muted(f"data: {metrics['data']}") if metrics.get("data") else ""
     rows = [[key, _said(key, value)] for key, value in metrics.items() if not isinstance(value, (dict, list))]
     return (f'<div style="{cards.FONT};margin:8px 0"><b style="font-size:15px">{step}</b> {state} '
-            f'<span style="font-size:12px">{where}{note}</span>{cards.tiles(shown)}'
+            f'<span style="font-size:12px">{where}{note}</span>{cards.tiles(headlines(step, metrics))}'
             f"{cards.fold(f'all {len(rows)} metrics', cards.table(['metric', 'value'], rows))}</div>")
+
+
+def headlines(step: str, metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    """(label, value) of a step's key numbers, those that it measured."""
+    name = max((name for name in HEADLINES if step.startswith(name)), key=len, default="")
+    return [(label, _said(key, metrics[key])) for label, key in HEADLINES.get(name, []) if metrics.get(key) is not None]
 
 
 def _said(key: str, value: Any) -> str:
