@@ -19,7 +19,7 @@ from nanolab.report.view import headlines
 TOOLS = ("11_compare", "12_one_chain")  # notebooks that read records and run no stage
 RESULTS = {"base bits per byte": ("base_train", "validation_bits_per_byte"), "SFT GSM8K": ("chat_eval_sft", "gsm8k"),
            "power GSM8K": ("power_eval", "gsm8k"), "RL GSM8K": ("chat_eval_rl", "gsm8k")}  # column -> step, metric
-STATES = {"finished": ("●", cards.GREEN), "begun": ("◐", cards.ORANGE), "missing": ("○", cards.GREY)}
+STATES = {"finished": ("●", cards.GREEN), "begun": ("◐", cards.ORANGE), "outdated": ("◌", cards.ORANGE), "missing": ("○", cards.GREY)}
 BUTTON = f"background:{cards.BLUE};color:white;border-radius:6px;padding:5px 14px;text-decoration:none;font-weight:600"
 
 
@@ -66,9 +66,10 @@ def _next(study: StudyConfig, planned: dict[str, Step]) -> str:
         text, step = f"{len(missing)} of {len(study.steps)} steps of {study.experiment} are not finished. " + (
             "Go on with:" if begun else "Next:"), missing[0]
     notebook = STEPS[step].notebook
-    whole = "" if not missing else f" &ensp; or all of them in a terminal: <code>.venv/bin/python scripts/run_all.py {_name(study)}</code>"
+    command = f"<code>.venv/bin/python scripts/run_all.py {_name(study)}</code>"
+    whole = f'<div style="font-size:12px;margin-top:6px">or all of them in a terminal: {command}</div>' if missing else ""
     return (f'<div style="{cards.FONT};margin:8px 0 14px">{cards.escape(text)} <a style="{BUTTON}" href="{notebook}.ipynb">'
-            f'{notebook}</a><span style="font-size:12px">{whole}</span></div>')
+            f"{notebook}</a>{whole}</div>")
 
 
 def _name(study: StudyConfig) -> str:
@@ -89,7 +90,8 @@ def _lines(pieces: list[str]) -> Markup:
 def _state(study: StudyConfig, step: Step | None, name: str) -> str:
     if step is None:  # the report, which is made again for each execution
         return cards.muted(name)
-    state = "finished" if step.finished else "begun" if step.started else "missing"
+    earlier = any(step.folder.parent.glob("*/result.json"))  # finished with other settings, or by an older version of the code
+    state = "finished" if step.finished else "begun" if step.started else "outdated" if earlier else "missing"
     sign, colour = STATES[state]
     run = tracking.find_finished(study.experiment, step.name, step.fingerprint) if step.finished and records.store_exists() else None
     when = f" {cards.muted(cards.duration(collect.seconds(run)))} {records.run_link(run.id)}" if run else ""
