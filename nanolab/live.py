@@ -28,6 +28,13 @@ STATES = {"running": ("running", cards.BLUE), "finished": ("finished", cards.GRE
 _shown: tuple[str, list[str]] = ("", [])  # request of a cell, and the cards of the stages that it finished
 
 
+class Stopped(KeyboardInterrupt):
+    """An interrupt while a stage ran, which IPython shows in one line."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"KeyboardInterrupt: {self}"]
+
+
 @contextlib.contextmanager
 def view(step: str, folder: Path, resumed: bool = False) -> Iterator[Callable[[str], None]]:
     """Gives the function that is handed each line which the processes of `step` print; `folder` is the step's work folder."""
@@ -89,7 +96,7 @@ def _updated(card: Card) -> Iterator[Callable[[str], None]]:
         state = "finished"
     except KeyboardInterrupt:
         state = "stopped"
-        raise
+        raise Stopped(f"{card.step} was stopped; run this cell again and it goes on from what is on disk") from None
     finally:
         ended.set()
         thread.join()
