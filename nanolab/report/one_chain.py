@@ -60,7 +60,8 @@ class Chain:
             pieces.append(_step(number, one, state, log_p))
             if one["accepted"]:
                 state = one["kept"] + one["proposal"]
-        ending = f"answer {self.life['answer']}" if self.life["expected"] is not None else "the tests were run"
+        answer = "no answer" if self.life["answer"] is None else f"answer {self.life['answer']}"
+        ending = answer if self.life["expected"] is not None else "the tests were run"
         pieces.append(_block(f"last state: {_verdict(self.life['passed'])}", f"{ending} · log p {states[-1]:.2f}", [("", state, "")],
                              cards.GREEN if self.life["passed"] else cards.RED))
         return HTML("".join(pieces))
@@ -68,7 +69,7 @@ class Chain:
     def answers(self) -> HTML:
         """What the other methods answered to the same question, and what each cost."""
         rows = [["power sampling" if name == "power" else METHOD_LABELS.get(name, name), mark(found["passed"]),
-                 found["answer"] if self.life["expected"] is not None else "",
+                 (found["answer"] or "–") if self.life["expected"] is not None else "",
                  Markup(f'<div style="white-space:pre-wrap">{coloured(found.get("text", ""))}</div>'),
                  cards.number(found["positions"]), cards.number(found.get("log_p"))] for name, found in self.problem["methods"].items()]
         return HTML(cards.table(["method", "", "answer", "text", "positions", "log p"], rows, left=4))

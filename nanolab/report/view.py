@@ -113,6 +113,22 @@ def _cell(value: Any) -> str:
     return Markup(f'<div style="white-space:pre-wrap;min-width:200px;max-width:420px">{cards.escape(text)}</div>')
 
 
+def problems(result: Any, step: str) -> HTML:
+    """The first problems of a power evaluation, with the answer of every method and whether it was right."""
+    rows = rows_of(result.run_ids[step], "problems.json")
+    methods = [name for name in ("power", *METHOD_LABELS) if f"{name}_passed" in rows[0]]
+    cells = [[str(row["index"]), _cell(row["question"]), _cell(row["expected"]),
+              *(Markup(f"{mark(row[f'{name}_passed'])} {cards.escape(_short_answer(row[f'{name}_answer']))}") for name in methods)]
+             for row in rows]
+    header = ["", "question", "expected", *(METHOD_LABELS.get(name, "power") for name in methods)]
+    rest = cards.fold(f"{len(cells) - ROWS} more problems", cards.table(header, cells[ROWS:500], len(header))) if len(cells) > ROWS else ""
+    return HTML(cards.table(header, cells[:ROWS], len(header)) + rest)
+
+
+def _short_answer(answer: str | None) -> str:
+    return "" if answer is None or len(answer) > LONG / 4 else answer
+
+
 def mark(right: bool) -> Markup:
     """A tick or a cross."""
     return Markup(f'<b style="color:{cards.GREEN if right else cards.RED}">{"✓" if right else "✗"}</b>')
