@@ -132,13 +132,13 @@ def curve(points: Points, label: str, end: float | None = None, shares: bool = F
 
     thin = points[::max(1, len(points) // 300)]
     thin = thin if thin[-1] == points[-1] else [*thin, points[-1]]
-    shown = percent if shares else number
+    shown, ends = (percent, ("100%", "0%")) if shares else (number, (number(high), number(low)))
     x, y = place(*points[-1]).split(",")
     text, strong = (f'font-size="{size}" font-family="sans-serif" fill="{fill}"' for size, fill in ((11, GREY), (12, colour)))
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
             f'<text x="0" y="10" {text}>{html.escape(label)}{" (logarithmic)" if log else ""}</text>'
-            f'<text x="{left - 5}" y="{top + 8}" text-anchor="end" {text}>{shown(high)}</text>'
-            f'<text x="{left - 5}" y="{floor}" text-anchor="end" {text}>{shown(low)}</text>'
+            f'<text x="{left - 5}" y="{top + 8}" text-anchor="end" {text}>{ends[0]}</text>'
+            f'<text x="{left - 5}" y="{floor}" text-anchor="end" {text}>{ends[1]}</text>'
             f'<path d="M{left},{top}V{floor}H{right}" fill="none" stroke="{GREY}" stroke-opacity=".5"/>'
             f'<polyline points="{" ".join(place(*point) for point in thin)}" fill="none" stroke="{colour}" stroke-width="1.8"/>'
             f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>'
