@@ -19,7 +19,8 @@ from nanolab.report.view import headlines
 TOOLS = ("11_compare", "12_one_chain")  # notebooks that read records and run no stage
 RESULTS = {"base bits per byte": ("base_train", "validation_bits_per_byte"), "SFT GSM8K": ("chat_eval_sft", "gsm8k"),
            "power GSM8K": ("power_eval", "gsm8k"), "RL GSM8K": ("chat_eval_rl", "gsm8k")}  # column -> step, metric
-STATES = {"finished": ("●", cards.GREEN), "begun": ("◐", cards.ORANGE), "outdated": ("◌", cards.ORANGE), "missing": ("○", cards.GREY)}
+STATES = {"finished": ("✓", cards.GREEN), "to continue": ("◐", cards.ORANGE), "outdated": ("↻", cards.ORANGE),
+          "missing": ("○", cards.GREY)}
 BUTTON = f"background:{cards.BLUE};color:white;border-radius:6px;padding:5px 14px;text-decoration:none;font-weight:600"
 
 
@@ -77,10 +78,10 @@ def _name(study: StudyConfig) -> str:
 
 
 def _what(notebook: str) -> Markup:
-    """The first paragraph of a notebook."""
+    """The first sentence of a notebook."""
     cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
-    text = "".join(cells[0]["source"]).split("\n\n")[1].replace("`", "")
-    return Markup(f'<div style="max-width:330px;font-size:12px">{cards.escape(text)}</div>')
+    text = "".join(cells[0]["source"]).split("\n\n")[1].replace("`", "").partition(". ")[0].rstrip(".")
+    return Markup(f'<div style="min-width:240px;max-width:340px;font-size:12px">{cards.escape(text)}</div>')
 
 
 def _lines(pieces: list[str]) -> Markup:
@@ -89,9 +90,11 @@ def _lines(pieces: list[str]) -> Markup:
 
 def _state(study: StudyConfig, step: Step | None, name: str) -> str:
     if step is None:  # the report, which is made again for each execution
-        return cards.muted(name)
+        made = tracking.search(study.experiment, "tags.step = 'report' and attributes.status = 'FINISHED'") if records.store_exists() else []
+        sign, colour = STATES["finished" if made else "missing"]
+        return f'<span style="color:{colour}">{sign}</span> {name} {records.run_link(made[0].id) if made else ""}'
     earlier = any(step.folder.parent.glob("*/result.json"))  # finished with other settings, or by an older version of the code
-    state = "finished" if step.finished else "begun" if step.started else "outdated" if earlier else "missing"
+    state = "finished" if step.finished else "to continue" if step.started else "outdated" if earlier else "missing"
     sign, colour = STATES[state]
     run = tracking.find_finished(study.experiment, step.name, step.fingerprint) if step.finished and records.store_exists() else None
     when = f" {cards.muted(cards.duration(collect.seconds(run)))} {records.run_link(run.id)}" if run else ""

@@ -47,6 +47,9 @@ HEADLINES: dict[str, list[Headline]] = {  # step, or the start of its name -> wh
            ("greedy before", "greedy/before"), ("greedy after", "greedy/after"), ("sampled before", "sampled/before"),
            ("sampled after", "sampled/after")],
 }
+COLUMNS = {"count": "tokens", **{f"{text}_{words}": f"{said} of {words} words" for words in (8, 13) for text, said in (
+    ("long", "items"), ("text", "in text, runs"), ("chats", "in chats, runs"), ("tasks", "in task rows, runs"))}}  # of a table -> header
+SETTINGS = {"best_alpha", "best_temperature", "best_num_steps"}
 SHARES = {*TASKS, "best_accuracy", "reward_first", "reward_last", "mfu", "acceptance"}
 
 
@@ -74,6 +77,8 @@ def headlines(step: str, metrics: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _said(key: str, value: Any) -> str:
+    if key in SETTINGS:
+        return f"{value:g}"
     name = key.rpartition("/")[2]
     share = key in SHARES or name in ("accuracy", "before", "after", "chance", "low", "high") or key.startswith("core/")
     return cards.percent(value) if share and isinstance(value, float) and name not in ("n", "passed") else cards.number(value)
@@ -99,7 +104,7 @@ def table(result: Any, step: str, name: str) -> HTML | Markdown:
     rows = rows_of(result.run_ids[step], name)
     if not rows:
         return Markdown(f"*{step} recorded no {name}*")
-    header, cells = list(rows[0]), [[_cell(value) for value in row.values()] for row in rows]
+    header, cells = [COLUMNS.get(name, name) for name in rows[0]], [[_cell(value) for value in row.values()] for row in rows]
     rest = cards.fold(f"{len(cells) - ROWS} more rows", cards.table(header, cells[ROWS:500], len(header))) if len(cells) > ROWS else ""
     return HTML(cards.table(header, cells[:ROWS], len(header)) + rest)
 
@@ -143,7 +148,7 @@ def samples(result: Any, step: str) -> HTML | Markdown:
 
 
 def _sample(row: dict[str, Any]) -> str:
-    expected = f" · expected {row['expected']}" if row.get("expected") is not None else ""
+    expected = f" · expected {row['expected']}" if row.get("expected") else ""
     lines = "white-space:pre-wrap;margin:2px 0;font-size"
     return (f'<div style="{cards.FONT};margin:8px 0;padding-left:10px;border-left:3px solid {cards.GREEN if row["passed"] else cards.RED}">'
             f'<div style="font-size:12px">{mark(row["passed"])} {cards.muted(TASKS.get(row["task"], row["task"]) + expected)}</div>'
@@ -227,6 +232,16 @@ def points(result: Any) -> HTML:
 
 def _setting(point: dict[str, Any], key: str) -> str:
     return f"{float(point[key]):g}" if point.get(key) is not None else ""
+
+
+def core(result: Any, step: str = "base_eval") -> HTML:
+    """The CORE tasks of a base evaluation: accuracy, 95% interval and chance."""
+    values = result.metrics[step]
+    names = [key.removeprefix("core/") for key in values if key.startswith("core/") and key.count("/") == 1]
+    rows = [[name, cards.percent(values[f"core/{name}"]),
+             *interval({key: values.get(f"core/{name}/{key}") for key in ("low", "high", "passed", "n")}),
+             cards.percent(values.get(f"core/{name}/chance"))] for name in names]
+    return HTML(cards.table(["CORE task", "accuracy", "95% interval", "passed", "chance"], rows))
 
 
 # ---- figures

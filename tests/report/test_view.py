@@ -56,6 +56,13 @@ def test_methods_stand_beside_power_with_interval_cost_and_p_value(result):
     assert "0.000" not in view.before_and_after(result).data and "6e-15" in view.before_and_after(result).data
 
 
+def test_the_core_tasks_are_a_row_each(result):
+    result.metrics["base_eval"] = {"CORE": 0.1, "core/copy": 0.5, "core/copy/n": 100.0, "core/copy/passed": 50.0, "core/copy/low": 0.4,
+                                   "core/copy/high": 0.6, "core/copy/chance": 0.25}
+    html = view.core(result).data
+    assert html.count("<tr>") == 2 and "[40.0%, 60.0%]" in html and "50 of 100" in html and "25.0%" in html
+
+
 def test_samples_and_tables_are_readable(result):
     html = view.samples(result, "power_eval").data
     assert "1 &lt; 2?" in html and "✓" in html and "&lt;&lt;" in html and "expected 2" in html

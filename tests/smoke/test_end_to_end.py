@@ -76,7 +76,7 @@ def test_the_notebooks_that_read_records_show_what_has_run(study, tmp_path):
         run(store, "-m", "papermill", f"notebooks/{name}.ipynb", str(tmp_path / f"{name}.ipynb"), "-f", str(path), "--cwd", ".")
         shown[name] = outputs(tmp_path / f"{name}.ipynb")
     assert "Every step of micro is finished" in shown["00_start_here"] and "10_report.ipynb" in shown["00_start_here"]
-    assert shown["00_start_here"].count("●") == len(STEPS) - 1
+    assert shown["00_start_here"].count("✓") == len(STEPS)
     for words in ("execution micro", "HumanEval", "best of n", "power_ablation", "in all"):
         assert words in shown["11_compare"], words
     for words in ("first state, drawn from the proposal", "step 2: ", "last state: ", "majority vote"):
