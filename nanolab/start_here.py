@@ -90,7 +90,8 @@ def _lines(pieces: list[str]) -> Markup:
 
 def _state(study: StudyConfig, step: Step | None, name: str) -> str:
     if step is None:  # the report, which is made again for each execution
-        made = tracking.search(study.experiment, "tags.step = 'report' and attributes.status = 'FINISHED'") if records.store_exists() else []
+        having = records.store_exists()
+        made = tracking.search(study.experiment, "tags.step = 'report' and attributes.status = 'FINISHED'") if having else []
         sign, colour = STATES["finished" if made else "missing"]
         return f'<span style="color:{colour}">{sign}</span> {name} {records.run_link(made[0].id) if made else ""}'
     earlier = any(step.folder.parent.glob("*/result.json"))  # finished with other settings, or by an older version of the code
