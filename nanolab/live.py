@@ -66,6 +66,8 @@ class Card:
         head = (f'<div style="display:flex;gap:10px;align-items:baseline"><b style="font-size:15px">{cards.escape(self.step)}</b>'
                 f'{cards.pill(word, colour)}<span style="font-size:13px">{when}</span></div>')
         parts = [_bar(now, colour), _facts(now)] if state != "finished" else [_facts(now, ended=True)]
+        if state == "running" and now.total is None and not self.lines:
+            parts.append(f'<div style="font-size:12px">{cards.muted("the process starts; its first words take some seconds")}</div>')
         drawn = _curve(now, small=state == "finished")
         parts.append(drawn if state == "running" else cards.image(drawn))
         if state != "finished" and self.lines:

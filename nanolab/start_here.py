@@ -68,9 +68,10 @@ def _next(study: StudyConfig, planned: dict[str, Step]) -> str:
             "Go on with:" if begun else "Next:"), missing[0]
     notebook = STEPS[step].notebook
     command = f"<code>.venv/bin/python scripts/run_all.py {_name(study)}</code>"
-    whole = f'<div style="font-size:12px;margin-top:6px">or all of them in a terminal: {command}</div>' if missing else ""
+    whole = f"or all of them in a terminal: {command}" if missing else "Then: " + " · ".join(
+        cards.link(tool, f"{tool}.ipynb") for tool in TOOLS)
     return (f'<div style="{cards.FONT};margin:8px 0 14px">{cards.escape(text)} <a style="{BUTTON}" href="{notebook}.ipynb">'
-            f"{notebook}</a>{whole}</div>")
+            f'{notebook}</a><div style="font-size:12px;margin-top:6px">{whole}</div></div>')
 
 
 def _name(study: StudyConfig) -> str:

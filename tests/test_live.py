@@ -101,6 +101,7 @@ def test_in_batch_the_lines_of_a_cell_give_place_to_its_cards(folder, displayed,
 
 def test_an_evaluation_shows_the_accuracy_so_far_of_every_part(tmp_path):
     card = live.Card("power_eval", tmp_path)
+    assert "the process starts" in card.html("running")
     with Run(tmp_path) as run:
         run.progress("samples", 4, 4, "problems", 0.25)
         for done in (1, 2):

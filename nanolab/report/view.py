@@ -32,20 +32,21 @@ POWER: list[Headline] = [("acceptance", "acceptance"), ("effective moves a step"
                          ("drift of log p, nats", "log_p_drift"), ("its standard error", "log_p_drift_se"),
                          ("effective samples a chain", "effective_sample_size"), ("R-hat", "r_hat"),
                          ("largest error of log p, nats", "log_p_error")]
+ASKED: list[Headline] = [(TASKS[task], task) for task in sorted(TASKS, key=lambda task: task != "gsm8k")]  # word problems first
 HEADLINES: dict[str, list[Headline]] = {  # step, or the start of its name -> what its tiles show
-    "tok_train": [("tokens", "vocab_size"), ("characters read", "characters"), ("bytes a token", "compression_ratio")],
+    "tok_train": [("tokens", "vocab_size"), ("bytes a token", "compression_ratio"), ("characters read", "characters")],
     "tok_eval": [("bits a character", "bits_per_char"), ("coverage, %", "coverage"), ("bytes a token", "compression_ratio"),
                  ("vocabulary use, %", "vocabulary_use")],
     "base_train": TRAINING, "mid_train": TRAINING, "sft": TRAINING,
     "base_loss": [("train bits per byte", "train_bits_per_byte"), ("validation bits per byte", "validation_bits_per_byte")],
-    "base_eval": [("CORE", "CORE"), *((label, task) for task, label in TASKS.items())],
-    "chat_eval": [("ChatCORE", "chat_core"), *((label, task) for task, label in TASKS.items())],
+    "base_eval": [("CORE", "CORE"), *ASKED],
+    "chat_eval": [("ChatCORE", "chat_core"), *ASKED],
     "power_eval": [("GSM8K", "gsm8k"), ("HumanEval", "humaneval"), ("positions a problem", "positions_per_problem"), *POWER],
-    "power_ablation": [("points", "points"), ("problems a point", "problems"), ("best accuracy", "best_accuracy"),
-                       ("at alpha", "best_alpha"), ("T", "best_temperature"), ("steps", "best_num_steps")],
-    "rl": [("updates", "steps"), ("reward, first 3 updates", "reward_first"), ("reward, last 3 updates", "reward_last"),
-           ("greedy before", "greedy/before"), ("greedy after", "greedy/after"), ("sampled before", "sampled/before"),
-           ("sampled after", "sampled/after")],
+    "power_ablation": [("best accuracy", "best_accuracy"), ("at alpha", "best_alpha"), ("T", "best_temperature"),
+                       ("steps", "best_num_steps"), ("points", "points"), ("problems a point", "problems")],
+    "rl": [("greedy before", "greedy/before"), ("greedy after", "greedy/after"), ("sampled before", "sampled/before"),
+           ("sampled after", "sampled/after"), ("updates", "steps"), ("reward, first 3 updates", "reward_first"),
+           ("reward, last 3 updates", "reward_last")],
 }
 COLUMNS = {"count": "tokens", **{f"{text}_{words}": f"{said} of {words} words" for words in (8, 13) for text, said in (
     ("long", "items"), ("text", "in text, runs"), ("chats", "in chats, runs"), ("tasks", "in task rows, runs"))}}  # of a table -> header
