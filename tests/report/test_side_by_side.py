@@ -1,5 +1,7 @@
 """Claims: studies stand side by side with their intervals, costs and the settings in which they differ."""
 
+import dataclasses
+
 import pytest
 
 from nanolab.report import compare_plots, records, side_by_side
@@ -8,8 +10,10 @@ from nanolab.tracking import RunRecord
 
 
 def run(step, seconds=10.0, params=None, **metrics):
-    return RunRecord(f"{step}-id", step, "FINISHED", 0, round(1000 * seconds), params or {},
-                     {f"final/{key.replace('__', '/')}": float(value) for key, value in metrics.items()}, {"step": step})
+    final = {f"final/{key.replace('__', '/')}": float(value) for key, value in metrics.items()}
+    values = {"id": f"{step}-id", "name": step, "status": "FINISHED", "start": 0, "end": round(1000 * seconds), "params": params or {},
+              "metrics": final, "tags": {"step": step}}
+    return RunRecord(**{field.name: values.get(field.name, "") for field in dataclasses.fields(RunRecord)})
 
 
 def power(accuracy):
