@@ -41,12 +41,12 @@ class Chain:
                  ("first state", _verdict(before)), ("last state", _verdict(after)), ("steps", str(len(last_steps(self.life)))),
                  ("accepted", str(sum(one["accepted"] for one in last_steps(self.life)))),
                  ("moved", str(sum(one["moved"] for one in last_steps(self.life))))]
-        worth = " ".join(f"{kind}: {', '.join(map(str, found[:MENTIONED]))}{' …' if len(found) > MENTIONED else ''}."
-                         for kind, found in self.others.items() if found)
+        worth = "; ".join(f"{kind}: {', '.join(map(str, found[:MENTIONED]))}{', …' if len(found) > MENTIONED else ''}"
+                          for kind, found in self.others.items() if found) or "no answer changed between right and wrong"
         return HTML(f'<div style="{cards.FONT}"><b style="font-size:15px">{cards.escape(self.study)} · {cards.escape(self.step)}</b> '
                     f'<span style="font-size:12px">{records.run_link(self.run_id)}</span>'
                     f'<pre style="{PRE};padding-left:0">{cards.escape(self.life["question"])}</pre>{cards.tiles(facts)}'
-                    f'<div style="font-size:12px">{cards.muted("Problems worth a look (the parameter `problem`): " + worth)}</div></div>')
+                    f'<div style="font-size:12px">{cards.muted("Problems worth a look (parameter problem): " + worth)}</div></div>')
 
     def figure(self) -> Image:
         """log p of the state after every step (nats), and of each whole proposal, accepted or not."""

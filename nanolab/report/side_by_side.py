@@ -9,7 +9,7 @@ from typing import Any
 from IPython.display import HTML, Image, Markdown
 
 from nanolab import tracking
-from nanolab.config import STEPS
+from nanolab.config import SOURCE_STEPS, STEPS
 from nanolab.report import cards, collect, records
 from nanolab.report.cards import Markup
 from nanolab.report.markdown import METHOD_LABELS, MODEL_LABELS, TASK_LABELS
@@ -19,6 +19,7 @@ from nanolab.tracking import RunRecord
 
 MOST = 4  # studies that are compared when none is named: as many as a figure tells apart at half a page
 TRAINED = {"base_train": "base training", "mid_train": "midtraining", "sft": "SFT"}
+TRAINED_BY = {model: step for model, step in SOURCE_STEPS.items() if step in TRAINED}
 NAMED = 12  # of a long list of studies
 
 
@@ -72,12 +73,13 @@ class Comparison:
         return shown(compare_plots.rewards(found, list(self.runs))[0])
 
     def tasks(self) -> HTML | None:
-        """Accuracy with its 95% Wilson interval: a row for each model and task, a column for each study."""
+        """Bits per byte, and accuracy with its 95% Wilson interval: a row for each model and task, a column for each study."""
         found = {study: {(row["model"], row["task"]): row for row in collect.task_results(runs)} for study, runs in self.runs.items()}
         keys = [(model, task) for model in collect.MODELS for task in TASK_LABELS.values()
                 if any((model, task) in own for own in found.values())]
         labels = {task: label for label, task in TASK_LABELS.items()}
-        rows = [[MODEL_LABELS[model], labels[task], *_scores([own.get((model, task)) for own in found.values()])] for model, task in keys]
+        rows = [[MODEL_LABELS[model], "validation bits per byte", *values] for model, values in self._bits_per_byte().items()]
+        rows += [[MODEL_LABELS[model], labels[task], *_scores([own.get((model, task)) for own in found.values()])] for model, task in keys]
         return HTML(cards.table(["model", "task", *self.runs], rows, left=2)) if rows else None
 
     def power(self) -> Image | None:
@@ -105,6 +107,12 @@ class Comparison:
         rows = [[step, *(_bar(own.get(step), longest, place) for place, own in enumerate(seconds.values()))] for step in self._steps()]
         rows.append([Markup("<b>in all</b>"), *(Markup(f"<b>{cards.duration(sum(own.values()))}</b>") for own in seconds.values())])
         return HTML(cards.table(["step", *self.runs], rows, left=1 + len(self.runs)))
+
+    def _bits_per_byte(self) -> dict[str, list[str]]:
+        """Model -> the final validation bits per byte of each study, of the models that any of them trained."""
+        values = {model: [collect.final_values(runs[step]).get("validation_bits_per_byte") if step in runs else None
+                          for runs in self.runs.values()] for model, step in TRAINED_BY.items()}
+        return {model: [cards.number(value) for value in own] for model, own in values.items() if any(value is not None for value in own)}
 
     def _steps(self) -> list[str]:
         return list(dict.fromkeys(step for step in [*STEPS, *(s for runs in self.runs.values() for s in runs)]

@@ -24,7 +24,7 @@ def power(accuracy):
 @pytest.fixture
 def compared(monkeypatch):
     monkeypatch.setattr(records, "run_address", lambda run_id: f"http://127.0.0.1:5000/{run_id}")
-    runs = {"a": {"sft": run("sft", 60, {"steps": "500", "seed": "0"}), "power_eval": power(0.5),
+    runs = {"a": {"sft": run("sft", 60, {"steps": "500", "seed": "0"}, validation_bits_per_byte=0.1234), "power_eval": power(0.5),
                   "chat_eval_sft": run("chat_eval_sft", mmlu=0.6, mmlu__low=0.5, mmlu__high=0.7, mmlu__passed=120, mmlu__n=200)},
             "b": {"sft": run("sft", 30, {"steps": "250", "seed": "0"}), "power_eval": power(0.7)}}
     return side_by_side.Comparison({"a": "execution a", "b": "execution b"}, runs)
@@ -37,7 +37,7 @@ def test_the_settings_that_differ_are_named(compared):
 
 def test_tables_have_a_column_a_study_and_a_dash_where_it_has_no_number(compared):
     tasks = compared.tasks().data
-    assert "60.0%" in tasks and "[50.0%, 70.0%] · 120 of 200" in tasks and "–" in tasks
+    assert tasks.index("0.123") < tasks.index("60.0%") and "[50.0%, 70.0%] · 120 of 200" in tasks and "–" in tasks
     table = compared.power_table().data
     assert "50.0%" in table and "70.0%" in table and "95 positions" in table and "greedy" in table
 
