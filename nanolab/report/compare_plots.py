@@ -75,6 +75,7 @@ def rewards(histories: dict[str, History], studies: list[str]) -> tuple[Figure, 
     percent_axis(axis, "mean reward")
     axis.set_ylim(0, 1)
     axis.set_xlabel("policy update")
+    axis.xaxis.set_major_locator(MaxNLocator(7, integer=True, steps=[1, 2, 5, 10]))
     set_title(axis, "Reinforcement learning: mean of 5 updates")
     end_labels(axis, labels)
     return figure, pandas.concat(frames, ignore_index=True)

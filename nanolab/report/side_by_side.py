@@ -34,7 +34,7 @@ class Comparison:
         """Which records are compared, and in which settings the studies differ."""
         if not self.runs:
             return Markdown(records.NOTHING)
-        rows = [[_named(study, place), _link(study, self.runs[study]), source, str(len(self.runs[study])), _when(self.runs[study])]
+        rows = [[_named(study, place), _link(self.runs[study]), source, str(len(self.runs[study])), _when(self.runs[study])]
                 for place, (study, source) in enumerate(self.sources.items())]
         settings = self.differences()
         table = cards.table(["study", "", "read from", "steps", "finished"], rows, left=5)
@@ -178,8 +178,8 @@ def _named(study: str, place: int) -> Markup:
     return Markup(f'<b style="color:{COLOURS[place % len(COLOURS)]}">{cards.escape(study)}</b>')
 
 
-def _link(study: str, runs: dict[str, RunRecord]) -> Markup:
-    run = next(iter(runs.values()))
+def _link(runs: dict[str, RunRecord]) -> Markup:
+    run = max(runs.values(), key=lambda run: run.start)  # reused steps point to earlier executions
     return records.run_link(run.tags.get("mlflow.parentRunId", run.id))
 
 
