@@ -151,7 +151,8 @@ def test_the_report_stage_writes_every_figure_it_links_with_its_data(ablation, t
 def test_notebooks_show_what_a_step_recorded_and_say_what_it_did_not(ablation):
     run_id = collect.step_runs(ablation)["power_ablation"].id
     tracking.client().log_text(run_id, json.dumps({"columns": ["a"], "data": [["one"], ["two"]]}), "samples.json")
-    result = SimpleNamespace(run_ids={"power_ablation": run_id}, own=["power_ablation"], reused=set(), folders={"power_ablation": Path("x")},
+    result = SimpleNamespace(run_ids={"power_ablation": run_id}, own=["power_ablation"], reused=set(),
+                             folders={"power_ablation": Path("x")},
                              metrics={"power_ablation": {"gsm8k": 0.5, "passed": 2, "greedy/accuracy": 0.25, "data": "embedded"}})
     assert "embedded" in view.summary(result).data and f"/runs/{run_id}" in view.summary(result).data
     assert "one" in view.table(result, "power_ablation", "samples.json").data
