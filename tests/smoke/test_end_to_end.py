@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -69,12 +70,16 @@ def test_a_rerun_reuses_every_step_but_the_report(study):
 def test_the_notebooks_that_read_records_show_what_has_run(study, tmp_path):
     """And the notebook of a stage, executed by run_all, ends with cards in the place of its lines."""
     store, _ = study
-    shown = {}
-    for name, values in (("00_start_here", {"experiment": "micro"}), ("11_compare", {}), ("12_one_chain", {"experiment": "micro"})):
-        path = tmp_path / "parameters.yaml"
-        path.write_text(yaml.safe_dump(values))
-        run(store, "-m", "papermill", f"notebooks/{name}.ipynb", str(tmp_path / f"{name}.ipynb"), "-f", str(path), "--cwd", ".")
-        shown[name] = outputs(tmp_path / f"{name}.ipynb")
+    values = {"00_start_here": {"experiment": "micro"}, "11_compare": {}, "12_one_chain": {"experiment": "micro"}}
+
+    def execute(name: str) -> str:
+        path, output = tmp_path / f"{name}.yaml", tmp_path / f"{name}.ipynb"
+        path.write_text(yaml.safe_dump(values[name]))
+        run(store, "-m", "papermill", f"notebooks/{name}.ipynb", str(output), "-f", str(path), "--cwd", ".")
+        return outputs(output)
+
+    with ThreadPoolExecutor() as pool:
+        shown = dict(zip(values, pool.map(execute, values), strict=True))
     assert "Every step of micro is finished" in shown["00_start_here"] and "10_report.ipynb" in shown["00_start_here"]
     assert shown["00_start_here"].count("✓") == len(STEPS)
     for words in ("execution micro", "HumanEval", "best of n", "power_ablation", "in all"):
