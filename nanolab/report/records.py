@@ -50,7 +50,7 @@ def ui() -> str:
 @functools.lru_cache(maxsize=256)
 def run_address(run_id: str) -> str:
     """The address of a run in the MLflow UI."""
-    return f"{ui()}/#/experiments/{tracking.client().get_run(run_id).info.experiment_id}/runs/{run_id}"
+    return f"{ui()}/#/experiments/{tracking.client().get_run(run_id).info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
 
 def run_link(run_id: str, text: str = "MLflow") -> cards.Markup:
