@@ -13,7 +13,7 @@ FLOORS = [
     ["data.world", "data.published", "data.blocks", "data.local", "data.download", "data.bundle", "data.hub", "data.sources",
      "data.choice", "data.requirements", "data.tokenizer", "data.chat", "data.hf_tokenizer", "data.tokens", "data.batches",
      "data.contamination", "data.text_kinds"],
-    ["model.scaling", "model.kv_cache", "model.attention", "model.linear", "model.loss", "model.gpt",
+    ["model.scaling", "work", "costs", "model.kv_cache", "model.attention", "model.linear", "model.loss", "model.gpt",
      "model.kernels", "model.decode", "model.trees", "model.optim", "checkpoint"],
     ["generation", "scheduler", "engine", "hf", "hf_export"],
     ["samplers.toy", "samplers.batch", "samplers.baselines", "samplers.power_mh", "samplers.power_smc", "samplers.power_rollout",
@@ -27,7 +27,8 @@ FLOORS = [
 ]
 PLACES = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
 TORCH_FREE = ["grid", "model_source", "config", "experiment", "schema", "files", "journal", "progress", "seeds", "tracking", "courier",
-              "calculator", "intervals", "sandbox_runner", "sandbox_levels", "sandbox", "model.scaling", "samplers.diagnostics",
+              "calculator", "intervals", "sandbox_runner", "sandbox_levels", "sandbox", "model.scaling", "work", "costs",
+              "samplers.diagnostics",
               "fingerprint", "launch", "plan", "fetch", "live", "pipeline", "worker", "notebooks", "study",
               "__main__"]
 PACKAGE = ROOT / "nanolab"
