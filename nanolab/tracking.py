@@ -44,6 +44,7 @@ class RunRecord:
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    experiment_id: str = ""
 
 
 # ---- the store
@@ -286,7 +287,7 @@ def _search(experiment_ids: list[str], condition: str) -> list[RunRecord]:
 def _record(run: Any) -> RunRecord:
     info, data = run.info, run.data
     return RunRecord(info.run_id, info.run_name, info.status, info.start_time, info.end_time or None, dict(data.params),
-                     dict(data.metrics), dict(data.tags))
+                     dict(data.metrics), dict(data.tags), info.experiment_id)
 
 
 # ---- dead processes

@@ -19,7 +19,7 @@ FLOORS = [
     ["samplers.toy", "samplers.batch", "samplers.baselines", "samplers.power_mh", "samplers.power_smc", "samplers.power_rollout",
      "samplers.diagnostics"],
     ["evals.base", "evals.bpb", "evals.core", "evals.programs", "evals.chat_tasks", "evals.methods"],
-    ["training.loop", "training.grpo", "report.environment", "report.formats", "report.data_section", "report.markdown",
+    ["training.loop", "training.grpo", "report.environment", "report.formats", "report.blocks", "report.data_section", "report.markdown",
      "report.canvas", "report.plots", "report.power_plots", "report.data_plots", "report.collect", "report.view"],
     ["stages"],
     ["fingerprint", "launch", "plan", "fetch", "live", "pipeline", "worker", "notebooks", "study", "trained", "lm_eval_adapter",

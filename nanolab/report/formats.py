@@ -53,6 +53,14 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 
 
+def hours(seconds: float | None) -> str:
+    """Seconds as whole minutes, 3h51m; "-" for None."""
+    if seconds is None:
+        return "-"
+    minutes = int(seconds) // 60
+    return f"{minutes // 60}h{minutes % 60:02d}m"
+
+
 def short(number: float) -> str:
     """1,234,567 as 1.23M; "-" for nothing."""
     if not number:
