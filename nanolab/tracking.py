@@ -54,6 +54,11 @@ def store_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{files.MLRUNS}/mlflow.db"
 
 
+def server_address() -> str:
+    """Where a browser finds the runs: the tracking server of store_uri, else the address of `make ui`."""
+    return store_uri() if store_uri().startswith("http") else "http://127.0.0.1:5000"
+
+
 def client() -> Any:
     """The MlflowClient of the store, which is created, or moved along with its folder, when needed."""
     return _client(store_uri(), files.MLRUNS)

@@ -13,11 +13,12 @@ from nanolab.report import formats
 
 @dataclass(frozen=True)
 class Item:
-    """A line of a part: "label: text". `key` is the metric or parameter that it shows, where it is one."""
+    """A line of a part: "label: text". `key` is the metric or parameter that it shows, where it is one, of `step` if not the part's."""
 
     label: str
     text: str
     key: str = ""
+    step: str = ""
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table. `runs` names the MLflow run behind each row, where that is not the step's own."""
+    """A table. `runs` names the MLflow run behind each row, `columns` the step behind each column, where it is not `step`."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     step: str = ""
     runs: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
     widths: tuple[int, ...] = ()  # of the columns in Markdown, padded; without them cells are as wide as they are
 
 

@@ -24,6 +24,7 @@ SUMMARY_COLUMNS = {"BASE": "base_eval", "MID": "chat_eval_mid", "SFT": "chat_eva
 METHOD_LABELS = {"greedy": "greedy", "low_temperature": "low temperature", "plain": "plain sample", "best_of": "best of n",
                  "majority": "majority vote", "smc": "SMC", "rollout": "rollouts", "chain_vote": "vote of chains",
                  "most_likely": "most likely state"}
+EXECUTION = "execution"  # stands where a step is named, for what was recorded of the execution itself
 MODEL_LABELS = {"base": "base", "mid": "mid", "sft": "SFT", "rl": "RL"}
 
 
@@ -161,7 +162,7 @@ def _environment(environment: Values) -> list[Block]:
         "Software": [Item("Python", or_dash(software["python"])), Item("PyTorch", or_dash(software["torch"]))],
         "Bloat": _bloat(environment["bloat"]),
     }
-    return [Part(heading, tuple(items), level=3) for heading, items in groups.items()]
+    return [Part(heading, tuple(items), level=3, step=EXECUTION) for heading, items in groups.items()]
 
 
 def _bloat(bloat: Values) -> list[Item]:
@@ -192,7 +193,8 @@ def _section(heading: str, step: str, lines: list[Line], values: Values) -> list
     for line in lines:
         value = found.get(line.key)
         if not is_missing(value):
-            shown.append(Item(line.label, line.format(value), line.key))
+            copied = "base_eval" if step == "base_loss" and line.key == "CORE" else ""
+            shown.append(Item(line.label, line.format(value), line.key, copied))
         elif not line.extra:
             shown.append(Item(line.label, line.missing))
     shown += _task_details(found) + _method_lines(found) + _rl_lines(found)
@@ -313,4 +315,5 @@ def summary_grid(steps: dict[str, Values]) -> Grid:
         cells = [or_dash(steps.get(step, {}).get(SUMMARY_LABELS[label]), decimals(4)) for step in SUMMARY_COLUMNS.values()]
         if any(cell != "-" for cell in cells):
             rows.append((label, *cells))
-    return Grid(("Metric", *SUMMARY_COLUMNS), tuple(rows), widths=(15, *[8] * len(SUMMARY_COLUMNS)))
+    return Grid(("Metric", *SUMMARY_COLUMNS), tuple(rows), columns=("", *SUMMARY_COLUMNS.values()),
+                widths=(15, *[8] * len(SUMMARY_COLUMNS)))
