@@ -23,14 +23,14 @@ FLOORS = [
      "report.canvas", "report.plots", "report.power_plots", "report.data_plots", "report.provenance", "report.collect", "report.results",
      "report.html_links", "report.html_overview", "report.html", "report.view"],
     ["stages"],
-    ["fingerprint", "launch", "plan", "fetch", "live", "pipeline", "worker", "notebooks", "study", "trained", "lm_eval_adapter",
+    ["fingerprint", "launch", "plan", "compare", "fetch", "live", "pipeline", "worker", "notebooks", "study", "trained", "lm_eval_adapter",
      "commands", "__main__"],
 ]
 PLACES = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
 TORCH_FREE = ["grid", "model_source", "config", "experiment", "schema", "files", "journal", "progress", "seeds", "tracking", "courier",
               "calculator", "intervals", "sandbox_runner", "sandbox_levels", "sandbox", "model.scaling", "work", "costs",
               "samplers.diagnostics",
-              "fingerprint", "launch", "plan", "fetch", "live", "pipeline", "worker", "notebooks", "study",
+              "fingerprint", "launch", "plan", "compare", "fetch", "live", "pipeline", "worker", "notebooks", "study",
               "__main__"]
 PACKAGE = ROOT / "nanolab"
 FILES = sorted(PACKAGE.rglob("*.py"))

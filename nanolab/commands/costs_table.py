@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 
 from nanolab import costs
+from nanolab.commands.table import show_table
 from nanolab.experiment import load_study
 from nanolab.model.scaling import derive
 from nanolab.report.formats import duration, short
@@ -26,7 +26,7 @@ def show_costs(study_name: str, overrides: list[str], hardware: str, as_json: bo
                           "notes": notes}, indent=1))
         return 0
     rate = "" if machine.rate is None else f", ${machine.rate:.2f} an hour"
-    _print(f"{study.experiment} on {machine.name}{rate}", [cells(row) for row in rows], cells(together))
+    show_table(f"{study.experiment} on {machine.name}{rate}", HEADER, [cells(row) for row in rows], cells(together))
     print("\n".join(f"- {note}" for note in notes))
     return 0
 
@@ -36,20 +36,3 @@ def cells(row: costs.Cost) -> list[str]:
     return [row.step, "-" if row.parameters is None else f"{row.parameters:,}", *(short(value) for value in (
         row.tokens_read, row.tokens_trained, row.tokens_generated)), f"{row.flops:.1e}" if row.flops else "-", f"{row.memory_gib:.1f}",
         f"{row.disk_gib:.2f}", duration(row.hours), "-" if row.dollars is None else f"{row.dollars:.2f}"]
-
-
-def _print(title: str, rows: list[list[str]], last: list[str]) -> None:
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-        table = Table(title=title, title_justify="left", show_footer=True, header_style="bold", box=None, pad_edge=False)
-        for place, (name, foot) in enumerate(zip(HEADER, last)):
-            table.add_column(name, foot, justify="left" if place == 0 else "right", footer_style="bold", no_wrap=True)
-        for row in rows:
-            table.add_row(*row)
-        Console().print(table)
-        return
-    widths = [max(len(row[place]) for row in [list(HEADER), *rows, last]) for place in range(len(HEADER))]
-    print(title)
-    for row in [list(HEADER), *rows, last]:
-        print("  ".join(cell.ljust(width) if place == 0 else cell.rjust(width) for place, (cell, width) in enumerate(zip(row, widths))))
