@@ -114,7 +114,7 @@ def _grid(block: Grid, links: Links) -> str:
         for column, (cell, number) in enumerate(zip(row, numeric)):
             step = block.columns[column] if block.columns else block.step
             text = links.to(run, cell) if run and number else links.of(step, cell) if number else escape(cell)
-            cells += tag("td", text, class_="number" if number else None)
+            cells += tag("td", text, class_="number" if number else "long" if len(cell) > LONG else None)
         body += tag("tr", cells)
     return tag("div", tag("table", tag("thead", tag("tr", head)) + tag("tbody", body)), class_="scroll")
 
