@@ -164,14 +164,16 @@ class Finished:
 
 
 def finished_steps(root: Path | None = None) -> list[Finished]:
-    """The finished steps of every study in the store that worked for longer than they took to start, for a CPU's plan.
+    """The finished steps of every study in the store that say how fast this machine is, for a CPU's plan.
 
-    A step of another version, whose settings this one does not know, is left out.
+    Left out are steps of another version, whose settings this one does not know, those that took more than one attempt (their last one
+    did only a part), and those too small: most of their time is the start.
     """
     found = []
     for path in sorted(((root or files.MLRUNS) / "work").glob("*/*/*/result.json")):
         job = path.parent / "job.json"
-        if not job.is_file() or path.parts[-3] == "report":
+        attempts = path.parent / "attempts.json"
+        if not job.is_file() or path.parts[-3] == "report" or (attempts.is_file() and len(json.loads(attempts.read_text())) > 1):
             continue
         result, given = json.loads(path.read_text()), json.loads(job.read_text())
         try:
@@ -184,7 +186,7 @@ def finished_steps(root: Path | None = None) -> list[Finished]:
         if study.launch.device == "cuda" or planned is None:
             continue
         worked = result["ended"] - result["started"] - planned[0]
-        if worked > planned[0]:
+        if worked > planned[0] and planned[1] > planned[0] / 2:
             found.append(Finished(work.kind, given["step"], work.model.width if work.model else 0, worked / planned[1], result["ended"]))
     return found
 
@@ -245,6 +247,10 @@ def notes(study: StudyConfig, machine: Hardware, rows: list[Cost]) -> list[str]:
     said.append("lengths of prompts and answers are typical ones (nanolab/work.py); a queue, downloads and kernels' starts are not counted")
     if machine.device == "cuda" and derive(study.base_train, study.tokenizer.vocab_size).model.width < NARROW:
         said.append(f"a model narrower than {NARROW} cannot fill a GPU: expect several times these times in training")
+    others = {study.stage(STEPS[step].stage).model_tag for step in study.steps if hasattr(study.stage(STEPS[step].stage), "model_tag")}
+    others -= {"default", study.experiment}
+    if others:
+        said.append(f"models of {', '.join(sorted(others))} are taken to have the shape that this study states")
     limit = machine.speeds.memory_gib
     over = [row for row in rows if limit is not None and row.memory_gib > limit]
     if over:

@@ -62,11 +62,12 @@ def test_a_model_from_outside_has_no_estimate():
     assert row.hours is None and row.parameters is None
 
 
-def finish(root, study, step, took):
+def finish(root, study, step, took, attempts=1):
     folder = root / "work" / study.experiment / step / "0123456789ab"
     config = to_dict(study.stage("sft"))
     files.write_json(folder / "job.json", {"step": step, "study": to_dict(study), "config": config, "inputs": {}})
     files.write_json(folder / "result.json", {"step": step, "metrics": {}, "started": time.time() - took, "ended": time.time()})
+    files.write_json(folder / "attempts.json", [{"started": 0.0, "seconds": took, "status": "FINISHED"}] * attempts)
 
 
 def test_a_finished_step_of_this_store_stands_before_the_table(tmp_path):
@@ -83,9 +84,11 @@ def test_a_finished_step_of_this_store_stands_before_the_table(tmp_path):
     assert costs.own_ratio(step_work(wide, "sft", "cpu", 1), own) == (1.0, 0)  # five times as wide: nothing like it
 
 
-def test_a_step_of_another_version_and_one_that_only_started_are_left_out(tmp_path):
-    study = load_study("smoke")
-    finish(tmp_path, study, "sft", 4.0)  # hardly longer than its start
+@pytest.mark.parametrize("overrides, took, attempts", [([], 4.0, 1), ([], 60.0, 2), (["sft.steps=5"], 60.0, 1)],
+                         ids=["hardly longer than its start", "the rest of an earlier attempt", "too small"])
+def test_what_says_nothing_of_the_speed_is_left_out(tmp_path, overrides, took, attempts):
+    study = load_study("smoke", overrides)
+    finish(tmp_path, study, "sft", took, attempts)
     path = tmp_path / "work" / "smoke" / "mid_train" / "0123456789ab"
     files.write_json(path / "job.json", {"step": "mid_train", "study": to_dict(study) | {"colour": "red"}, "config": {}, "inputs": {}})
     files.write_json(path / "result.json", {"step": "mid_train", "metrics": {}, "started": 0.0, "ended": 100.0})
@@ -98,6 +101,11 @@ def test_notes_say_where_the_speeds_come_from_and_what_does_not_fit():
     text = "\n".join(costs.notes(study, machine, costs.plan_costs(study, machine)))
     assert "nothing here was measured with this code on a GPU" in text and "no hourly rate" in text
     assert "base_train: about" in text and "lower device_batch_size" in text
+
+
+def test_models_of_another_study_are_said_to_be_guessed():
+    study, machine = load_study("power_ablation"), costs.hardware("cpu", {}, 96)
+    assert any("models of smoke are taken" in note for note in costs.notes(study, machine, costs.plan_costs(study, machine)))
 
 
 @pytest.mark.parametrize("name", ["8xFoo", "0xH100", "x", "2xcpu", "8"])
