@@ -13,23 +13,24 @@ FLOORS = [
     ["data.world", "data.published", "data.blocks", "data.local", "data.download", "data.bundle", "data.hub", "data.sources",
      "data.choice", "data.requirements", "data.tokenizer", "data.chat", "data.hf_tokenizer", "data.tokens", "data.batches",
      "data.contamination", "data.text_kinds"],
-    ["model.scaling", "model.kv_cache", "model.attention", "model.linear", "model.loss", "model.gpt",
+    ["model.scaling", "work", "costs", "model.kv_cache", "model.attention", "model.linear", "model.loss", "model.gpt",
      "model.kernels", "model.decode", "model.trees", "model.optim", "checkpoint"],
     ["generation", "scheduler", "engine", "hf", "hf_export"],
     ["samplers.toy", "samplers.batch", "samplers.baselines", "samplers.power_mh", "samplers.power_smc", "samplers.power_rollout",
      "samplers.diagnostics"],
     ["evals.base", "evals.bpb", "evals.core", "evals.programs", "evals.chat_tasks", "evals.methods"],
-    ["training.loop", "training.grpo", "report.environment", "report.cards", "report.formats", "report.data_section", "report.markdown",
-     "report.canvas", "report.plots", "report.power_plots", "report.data_plots", "report.compare_plots", "report.collect",
+    ["training.loop", "training.grpo", "report.environment", "report.cards", "report.formats", "report.blocks", "report.data_section",
+     "report.markdown", "report.canvas", "report.plots", "report.power_plots", "report.data_plots", "report.compare_plots",
+     "report.provenance", "report.collect", "report.results", "report.html_links", "report.html_overview", "report.html",
      "report.records", "report.view", "report.one_chain", "report.side_by_side"],
     ["stages"],
-    ["fingerprint", "launch", "plan", "fetch", "live", "pipeline", "worker", "notebooks", "start_here", "study", "trained",
+    ["fingerprint", "launch", "plan", "compare", "fetch", "live", "pipeline", "worker", "notebooks", "start_here", "study", "trained",
      "lm_eval_adapter", "commands", "__main__"],
 ]
 PLACES = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
 TORCH_FREE = ["grid", "model_source", "config", "experiment", "schema", "files", "journal", "progress", "seeds", "tracking", "courier",
-              "calculator", "intervals", "sandbox_runner", "sandbox_levels", "sandbox", "model.scaling", "samplers.diagnostics",
-              "fingerprint", "launch", "plan", "fetch", "live", "pipeline", "worker", "notebooks",
+              "calculator", "intervals", "sandbox_runner", "sandbox_levels", "sandbox", "model.scaling", "work", "costs",
+              "samplers.diagnostics", "fingerprint", "launch", "plan", "compare", "fetch", "live", "pipeline", "worker", "notebooks",
               "start_here", "study", "__main__"]
 PACKAGE = ROOT / "nanolab"
 FILES = sorted(PACKAGE.rglob("*.py"))
