@@ -188,8 +188,8 @@ def _power_record(problems: Problems, results: list[power_mh.ChainResult], grade
 
 def _life(tokenizer: Tokenizer, result: power_mh.ChainResult) -> Record:
     """"log_p_by_step": log p of the state after 0 .. n steps of the last block; "steps": of every step the cut and the length before,
-    the proposal's log p, text and tool calls from the cut on, the log ratio (null: -inf), log u and the decision; "ids", "forced" and
-    "token_log_p": the last state token by token.
+    the proposal's log p, text and tool calls from the cut on, the log ratio (null: -inf), log u, the decision and the positions
+    forwarded; "ids", "forced" and "token_log_p": the last state token by token.
     """
     steps, final = [], result.final
     for info, tokens in zip(result.infos, result.lengths, strict=True):
@@ -197,7 +197,7 @@ def _life(tokenizer: Tokenizer, result: power_mh.ChainResult) -> Record:
         steps.append({
             "cut": info.cut, "of": tokens, "log_p": info.log_p_new, "log_ratio": info.log_ratio if finite else None, "log_u": info.log_u,
             "accepted": bool(info.accepted), "moved": bool(info.moved), "early_rejected": bool(info.early_rejected),
-            "proposal": text, "tool_calls": TOOL_CALL.findall(text)})
+            "positions": info.positions, "proposal": text, "tool_calls": TOOL_CALL.findall(text)})
     return {"log_p_by_step": [state.sum_log_p for state in result.states], "steps": steps, "ids": final.tokens, "forced": final.forced,
             "token_log_p": final.log_p}
 
