@@ -130,7 +130,7 @@ def _known(name: str, mark: str) -> str | None:
         tracking.client().create_registered_model(name, description=f"The best chat model of the study {name}. {CODE}")
         return None
     found = tracking.client().search_model_versions(f"name = '{name}' and tags.checkpoint = '{mark}'")
-    return max((one.version for one in found), key=int, default=None)
+    return max((str(one.version) for one in found), key=int, default=None)
 
 
 # ---- the model's folder
@@ -206,4 +206,4 @@ def _logged(name: str, chosen: Choice, model: Path, tags: dict[str, str]) -> str
     # not models:/ID, for which MLflow asks the process's default store instead of this client's
     version = client.create_model_version(name, source=logged.artifact_location, run_id=chosen.run.id, tags=tags, description=text,
                                           model_id=logged.model_id)
-    return version.version
+    return str(version.version)

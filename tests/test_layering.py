@@ -28,7 +28,8 @@ FLOORS = [
 PLACES = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
 TORCH_FREE = ["grid", "model_source", "config", "experiment", "schema", "files", "journal", "progress", "seeds", "tracking", "traces",
               "courier", "calculator", "intervals", "sandbox_runner", "sandbox_levels", "sandbox", "model.scaling",
-              "samplers.diagnostics", "fingerprint", "launch", "plan", "fetch", "live", "pipeline", "worker", "notebooks", "registry", "study",
+              "samplers.diagnostics", "fingerprint", "launch", "plan", "fetch", "live", "pipeline", "worker", "notebooks",
+              "registry", "study",
               "__main__"]
 MLFLOW = ["tracking", "traces", "registry", "served_model"]  # the last is what MLflow itself runs
 PACKAGE = ROOT / "nanolab"
