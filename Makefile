@@ -35,5 +35,5 @@ setup: .venv/ready
 	touch $@
 
 .venv/ready-test: .venv/ready
-	$(PIP) -e '.[lab,hf,lm-eval,test]'
+	$(PIP) -e '.[lab,hf,lm-eval,team,test]'
 	touch $@

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from nanolab import files, notebooks, pipeline, tracking, tracking_views
+from nanolab import files, notebooks, pipeline, registry, tracking, tracking_views
 from nanolab.config import STEPS, StudyConfig
 from nanolab.experiment import load_study
 from nanolab.notebook_page import write_page
@@ -124,6 +124,9 @@ def _show_end(study: StudyConfig, parent: str, seconds: float) -> None:
     print(f"{'in all':16} {seconds:7.1f} s")
     if "report" in report:
         print(f"report: {report['report']}")
+    registered = registry.register_at_end(study.experiment, parent)
+    if registered:
+        print(registered)
     print(f"runs:   make ui   (then {tracking_views.address(study.experiment)})", flush=True)
 
 

@@ -189,7 +189,7 @@ def _power_record(problems: Problems, results: list[power_mh.ChainResult], grade
 def _life(tokenizer: Tokenizer, result: power_mh.ChainResult) -> Record:
     """"log_p_by_step": log p of the state after 0 .. n steps of the last block, which began with the text "first"; "steps": of every
     step the cut and the length before, the text kept, the proposal's log p, text and tool calls from the cut on, the log ratio
-    (null: -inf), log u and the decision; "ids", "forced" and "token_log_p": the last state token by token.
+    (null: -inf), log u, the decision and the positions forwarded; "ids", "forced" and "token_log_p": the last state token by token.
     """
     steps, final = [], result.final
     for info, tokens in zip(result.infos, result.lengths, strict=True):
@@ -197,7 +197,7 @@ def _life(tokenizer: Tokenizer, result: power_mh.ChainResult) -> Record:
         steps.append({
             "cut": info.cut, "of": tokens, "log_p": info.log_p_new, "log_ratio": info.log_ratio if finite else None, "log_u": info.log_u,
             "accepted": bool(info.accepted), "moved": bool(info.moved), "early_rejected": bool(info.early_rejected),
-            "kept": chat.completion_text(tokenizer, info.proposal.tokens[:info.cut]), "proposal": text,
+            "positions": info.positions, "kept": chat.completion_text(tokenizer, info.proposal.tokens[:info.cut]), "proposal": text,
             "tool_calls": TOOL_CALL.findall(text)})
     first = chat.completion_text(tokenizer, result.states[0].tokens)
     return {"log_p_by_step": [state.sum_log_p for state in result.states], "first": first, "steps": steps, "ids": final.tokens,

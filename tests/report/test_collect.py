@@ -194,6 +194,7 @@ def test_a_setting_that_the_grid_does_not_vary_is_read_from_the_step(store):
                                     {"method": "best_of", **common, "alpha": 1.0, "num_steps": 0}]):
         tracking.log_params(tracking.open_point(grid, f"point {place}", 1000 + place), params)
     (power,), (best_of, smc), _ = collect.grid_points(tracking.record(grid))
+    assert all(row.pop("run_id") for row in (power, best_of, smc))
     assert power == {"method": "power", "alpha": 4.0, "temperature": 0.7, "num_steps": 2.0, "restart_prob": 0.5, "num_blocks": 1.0}
     assert best_of == {"method": "best_of", "temperature": 0.7, "n": 4}
     assert smc == {"method": "smc", "alpha": 4.0, "temperature": 0.7, "n": 4, "particles": 4}
