@@ -69,7 +69,7 @@ def test_the_ui_shows_a_study_as_steps_as_a_tree_and_its_ablation(finished_study
             page.get_by_role("link", name="report", exact=True).first.click()
         report = opened.value
         content = report.frame_locator("iframe") if ".html" in report.url else report
-        content.get_by_text("Power sampling evaluation").first.wait_for()
+        content.get_by_role("heading", name="Power sampling evaluation").first.wait_for()
         report.screenshot(path=pictures / "mlflow_report.png")
         report.close()
         look(pages["run mid_train"] + "/system-metrics", "cpu_utilization_percentage", "mlflow_system_metrics")
