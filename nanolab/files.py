@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,18 @@ def write_atomic(path: Path | str, content: bytes | str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_full(error: BaseException | str) -> bool:
+    """Whether an error says that nothing more can be written: the disk, a quota or the largest file that is allowed."""
+    words = ("No space left on device", "File too large", "Disk quota exceeded", "database or disk is full")
+    return any(word in str(error) for word in words)
+
+
+def full_line() -> str:
+    """What a person is told when nothing more can be written."""
+    return (f"no disk space to write to: {shutil.disk_usage(MLRUNS).free / 2**30:.2f} GiB are free where {MLRUNS} lies; "
+            "`python -m nanolab clean` shows what can go, then the same command goes on")
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -16,11 +16,14 @@ from nanolab.config import LaunchConfig
 from nanolab.schema import UserError
 
 GRACE_SECONDS = 10.0
+MISTAKE = 2  # exit status
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class StageFailed(RuntimeError):
-    """A stage's process ended with an error: its exit status and its last lines."""
+    """A stage's process ended with an error: its exit status and its last lines; `mistake` is the line of a person's mistake, or empty."""
+
+    mistake = ""
 
 
 def command(job_file: Path, launch: LaunchConfig) -> list[str]:
@@ -68,7 +71,10 @@ class Stage:
             self.stop()
         if status:
             reason = f"was ended by signal {-status}" if status < 0 else f"failed with exit status {status}"
-            raise StageFailed(f"the stage {reason}; its last lines (all of them in {self._log.name}):\n{''.join(self._last)}")
+            failed = StageFailed(f"the stage {reason}; its last lines (all of them in {self._log.name}):\n{''.join(self._last)}")
+            if status == MISTAKE and self._last and self._last[-1].startswith("error: "):
+                failed.mistake = self._last[-1].removeprefix("error: ").strip()
+            raise failed
 
     def terminate(self) -> None:
         """Asks the process group to end; `wait` then raises StageFailed."""

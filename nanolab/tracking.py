@@ -247,9 +247,17 @@ def children(run_id: str) -> list[RunRecord]:
 
 
 def find_finished(experiment: str, step: str, fingerprint: str) -> RunRecord | None:
-    """The newest finished run of a step with this fingerprint."""
+    """The newest finished run of a step with this fingerprint whose work folder was not set aside."""
     condition = f"tags.step = '{step}' and tags.fingerprint = '{fingerprint}' and attributes.status = 'FINISHED'"
-    return next(iter(search(experiment, condition)), None)
+    return next((run for run in search(experiment, condition) if "superseded" not in run.tags), None)
+
+
+def supersede(experiment: str, step: str, fingerprint: str, work_folder: str) -> None:
+    """Labels the runs of a step whose work folder was set aside: they are no longer found as finished, and say where it lies now."""
+    for run in search(experiment, f"tags.step = '{step}' and tags.fingerprint = '{fingerprint}'"):
+        if "superseded" not in run.tags:
+            set_tag(run.id, "superseded", "true")
+            set_tag(run.id, "work_folder", work_folder)
 
 
 def search(experiment: str, condition: str = "") -> list[RunRecord]:

@@ -8,7 +8,7 @@ import pytest
 from nanolab.files import ROOT
 
 FLOORS = [
-    ["schema", "grid", "model_source", "config", "experiment", "files", "seeds", "dist", "journal", "progress", "tracking", "courier",
+    ["schema", "grid", "model_source", "config", "files", "experiment", "seeds", "dist", "journal", "progress", "tracking", "courier",
      "calculator", "intervals", "sandbox_runner", "sandbox_levels", "sandbox"],
     ["data.world", "data.published", "data.blocks", "data.local", "data.download", "data.bundle", "data.hub", "data.sources",
      "data.choice", "data.requirements", "data.tokenizer", "data.chat", "data.hf_tokenizer", "data.tokens", "data.batches",
@@ -22,13 +22,15 @@ FLOORS = [
     ["training.loop", "training.grpo", "report.environment", "report.formats", "report.data_section", "report.markdown",
      "report.canvas", "report.plots", "report.power_plots", "report.data_plots", "report.collect", "report.view"],
     ["stages"],
-    ["fingerprint", "launch", "plan", "fetch", "live", "pipeline", "worker", "notebooks", "study", "trained", "lm_eval_adapter",
+    ["fingerprint", "launch", "plan", "fetch", "live", "pipeline", "worker", "notebooks", "durations", "terminal", "terminal_live",
+     "follow", "spread", "study", "doctor", "clean", "trained", "lm_eval_adapter",
      "commands", "__main__"],
 ]
 PLACES = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
 TORCH_FREE = ["grid", "model_source", "config", "experiment", "schema", "files", "journal", "progress", "seeds", "tracking", "courier",
               "calculator", "intervals", "sandbox_runner", "sandbox_levels", "sandbox", "model.scaling", "samplers.diagnostics",
               "fingerprint", "launch", "plan", "fetch", "live", "pipeline", "worker", "notebooks", "study",
+              "durations", "terminal", "terminal_live", "follow", "spread", "doctor", "clean",
               "__main__"]
 PACKAGE = ROOT / "nanolab"
 FILES = sorted(PACKAGE.rglob("*.py"))
