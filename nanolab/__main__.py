@@ -17,6 +17,9 @@ from nanolab.schema import UserError
 COMMANDS = {  # name: what `--help` says of it
     "run": "run a study: its steps in order, each through its notebook",
     "plan": "show a study's steps, their state and their fingerprints",
+    "doctor": "check this machine, this install and this store, and say what to do",
+    "clean": "show what takes the disk, and remove what no latest result needs",
+    "ui": "open the MLflow UI of this store",
     "report": "compile the report of a study's latest execution again",
     "data": "bring the hub data of a study ahead, so that it runs without a network",
     "export": "write a trained model and its tokenizer as a Hugging Face folder",

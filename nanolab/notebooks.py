@@ -87,11 +87,11 @@ def execute(notebook: Path, output: Path, values: dict[str, Any], printed: Any =
             autosave_cell_every=30, kernel_manager_class=LocalKernel,
             shutdown_kernel="immediate")  # all is written by then; a polite end takes seconds
     except papermill.PapermillExecutionError as error:
-        printed.write(str(error))
         if error.ename == "UserError":
             raise UserError(error.evalue) from error
         if files.is_full(error.evalue):
             raise UserError(files.full_line()) from error
+        printed.write(f"{error}\n")
         raise NotebookFailed(str(error), _reason(error.ename, error.evalue)) from error
     except DeadKernelError as error:
         raise UserError(f"the kernel of {notebook.name} was killed, by hand or by the system (out of memory?): run the same command again, "

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from nanolab import durations, files, notebooks, pipeline, spread, terminal, tracking
+from nanolab import durations, files, notebooks, pipeline, screens, spread, terminal, tracking
 from nanolab.config import STEPS, StudyConfig
 from nanolab.experiment import load_study
 from nanolab.follow import Follower
@@ -45,7 +45,7 @@ def run_study(name: str, overrides: list[str], only: list[str], start: str | Non
     """
     study = load_study(name, overrides)
     prepared = [prepare(each, only, start) for each in per_seed(study)]
-    screen = screen or terminal.open_screen()
+    screen = screen or screens.open_screen()
     signal.signal(signal.SIGTERM, _interrupt)  # the default would leave the kernel's children behind
     with pipeline.study_lock(study.experiment) as announce, screen:
         parents = []

@@ -207,7 +207,7 @@ def _origin(source: str) -> dict[str, str]:
     """Where a run comes from: code version, person, process."""
     tags = {"mlflow.source.name": source, "mlflow.source.type": "NOTEBOOK" if source.endswith(".ipynb") else "LOCAL",
             "mlflow.user": getpass.getuser(), "nanolab.host": socket.gethostname(), "nanolab.pid": str(os.getpid()),
-            "nanolab.started": _process_start(os.getpid()) or ""}
+            "nanolab.started": process_start(os.getpid()) or ""}
     commit = _git("rev-parse", "HEAD")
     if commit:
         tags |= {"mlflow.source.git.commit": commit, "git.branch": _git("rev-parse", "--abbrev-ref", "HEAD"),
@@ -297,6 +297,11 @@ def _record(run: Any) -> RunRecord:
                      dict(data.metrics), dict(data.tags))
 
 
+def registered_runs() -> list[str]:
+    """The runs that the versions of registered models come from."""
+    return [version.run_id for version in client().search_model_versions() if version.run_id]
+
+
 # ---- dead processes
 
 def sweep(experiment: str) -> list[str]:
@@ -304,13 +309,13 @@ def sweep(experiment: str) -> list[str]:
     dead = []
     for run in search(experiment, "attributes.status = 'RUNNING'"):
         pid, started = run.tags.get("nanolab.pid", ""), run.tags.get("nanolab.started", "")
-        if run.tags.get("nanolab.host") == socket.gethostname() and pid and _process_start(int(pid)) != started:
+        if run.tags.get("nanolab.host") == socket.gethostname() and pid and process_start(int(pid)) != started:
             close_run(run.id, "FAILED")
             dead.append(run.id)
     return dead
 
 
-def _process_start(pid: int) -> str | None:
+def process_start(pid: int) -> str | None:
     """When a live process started, in clock ticks since boot: it tells a process from a later one with the same number."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()

@@ -22,7 +22,8 @@ FLOORS = [
     ["training.loop", "training.grpo", "report.environment", "report.formats", "report.data_section", "report.markdown",
      "report.canvas", "report.plots", "report.power_plots", "report.data_plots", "report.collect", "report.view"],
     ["stages"],
-    ["fingerprint", "launch", "plan", "fetch", "live", "pipeline", "worker", "notebooks", "durations", "terminal", "terminal_live",
+    ["fingerprint", "launch", "plan", "fetch", "live", "pipeline", "worker", "notebooks",
+     "durations", "terminal", "terminal_live", "screens",
      "follow", "spread", "study", "doctor", "clean", "trained", "lm_eval_adapter",
      "commands", "__main__"],
 ]
@@ -30,7 +31,7 @@ PLACES = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, 
 TORCH_FREE = ["grid", "model_source", "config", "experiment", "schema", "files", "journal", "progress", "seeds", "tracking", "courier",
               "calculator", "intervals", "sandbox_runner", "sandbox_levels", "sandbox", "model.scaling", "samplers.diagnostics",
               "fingerprint", "launch", "plan", "fetch", "live", "pipeline", "worker", "notebooks", "study",
-              "durations", "terminal", "terminal_live", "follow", "spread", "doctor", "clean",
+              "durations", "terminal", "terminal_live", "screens", "follow", "spread", "doctor", "clean",
               "__main__"]
 PACKAGE = ROOT / "nanolab"
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -27,14 +27,14 @@ def main(given: argparse.Namespace) -> int:
 
 def show(studies: list[StudyConfig], steps: list[str] | None = None, as_json: bool = False) -> int:
     """Prints the steps with their state and fingerprint, of each seed of a study."""
-    from nanolab import terminal
+    from nanolab import screens, terminal
     from nanolab.plan import plan
     planned = [(study, list(plan(study, steps).values())) for study in studies]  # refuses before anything is printed
     for study, rows in planned:
         title = f"{study.experiment} seed {study.seed}" if len(studies) > 1 else study.experiment
         if as_json:
             facts = {"study": study.experiment, "seed": study.seed, "store": None, "execution": None, "log": None}
-            terminal.open_screen("json").plan(title, rows, facts)
+            screens.open_screen("json").plan(title, rows, facts)
             continue
         if len(studies) > 1:
             print(title)

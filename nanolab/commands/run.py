@@ -54,7 +54,7 @@ def main(given: argparse.Namespace) -> int:
         from nanolab.study import per_seed, select
         study = load_study(given.study, given.set)
         return plan.show(per_seed(study), select(study, given.only, given.start), given.json)
-    from nanolab import terminal
+    from nanolab import screens
     from nanolab.study import run_study
-    screen = terminal.open_screen("json" if given.json else "quiet" if given.quiet else "", given.verbose)
+    screen = screens.open_screen("json" if given.json else "quiet" if given.quiet else "", given.verbose)
     return run_study(given.study, given.set, given.only, given.start, given.fresh, screen)
