@@ -12,7 +12,6 @@ from typing import Any
 from nanolab import files, terminal, tracking
 from nanolab.config import STEPS, StudyConfig
 from nanolab.plan import Step
-from nanolab.report.formats import table
 from nanolab.terminal import HEADLINES, Screen
 
 FOLDER = "seeds"  # of a study's work folder
@@ -75,7 +74,8 @@ def as_markdown(rows: list[Spread], seeds: list[int]) -> str:
         spread = "-" if row.deviation is None else f"{row.deviation:.4f}"
         each = [f"{row.values[seed]:.4f}" if seed in row.values else "-" for seed in seeds]
         lines.append([row.step, row.metric, f"{row.mean:.4f}", spread, *each])
-    return table(["step", "metric", "mean", "std", *(f"seed {seed}" for seed in seeds)], lines)
+    header = ["step", "metric", "mean", "std", *(f"seed {seed}" for seed in seeds)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])
 
 
 def report(study: StudyConfig, planned: list[dict[str, Step]], parents: list[str], screen: Screen) -> None:
