@@ -70,7 +70,8 @@ class Stage:
         finally:
             self.stop()
         if status:
-            reason = f"was ended by signal {-status}" if status < 0 else f"failed with exit status {status}"
+            killed = " (killed by hand, or by the system when memory ran out)" if status == -signal.SIGKILL else ""
+            reason = f"was ended by signal {-status}{killed}" if status < 0 else f"failed with exit status {status}"
             failed = StageFailed(f"the stage {reason}; its last lines (all of them in {self._log.name}):\n{''.join(self._last)}")
             if status == MISTAKE and self._last and self._last[-1].startswith("error: "):
                 failed.mistake = self._last[-1].removeprefix("error: ").strip()

@@ -111,27 +111,31 @@ class StudyExecution:
 
     def run(self) -> int:
         """Runs the steps and returns the exit status."""
-        study, status, failed = self.study, "failed", None
+        study, status, full = self.study, "failed", False
         title = f"{study.experiment}{f' seed {study.seed}' if study.seeds else ''}: {study.description}".removesuffix(": ")
         files.write_atomic(self.folder / "study.yaml", yaml.safe_dump(to_dict(study), sort_keys=False))
-        self.screen.plan(title, self.planned.values(), {"study": study.experiment, "seed": study.seed, "store": tracking.store_uri(),
-                                                        "execution": self.parent, "log": terminal.shown(self.log)})
+        facts = {"study": study.experiment, "seed": study.seed, "store": tracking.store_uri(), "execution": self.parent,
+                 "log": terminal.shown(self.log)}
+        self.screen.plan(title + (" (anew)" if self.fresh else ""), self.planned.values(), facts)
         try:
             with open(self.log, "a", encoding="utf-8") as log:
                 self._run_groups(Output(log, self.screen.output))
             status = "finished"
-        except (UserError, notebooks.NotebookFailed) as error:
-            failed = self._failure(error)
-            self.screen.failed(failed)
-            if isinstance(error, UserError):
-                raise
+        except notebooks.NotebookFailed as error:
+            self.screen.failed(self._failure(error))
             return 1
         except KeyboardInterrupt:
             status = "interrupted"
             return 130
+        except Exception as error:
+            full = files.is_full(error) or files.FULL in str(error)
+            mistake = UserError(files.full_line()) if full and not isinstance(error, UserError) else error
+            self.screen.failed(self._failure(mistake))
+            raise mistake from error
         finally:
-            tracking.close_run(self.parent, "FINISHED" if status == "finished" else "FAILED")
-            tracking.sweep(study.experiment)  # a step whose kernel was ended is no longer running
+            if not full:  # then there is no room in the store either: the next run marks this one as failed
+                tracking.close_run(self.parent, "FINISHED" if status == "finished" else "FAILED")
+                tracking.sweep(study.experiment)  # a step whose kernel was ended is no longer running
             self.screen.ended(self._ending(status))
         return 0
 
@@ -158,11 +162,15 @@ class StudyExecution:
                 self._show_reused(self.planned[step])
         began = time.time()
         self._follower = Follower(follows, self.screen, self._place, self._after(number))
+        status = ""
         try:
             with self._follower:
                 notebooks.execute(notebook, executed, values, output)
+        except BaseException as error:
+            status = "full" if files.is_full(error) else "failed"
+            raise
         finally:
-            if executed.is_file():
+            if executed.is_file() and status != "full":
                 for run in tracking.children(self.parent):
                     if run.tags.get("step") in steps:
                         tracking.log_file(run.id, executed, "notebook")

@@ -157,7 +157,7 @@ def failure_lines(failure: Failure) -> list[str]:
 def ended_line(ending: Ending) -> str:
     """How it ended, in one line."""
     after = f"{ending.status} after {duration(ending.seconds)}"
-    return after if ending.status == "finished" else f"{after}; everything so far is kept, and the same command goes on from there"
+    return f"{after}; everything so far is kept, and the same command goes on from there" if ending.status == "interrupted" else after
 
 
 def ending_lines(ending: Ending) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import logging
 import os
 import socket
 import sqlite3
@@ -69,13 +70,12 @@ def _client(uri: str, mlruns: Path) -> Any:
             _relocate(database, mlruns)
     warnings.filterwarnings("ignore", message="IProgress not found")  # progress bars of a library that we do not show
     from mlflow.tracking import MlflowClient
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs what it raises too, with the traceback
     return MlflowClient(tracking_uri=uri)
 
 
 def _create_store(database: Path) -> None:
     """Makes the tables in a temporary file, switches it to write-ahead logging, and renames it."""
-    import logging
-
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     temporary = database.with_name(f".mlflow.{os.getpid()}.db")

@@ -26,8 +26,7 @@ def main(job_file: str, run_id: str = "") -> int:
         return _mistake(folder, str(error))
     except Exception as error:
         traceback.print_exc()
-        # torch's and safetensors' writers raise errors of their own, with the system's among the causes or in the words
-        if any(files.is_full(each) for each in (error, error.__cause__, error.__context__) if each):
+        if files.is_full(error):
             return _mistake(folder, files.full_line())
         return 1
     return 0
