@@ -25,7 +25,7 @@ ui: .venv/ready
 	@$(BIN)/python -m nanolab ui --port $(PORT)
 
 lab: .venv/ready
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
 # also repairs an install that was interrupted or lost a package
 setup:

@@ -25,6 +25,10 @@ class StageFailed(RuntimeError):
 
     mistake = ""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows of it in a notebook: no frames of this package, whose fault it is not."""
+        return [f"StageFailed: {self}"]
+
 
 def command(job_file: Path, launch: LaunchConfig) -> list[str]:
     """The command line of a stage: a plain process, or torchrun when there are several processes."""

@@ -1,4 +1,4 @@
-"""The notebooks of the stages: what their parameter cells hold, and their execution with papermill."""
+"""The notebooks: what their parameter cells hold, and their execution with papermill."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ from nanolab import files
 from nanolab.config import ROOT, STAGES, STEPS
 from nanolab.schema import UserError, to_dict
 
+READERS: dict[str, dict[str, tuple[Any, str]]] = {  # notebooks that run no stage -> parameter -> default, description
+    "00_start_here": {"experiment": ("smoke", "the study that the map shows: one of experiments/, or the path of a YAML file")},
+    "11_compare": {"studies": ([], 'names such as ["smoke", "micro"]; empty: the latest ones of the store')},
+    "12_one_chain": {
+        "experiment": ("smoke", "a study of this store"),
+        "step": ("power_eval", "a finished power evaluation of it: power_eval, power_eval_base, ..."),
+        "problem": (None, "the problem's number; None: the first that goes from wrong to right"),
+        "chain": (0, "the chain's number, where a problem has several"),
+    },
+}
 RUN_PARAMETERS = {"experiment": "smoke", "parent_run_id": "", "fresh": False}  # beside the stage's own fields
 
 
@@ -102,5 +112,6 @@ def _reason(name: str, text: str) -> str:
     """The line that says why a cell failed: of a stage's process the last one that it printed."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if name == "StageFailed" and lines:
-        return lines[-1] if len(lines) > 1 else lines[0].partition("; its last lines")[0]
+        first = lines[0].partition("; its last lines")[0]  # how it ended
+        return first if len(lines) == 1 or "ended by signal" in first else lines[-1]
     return f"{name}: {lines[0]}" if lines else name
