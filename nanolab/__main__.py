@@ -21,6 +21,8 @@ COMMANDS = {  # name: what `--help` says of it
     "clean": "show what takes the disk, and remove what no latest result needs",
     "ui": "open the MLflow UI of this store",
     "report": "compile the report of a study's latest execution again",
+    "compare": "compare two studies: settings, accuracies with intervals, training, cost",
+    "results": "print the results of studies as one CSV",
     "data": "bring the hub data of a study ahead, so that it runs without a network",
     "export": "write a trained model and its tokenizer as a Hugging Face folder",
     "stage": "run one step in this process; the launcher starts this",

@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import binomtest
-
 from nanolab.dist import World, barrier, gather_objects, shard
-from nanolab.intervals import wilson
+from nanolab.intervals import mcnemar_exact, wilson
 
 Record = dict[str, Any]  # one example: "index" (its number in the task), "passed", and what the task wants to keep
 Done = Callable[[Record], None]
@@ -20,14 +18,11 @@ Tell = Callable[[str, int, int, str, float], None]  # journal.Run.progress: part
 
 
 def mcnemar(first: list[bool], second: list[bool]) -> float:
-    """Exact two-sided McNemar p-value of two methods on the same problems; 1 when they never differ.
-
-    Only the discordant problems count: their split is binomial(1/2) when the methods are equally good.
-    """
+    """Exact two-sided McNemar p-value of two methods on the same problems; 1 when they never differ."""
     assert len(first) == len(second), f"paired results have {len(first)} and {len(second)} problems"
     gained = sum(b and not a for a, b in zip(first, second))
     lost = sum(a and not b for a, b in zip(first, second))
-    return float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
+    return mcnemar_exact(gained, lost)
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:

@@ -55,6 +55,10 @@ def test_every_step_finishes_and_the_report_has_every_section(study):
                    "power_eval_log_p_reliability", "methods_by_model", "tok_eval_bytes_per_token"):
         path = results(store, "report")[0].with_name("figures") / f"{figure}.png"
         assert path.stat().st_size > 5000 and path.with_suffix(".csv").is_file(), figure
+    page = results(store, "report")[0].with_name("report.html").read_text()
+    assert "Planned for cpu" in page and page.count("data:image/png;base64,") == report.count("![") and "Provenance" in page
+    rows = results(store, "report")[0].with_name("results.csv").read_text().splitlines()
+    assert len(rows) > 200 and sum(",power_ablation," in row for row in rows) > 8
     assert "| GSM8K " in printed and "report.md" in printed and "make ui" in printed
     assert "Traceback" not in printed and "Warning" not in printed
 
