@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nanolab import traces, tracking
+from nanolab import traces, tracking, tracking_notes
 from nanolab.journal import artifact_file, read_journal_from
+from nanolab.system_metrics import Sampler
 
 POLL_SECONDS = 2.0
 
@@ -26,6 +28,8 @@ class Courier:
         self.error: Exception | None = None
         self._open_run, self._on_failure, self._offset = open_run, on_failure, 0
         self._points: dict[str, str] = {}  # grid point -> run id
+        self._last_start = 0  # of a grid point, in milliseconds: no two are equal, since the UI orders the points by it
+        self._values: dict[str, dict[str, float]] = {}  # run id of a grid point -> its metrics
         self._tables: dict[str, dict[str, Any]] = {}  # run id -> file name -> its entry in the tag that makes the UI show tables
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -52,6 +56,8 @@ class Courier:
             if tracking.record(point).status == "RUNNING":
                 tracking.close_run(point, "FAILED")
         tracking.close_run(self.run_id, status, None if ended is None else round(ended * 1000))
+        if status == "FINISHED":
+            tracking_notes.describe_step(tracking.record(self.run_id))
         return self.run_id
 
     def _work(self) -> None:
@@ -62,9 +68,13 @@ class Courier:
             if self._on_failure:
                 self._on_failure()
             return
+        sampler = Sampler(self.folder)  # here: processor time is counted since the last call of the same thread
         while not self._stop.wait(POLL_SECONDS):
             try:
                 self._deliver()
+                if sampler.due():
+                    now, number = round(time.time() * 1000), sampler.count
+                    tracking.log_curves(self.run_id, [(key, value, now, number) for key, value in sampler.sample().items()])
             except Exception as error:  # a busy database or a server away: tried again, and finish raises if it stays so
                 self.error = error
 
@@ -77,6 +87,8 @@ class Courier:
             run_id = self._run_of(item)
             if item["kind"] == "metrics":
                 step = item["step"] or 0
+                if item["point"] is not None:
+                    self._values.setdefault(run_id, {}).update(item["metrics"])
                 curves.setdefault(run_id, []).extend((key, value, item["time"], step) for key, value in item["metrics"].items())
             else:
                 self._deliver_other(run_id, item)
@@ -89,7 +101,8 @@ class Courier:
         if point is None:
             return self.run_id
         if point not in self._points:
-            self._points[point] = tracking.open_point(self.run_id, point, item["time"])
+            self._last_start = max(self._last_start + 1, item["time"])
+            self._points[point] = tracking.open_point(self.run_id, point, self._last_start)
         return self._points[point]
 
     def _deliver_other(self, run_id: str, item: dict[str, Any]) -> None:
@@ -99,9 +112,10 @@ class Courier:
         elif kind == "tag":
             tracking.set_tag(run_id, item["key"], item["value"])
         elif kind == "end":
-            tracking.close_run(run_id, item["status"], item["time"])
+            tracking.close_run(run_id, item["status"], max(item["time"], self._last_start))
+            tracking.set_tag(run_id, "result", tracking_notes.result_of("point", self._values.get(run_id, {})))
         elif kind == "dataset":
-            tracking.log_dataset(run_id, item["name"], item["source"], item["digest"], item["context"])
+            tracking.log_dataset(run_id, item["name"], item["source"], item["digest"], item["context"], item.get("rows"))
         elif kind == "artifact":
             folder = str(Path(item["name"]).parent)
             tracking.log_file(run_id, artifact_file(self.folder, item["name"], item["point"]), "" if folder == "." else folder)

@@ -61,9 +61,9 @@ class Run:
         """Records a label; a later value replaces an earlier one."""
         self._write("tag", key=key, value=str(value))
 
-    def dataset(self, name: str, source: str, digest: str, context: str) -> None:
-        """Records a data set that this run reads, e.g. ("gsm8k", "embedded", digest, "evaluation")."""
-        self._write("dataset", name=name, source=source, digest=digest, context=context)
+    def dataset(self, name: str, source: str, digest: str, context: str, rows: int | None = None) -> None:
+        """Records a data set that this run reads, e.g. ("gsm8k", "embedded", digest, "evaluation", 200 rows)."""
+        self._write("dataset", name=name, source=source, digest=digest, context=context, rows=rows)
 
     def artifact(self, path: Path | str, folder: str = "") -> None:
         """Records a file, to be shown in `folder` of the run's artifacts. The file is copied at once."""
@@ -165,8 +165,8 @@ class NullRun(Run):
     def tag(self, key: str, value: Any) -> None:
         self.tags[key] = str(value)
 
-    def dataset(self, name: str, source: str, digest: str, context: str) -> None:
-        self.datasets.append({"name": name, "source": source, "digest": digest, "context": context})
+    def dataset(self, name: str, source: str, digest: str, context: str, rows: int | None = None) -> None:
+        self.datasets.append({"name": name, "source": source, "digest": digest, "context": context, "rows": rows})
 
     def artifact(self, path: Path | str, folder: str = "") -> None:
         self.artifacts.append((str(path), folder))

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nanolab import files, launch, live, tracking
+from nanolab import files, launch, live, tracking, tracking_notes, tracking_views
 from nanolab.config import STEPS, Job, StudyConfig
 from nanolab.courier import Courier
 from nanolab.plan import ERROR, JOB, LOG, RESULT, Step, plan, resolve, step_config, steps_of, write_job
@@ -125,6 +125,13 @@ def open_execution(study: StudyConfig, source: str) -> str:
     return tracking.open_execution(to_dict(study), name, source, {"environment.json": json.dumps(facts, indent=1)})
 
 
+def close_execution(run_id: str, status: str) -> None:
+    """Ends the parent run of an execution, and writes what people read of it: descriptions, main results, views."""
+    tracking.close_run(run_id, status)
+    tracking_notes.describe_execution(run_id)
+    tracking_views.save_views(run_id)
+
+
 class Execution:
     """One execution of a study, or of a part of it: runs and reuses steps below one parent run."""
 
@@ -176,7 +183,7 @@ class Execution:
     def close(self, status: str) -> None:
         """Ends the parent run, if this execution opened it."""
         if self._opened:
-            tracking.close_run(self._parent, status)
+            close_execution(self._parent, status)
 
     def _add(self, step: Step, run_id: str) -> None:
         self.result.metrics[step.name] = step.result()
@@ -190,7 +197,7 @@ class Execution:
                 "attempt": str(attempt.number), "earlier_seconds": f"{attempt.earlier_seconds:.3f}",
                 **{f"input.{name}": os.path.relpath(given.folder, files.MLRUNS) for name, given in step.inputs.items()}}
         return tracking.open_step(self.study.experiment, self.parent(), step.name, step.fingerprint, _params(self.study, step.config),
-                                  tags, round(attempt.started * 1000))
+                                  tags, round(attempt.started * 1000), numbered(self.study, step.name))
 
     def _replay(self, step: Step) -> str:
         """Brings a finished step into a store that lacks its finished run: one killed at its very end, or a new store."""
@@ -272,6 +279,11 @@ def _follow(study: StudyConfig, own: list[str], missing: list[Step], reused: lis
     for step in [*missing, *reused]:
         result.metrics[step.name], result.folders[step.name] = step.result(), step.folder
     return result
+
+
+def numbered(study: StudyConfig, step: str) -> str:
+    """The name of a step's run: its place in the study first, so that runs sorted by name stand in order."""
+    return f"{study.steps.index(step) + 1:02d} {step}" if step in study.steps else step
 
 
 def _job(study: StudyConfig, step: Step) -> Job:

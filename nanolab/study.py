@@ -17,10 +17,11 @@ from typing import Any
 
 import yaml
 
-from nanolab import durations, files, notebooks, pipeline, registry, screens, spread, terminal, tracking
+from nanolab import durations, files, notebooks, pipeline, registry, screens, spread, terminal, tracking, tracking_views
 from nanolab.config import STEPS, StudyConfig
 from nanolab.experiment import load_study
 from nanolab.follow import Follower
+from nanolab.notebook_page import write_page
 from nanolab.plan import LOG, RESULT, Step, plan, step_config
 from nanolab.schema import UserError, to_dict
 from nanolab.terminal import Ending, Failure, Screen
@@ -136,8 +137,8 @@ class StudyExecution:
             raise mistake from error
         finally:
             if not full:  # then there is no room in the store either: the next run marks this one as failed
-                tracking.close_run(self.parent, "FINISHED" if status == "finished" else "FAILED")
                 tracking.sweep(study.experiment)  # a step whose kernel was ended is no longer running
+                pipeline.close_execution(self.parent, "FINISHED" if status == "finished" else "FAILED")
             self.screen.ended(self._ending(status))
         return 0
 
@@ -173,10 +174,16 @@ class StudyExecution:
             raise
         finally:
             if executed.is_file() and status != "full":
-                for run in tracking.children(self.parent):
-                    if run.tags.get("step") in steps:
-                        tracking.log_file(run.id, executed, "notebook")
+                self._attach(steps, executed)
         self._overheads.append(time.time() - began - sum(durations.took(step.folder) for step in follows))
+
+    def _attach(self, steps: list[str], executed: Path) -> None:
+        """Puts the executed notebook, and a page of it, beside the records of the steps that it ran."""
+        page = write_page(executed)
+        for run in tracking.children(self.parent):
+            if run.tags.get("step") in steps:
+                tracking.log_file(run.id, executed, "notebook")
+                tracking.log_file(run.id, page, "notebook")
 
     def _missing(self, steps: list[str]) -> list[Step]:
         """The steps that the notebook of `steps` will run now, in order."""
@@ -214,12 +221,15 @@ class StudyExecution:
         return Failure(name, line, Path(terminal.shown(log)), command(), isinstance(error, UserError))
 
     def _ending(self, status: str) -> Ending:
-        folder, metrics = files.work_folder(self.study.experiment, "report", self.parent[:12]), {}
+        study, metrics = self.study, {}
+        folder = files.work_folder(study.experiment, "report", self.parent[:12])
         if (folder / RESULT).is_file():
             metrics = files.read_json(folder / RESULT)["metrics"]
         paths = {name: terminal.shown(folder / name) if (folder / name).is_file() else "" for name in ("report.md", "report.html")}
+        server = tracking.store_uri().startswith("http")
+        runs = f"{'' if server else 'make ui, then '}{tracking_views.address(study.experiment)}" if status == "finished" else ""
         return Ending(status, time.time() - self.started, metrics.get("summary", ""), paths["report.md"], paths["report.html"],
-                      terminal.shown(self.log), self.model, self.parent)
+                      terminal.shown(self.log), self.model, runs, self.parent)
 
 
 class Output:

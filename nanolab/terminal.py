@@ -55,6 +55,7 @@ class Ending:
     html: str = ""
     log: str = ""
     model: str = ""  # what was registered
+    runs: str = ""  # where the MLflow UI shows them
     execution: str = ""
 
 
@@ -171,6 +172,5 @@ def ending_lines(ending: Ending) -> list[str]:
 
 def places(ending: Ending) -> list[tuple[str, str]]:
     """(name, text) of what a finished run left: where to look now."""
-    found = {"report": ending.report, "page": ending.html, "model": ending.model, "runs": "make ui   (http://127.0.0.1:5000)",
-             "log": ending.log}
+    found = {"report": ending.report, "page": ending.html, "model": ending.model, "runs": ending.runs, "log": ending.log}
     return [(name, text) for name, text in found.items() if text]

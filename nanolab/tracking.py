@@ -57,7 +57,7 @@ def store_uri() -> str:
 
 def server_address() -> str:
     """Where a browser finds the runs: the tracking server of store_uri, else the address of `make ui`."""
-    return store_uri() if store_uri().startswith("http") else "http://127.0.0.1:5000"
+    return store_uri().rstrip("/") if store_uri().startswith("http") else "http://127.0.0.1:5000"
 
 
 def client() -> Any:
@@ -67,6 +67,7 @@ def client() -> Any:
 
 @lru_cache(maxsize=4)
 def _client(uri: str, mlruns: Path) -> Any:
+    warnings.filterwarnings("ignore", message="IProgress not found")  # progress bars of a library that we do not show
     own = uri == f"sqlite:///{mlruns}/mlflow.db"
     if own:
         database = mlruns / "mlflow.db"
@@ -74,7 +75,6 @@ def _client(uri: str, mlruns: Path) -> Any:
             if not database.exists() or database.stat().st_size == 0:
                 _create_store(database)
             _relocate(database, mlruns)
-    warnings.filterwarnings("ignore", message="IProgress not found")  # progress bars of a library that we do not show
     from mlflow.tracking import MlflowClient
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs what it raises too, with the traceback
     return MlflowClient(tracking_uri=uri)
@@ -109,7 +109,8 @@ def _relocate(database: Path, mlruns: Path) -> None:
         connection.close()
 
 
-def _experiment_id(name: str) -> str:
+def experiment_id(name: str) -> str:
+    """The id of a study's experiment, which is created when it is missing; raises UserError when it is deleted."""
     found = client().get_experiment_by_name(name)
     if found is None:
         own = store_uri().startswith("sqlite:")  # a server decides itself where artifacts go
@@ -127,6 +128,7 @@ def open_execution(study: dict[str, Any], name: str, source: str, texts: dict[st
     sweep(study["experiment"])
     tags = {**_origin(source), "nanolab.kind": "execution", "mlflow.note.content": study.get("description", "")}
     run_id = _open(study["experiment"], name, tags)
+    set_tag(run_id, "execution", run_id)  # its steps and their points have it too: a filter for one whole tree
     log_params(run_id, flatten(study))
     for file_name, text in {"study.json": json.dumps(study, indent=1), **(texts or {})}.items():
         client().log_text(run_id, text, file_name)
@@ -134,11 +136,14 @@ def open_execution(study: dict[str, Any], name: str, source: str, texts: dict[st
 
 
 def open_step(experiment: str, parent: str, step: str, fingerprint: str, params: dict[str, Any], tags: dict[str, str],
-              start: int | None = None) -> str:
-    """Opens the child run of a step and returns its id; `params` is the step's whole configuration, `start` in milliseconds."""
+              start: int | None = None, name: str = "") -> str:
+    """Opens the child run of a step and returns its id; `params` is the step's whole configuration, `start` in milliseconds.
+
+    `name` is what people read (default: the step); everything here goes by the tag `step`.
+    """
     tags = {**_origin(tags.pop("source", "nanolab")), "nanolab.kind": "step", "step": step, "fingerprint": fingerprint,
-            "mlflow.parentRunId": parent, **tags}
-    run_id = _open(experiment, step, tags, start)
+            "mlflow.parentRunId": parent, "execution": parent, **tags}
+    run_id = _open(experiment, name or step, tags, start)
     log_params(run_id, flatten(params))
     return run_id
 
@@ -153,10 +158,16 @@ def set_tag(run_id: str, key: str, value: str) -> None:
     client().set_tag(run_id, key, value)
 
 
+def set_experiment_tag(experiment_id: str, key: str, value: str) -> None:
+    """Labels a study's experiment."""
+    client().set_experiment_tag(experiment_id, key, value)
+
+
 def open_point(step_run: str, name: str, start: int) -> str:
     """Opens a grid point below a step's run and returns its id; `start` in milliseconds."""
     step = client().get_run(step_run)
-    kept = ("nanolab.host", "nanolab.pid", "nanolab.started", "step", "mlflow.source.name")
+    kept = ("nanolab.host", "nanolab.pid", "nanolab.started", "step", "execution", "mlflow.source.name", "mlflow.source.type",
+            "mlflow.user")
     tags = {key: step.data.tags[key] for key in kept if key in step.data.tags} | {"nanolab.kind": "point", "mlflow.parentRunId": step_run}
     return client().create_run(step.info.experiment_id, start, tags, name).info.run_id
 
@@ -182,10 +193,11 @@ def log_curves(run_id: str, points: list[tuple[str, float, int, int]]) -> None:
         client().log_batch(run_id, metrics=metrics[first:first + 1000])
 
 
-def log_dataset(run_id: str, name: str, source: str, digest: str, context: str) -> None:
-    """Adds a data set that a run reads."""
+def log_dataset(run_id: str, name: str, source: str, digest: str, context: str, rows: int | None = None) -> None:
+    """Adds a data set that a run reads: name, where it comes from, digest of its content, number of rows."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
-    dataset = Dataset(name, digest[:36], "local", json.dumps({"uri": source}))
+    profile = None if rows is None else json.dumps({"num_rows": rows})
+    dataset = Dataset(name, digest[:12], "local", json.dumps({"uri": source}), profile=profile)
     client().log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
 
 
@@ -195,7 +207,7 @@ def log_file(run_id: str, path: Path | str, folder: str = "") -> None:
 
 
 def _open(experiment: str, name: str, tags: dict[str, str], start: int | None = None) -> str:
-    return client().create_run(_experiment_id(experiment), start, tags, name).info.run_id
+    return client().create_run(experiment_id(experiment), start, tags, name).info.run_id
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

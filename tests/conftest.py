@@ -146,6 +146,22 @@ def store(tmp_path, monkeypatch, template_store):
     return folder
 
 
+@pytest.fixture(scope="session")
+def finished_study(tmp_path_factory) -> tuple[Path, str]:
+    """A finished micro study, run once for all tests and workers: its store, to be read or copied, and what run_all printed."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # which the workers share
+    store, printed = folder / "finished_study", folder / "finished_study.txt"
+    with files.file_lock(folder / "finished_study.lock"):
+        if not printed.is_file():
+            done = subprocess.run([sys.executable, "scripts/run_all.py", "experiments/micro.yaml"], cwd=ROOT, capture_output=True,
+                                  text=True, timeout=900, env={**os.environ, "NANOLAB_MLRUNS": str(store)})
+            assert done.returncode == 0, f"run_all ended with {done.returncode}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+            printed.write_text(done.stdout)
+    return store, printed.read_text()
+
+
 class Lab:
     """A repository of its own with the real package, where the tokenizer's two steps are fakes that take no time."""
 

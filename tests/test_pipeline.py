@@ -181,7 +181,7 @@ def stage_processes(lab):
     def waits():
         logs = [path.read_text() for path in (lab.root / "mlruns").glob("work/tiny/tok_train/*/log.txt")]
         with sqlite3.connect(lab.root / "mlruns" / "mlflow.db") as connection:
-            running = connection.execute("select count(*) from runs where status = 'RUNNING' and name = 'tok_train'").fetchone()[0]
+            running = connection.execute("select count(*) from runs where status = 'RUNNING' and name = '01 tok_train'").fetchone()[0]
         return running and any(log.endswith("waiting\n") for log in logs)
 
     assert wait_for(waits, 60), [path.read_text() for path in (lab.root / "mlruns").glob("work/tiny/tok_train/*/log.txt")]

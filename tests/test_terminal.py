@@ -14,7 +14,8 @@ from nanolab.progress import Progress
 from nanolab.schema import to_dict
 
 SUMMARY = "| Metric | SFT |\n|--------|-----|\n| GSM8K  | 0.5 |"
-ENDING = terminal.Ending("finished", 75.0, SUMMARY, "report.md", "report.html", "log.txt", "models:/smoke@best", "run1")
+ENDING = terminal.Ending("finished", 75.0, SUMMARY, "report.md", "report.html", "log.txt", "models:/smoke@best",
+                         "make ui, then ADDRESS", "run1")
 MARK = "0123456789ab"
 
 
@@ -52,7 +53,7 @@ def test_without_a_terminal_there_is_one_plain_line_an_event(steps, capsys):
     assert "\x1b" not in out + err and "from a kernel" not in out
     assert "tok_train        missing     0123456789ab        -\n" in out
     assert "tok_train        reused       3.0 s   4.25 bytes a token\n[2/2] tok_eval running\n" in out
-    assert "| GSM8K  | 0.5 |" in out and "report: report.md\npage:   report.html\nmodel:  models:/smoke@best\nruns:   make ui" in out
+    assert "| GSM8K  | 0.5 |" in out and "report: report.md\npage:   report.html\nmodel:  models:/smoke@best\nruns:   make ui, then" in out
     assert err.splitlines() == ["tok_eval failed", "  error  RuntimeError: it broke", "  log    log.txt",
                                 "  go on  run it again   (everything so far is kept)"]
     tell(screens.open_screen(verbose=True), steps)

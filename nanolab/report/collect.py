@@ -13,6 +13,7 @@ from typing import Any
 
 from nanolab import tracking
 from nanolab.config import CHAT_TASKS, STEPS
+from nanolab.grid import SAMPLERS
 from nanolab.report import environment, provenance
 from nanolab.report.formats import is_missing
 from nanolab.report.markdown import TASK_LABELS
@@ -54,11 +55,9 @@ def grid_points(run: RunRecord) -> tuple[list[Values], list[Values], list[Values
     points, baselines, series = [], [], []
     longest: dict[tuple[float, ...], tuple[float, str]] = {}
     for child in tracking.children(run.id):
-        values: Values = {key: value for key, value in {**child.params, **child.metrics}.items() if not is_missing(value)}
-        values["run_id"] = child.id
-        values |= {key: float(values[key]) for key in (*SETTING, "num_steps") if key in values}
+        values = _point_values(run, child)
         if values.get("method") != "power":
-            baselines.append(values | {"n": int(values.get("n", 1))})
+            baselines.append(values)
             continue
         points.append(values)
         key = _setting(values)
@@ -70,6 +69,21 @@ def grid_points(run: RunRecord) -> tuple[list[Values], list[Values], list[Values
         for step, share in tracking.history(run_id, "acceptance_by_step"):
             series.append({**dict(zip(SETTING, key)), "step": step, "acceptance": share})
     return points, baselines, series
+
+
+def _point_values(run: RunRecord, child: RunRecord) -> Values:
+    """A grid point's row; a setting that its grid does not vary is a parameter of the step alone."""
+    method = child.params.get("method", "power")
+    given = {key: run.params[key] for key in SAMPLERS.get(method, ()) if key in run.params}
+    values: Values = {key: value for key, value in {**given, **child.params, **child.metrics}.items() if not is_missing(value)}
+    values |= {key: float(values[key]) for key in (*SETTING, "num_steps") if key in values} | {"run_id": child.id}
+    samples = values.pop("samples", None)
+    if method == "power":
+        return values  # of one chain
+    if samples is not None:  # a baseline's alpha of 1 and its 0 steps are there for parallel coordinates only
+        values = {key: value for key, value in values.items() if key not in ("num_steps", *(() if method in SAMPLERS else ("alpha",)))}
+    values["n"] = int(values.get("n", 1) if samples is None else samples)
+    return values | {key: values["n"] for key in ("particles", "rollouts") if key in SAMPLERS.get(method, ())}
 
 
 def _setting(values: Values) -> tuple[float, ...]:

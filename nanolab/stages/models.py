@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +137,7 @@ def task_rows(source: DataSource, run: Run, task: str, split: str, count: int | 
     """`count` rows (None: all) of a task's split, as `chosen_rows` chooses them; recorded as the run's data, with what is repeated."""
     every = source.task(task, split, subset)
     rows = chosen_rows(source, every, task, split, count)
-    run.dataset(task, source.describe(task), sha256_text(source.identity()), split)
+    run.dataset(task, source.describe(task), sha256_text(json.dumps(rows, sort_keys=True, default=str)), split, len(rows))
     order = "all" if len(rows) == len(every) else "the first" if source.exchangeable else "drawn by the fixed seed 0"
     run.params({f"rows.{task}.{split}": f"{len(rows)} of {len(every)}, {order}; {repeated_rows(rows)} repeat another and are kept"})
     return rows

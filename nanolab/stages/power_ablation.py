@@ -44,10 +44,10 @@ def run(job: Job, world: World, run: Run) -> dict[str, Any]:
             records = methods.power(problems, named(point, settings), power_settings(config, point), read)
             accepted = acceptance_by_step(records)
             series += [setting_of(point) | {"step": step, "acceptance": share} for step, share in accepted]
-            found = [power_point(run, named(point, settings), point, steps, records, accepted, greedy) for steps in read]
+            found = [power_point(run, named(point, settings), point, settings, steps, records, accepted, greedy) for steps in read]
             points += found
         else:
-            found = [other_point(run, problems, config, point, named(point, settings), greedy)]
+            found = [other_point(run, problems, config, point, settings, greedy)]
             others += found
         say(world, f"[{number}/{len(settings)}] {named(point, settings)}: "
                    + ", ".join(f"{p['accuracy']:.3f} at {p['positions_per_problem']:.0f} positions" for p in found))
@@ -90,33 +90,51 @@ def acceptance_by_step(records: list[Record]) -> list[tuple[int, float]]:
     return list(enumerate(diagnostics.acceptance_by_step([methods.last_block(record["chains"][0]) for record in records]), 1))
 
 
-def power_point(run: Run, name: str, point: dict[str, Any], steps: int, records: list[Record],
+def shown(row: dict[str, Any], settings: list[dict[str, Any]]) -> dict[str, Any]:
+    """The parameters of a grid point: five that every method has, so that the points stand side by side in parallel coordinates,
+    and the other settings that the grid varies. What it does not vary is a parameter of the step.
+
+    A baseline draws from p itself: alpha 1, no steps. `samples` is what n answers, particles or rollouts each method takes.
+    """
+    own = [other for other in settings if other["sampler"] == row["method"]]
+    varied = [key for key in row if key in grid.LIMITS and key not in (*MAIN, "particles", "rollouts") and len({s[key] for s in own}) > 1]
+    return {"method": row["method"], "alpha": row.get("alpha", 1.0), "temperature": row["temperature"],
+            "num_steps": row.get("num_steps", 0), "samples": row.get("n", 1), **{key: row[key] for key in varied}}
+
+
+def measured(records: list[Record], greedy: list[Record]) -> dict[str, float]:
+    """`methods.summary`, and the mean log p of the answers (nats) of a method whose answers are texts."""
+    values, log_p = methods.summary(records, greedy), [record["log_p"] for record in records if "log_p" in record]
+    return values | ({"log_p": sum(log_p) / len(log_p)} if log_p else {})
+
+
+def power_point(run: Run, name: str, point: dict[str, Any], settings: list[dict[str, Any]], steps: int, records: list[Record],
                 accepted: list[tuple[int, float]], greedy: list[Record]) -> dict[str, Any]:
     """The point of a trajectory after `steps` steps: recorded as a grandchild run, and given as a row for the figures."""
     state = methods.state_records(records, steps)
-    values = methods.summary(state, greedy)
+    values = measured(state, greedy)
     share = methods.acceptance(state)
     if share is not None:
         values["acceptance"] = share
     setting = {"method": "power", **setting_of(point), "num_steps": steps}
-    with run.point(f"{name} steps={steps}", setting) as child:
+    with run.point(f"power {name} steps={steps}", shown(setting, settings)) as child:
         child.metrics(values)
         for step, rate in accepted[:steps]:
             child.metrics({"acceptance_by_step": rate}, step)
     return setting | values
 
 
-def other_point(run: Run, problems: methods.Problems, config: PowerAblationConfig, point: dict[str, Any], name: str,
-                greedy: list[Record]) -> dict[str, Any]:
+def other_point(run: Run, problems: methods.Problems, config: PowerAblationConfig, point: dict[str, Any],
+                settings: list[dict[str, Any]], greedy: list[Record]) -> dict[str, Any]:
     """A point of sequential Monte Carlo or of the rollout sampler: a grandchild run, and a row with n = particles or rollouts."""
-    common = dict(top_k=config.top_k, max_new_tokens=config.max_new_tokens, **setting_of(point))
+    common, name = dict(top_k=config.top_k, max_new_tokens=config.max_new_tokens, **setting_of(point)), named(point, settings)
     if point["sampler"] == "smc":
         n, records = point["particles"], methods.smc(problems, name, SmcSettings(**common))
     else:
         n, records = point["rollouts"], methods.rollout(problems, name, RolloutSettings(**common))
     setting = {"method": point["sampler"], "n": n, **setting_of(point)}
-    values = methods.summary(records, greedy)
-    with run.point(name, setting) as child:
+    values = measured(records, greedy)
+    with run.point(name, shown(setting, settings)) as child:
         child.metrics(values)
     return setting | values
 
@@ -133,9 +151,9 @@ def baselines(run: Run, world: World, problems: methods.Problems, config: PowerA
         found += [("best_of", n, temperature, methods.best_of(samples, n)), ("majority", n, temperature, methods.majority(samples, n))]
     rows = []
     for method, n, sampled_at, records in found:
-        values = methods.summary(records, greedy)
+        values = measured(records, greedy)
         setting = {"method": method, "n": n, "temperature": sampled_at}
-        with run.point(f"{method} n={n}" if n > 1 else method, setting) as point:
+        with run.point(f"{method} n={n}" if n > 1 else method, shown(setting, [])) as point:
             point.metrics(values)
         say(world, f"{method} n={n}: {values['accuracy']:.3f} at {values['positions_per_problem']:.0f} positions a problem")
         rows.append(setting | values)

@@ -186,6 +186,20 @@ def test_grid_points_of_several_samplers_and_settings_are_kept_apart(store):
         (0.0, 1, 0), (0.0, 2, 0), (0.5, 1, 0.5), (0.5, 2, 0.5)]
 
 
+def test_a_setting_that_the_grid_does_not_vary_is_read_from_the_step(store):
+    grid = log_step(open_execution(), "power_ablation", {"points": 1}, {"restart_prob": 0.5, "num_blocks": 1, "particles": 16})
+    common = {"alpha": 4.0, "temperature": 0.7, "samples": 4}
+    for place, params in enumerate([{"method": "power", **common, "num_steps": 2, "samples": 1},
+                                    {"method": "smc", **common, "num_steps": 0},
+                                    {"method": "best_of", **common, "alpha": 1.0, "num_steps": 0}]):
+        tracking.log_params(tracking.open_point(grid, f"point {place}", 1000 + place), params)
+    (power,), (best_of, smc), _ = collect.grid_points(tracking.record(grid))
+    assert all(row.pop("run_id") for row in (power, best_of, smc))
+    assert power == {"method": "power", "alpha": 4.0, "temperature": 0.7, "num_steps": 2.0, "restart_prob": 0.5, "num_blocks": 1.0}
+    assert best_of == {"method": "best_of", "temperature": 0.7, "n": 4}
+    assert smc == {"method": "smc", "alpha": 4.0, "temperature": 0.7, "n": 4, "particles": 4}
+
+
 def power_values(accuracy, task="gsm8k", **more):
     counts = {"passed": 40.0, "total": 100.0, "low": 0.3, "high": 0.5, "positions_per_problem": 900.0}
     greedy = {f"greedy/{key}": value for key, value in {**counts, "accuracy": accuracy - 0.1, "p_value": 0.01}.items()}

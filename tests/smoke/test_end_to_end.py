@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -29,11 +30,10 @@ def run(store: Path, *command: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory) -> tuple[Path, str]:
-    """A finished micro study: its store, and what run_all printed."""
-    store = tmp_path_factory.mktemp("store") / "mlruns"
-    store.mkdir()
-    return store, run(store, "scripts/run_all.py", "experiments/micro.yaml")
+def study(finished_study, tmp_path_factory) -> tuple[Path, str]:
+    """A finished micro study of this module's own: its store, and what run_all printed."""
+    store, printed = finished_study
+    return shutil.copytree(store, tmp_path_factory.mktemp("store") / "mlruns"), printed
 
 
 def results(store: Path, step: str) -> list[Path]:

@@ -142,8 +142,12 @@ def test_power_ablation_makes_a_point_of_every_setting_and_baseline(tmp_path, in
         keys = {key for key, _, step in point.logged_metrics if step is None}
         assert keys >= {"accuracy", "low", "high", "passed", "total", "positions_per_problem"}
         assert ("acceptance" in keys) == (point.logged_params["num_steps"] > 0)
-    others = {(p.logged_params["method"], p.logged_params["n"]) for n, p in record.points.items() if n not in power}
+    others = {(p.logged_params["method"], p.logged_params["samples"]) for n, p in record.points.items() if n not in power}
     assert others == {("greedy", 1), ("low_temperature", 1), ("plain", 1), ("best_of", 2), ("majority", 2)}
+    numeric = {"alpha", "temperature", "num_steps", "samples"}  # so that all points stand in one plot of parallel coordinates
+    assert all(set(p.logged_params) == {"method"} | numeric and all(isinstance(p.logged_params[key], (int, float)) for key in numeric)
+               for p in record.points.values())
+    assert {n for n, p in record.points.items() if "log_p" not in {key for key, _, _ in p.logged_metrics}} == {"majority n=2"}
     names = {"accuracy_by_alpha", "accuracy_by_steps", "accuracy_by_positions", "acceptance_by_step"}
     assert set(record.figures) == {f"plots/{name}.png" for name in names} and (tmp_path / "ablation.csv").is_file()
 
@@ -211,9 +215,12 @@ def test_power_ablation_compares_samplers(tmp_path, inputs):
     metrics, record = run(power_ablation, "power_ablation", config, tmp_path, inputs)
     check_metrics(metrics)
     assert metrics["points"] == 2 * 2 + 2 * 1 + 2 + 1  # of two blocks only the whole schedule is a point
-    samplers = [(p.logged_params["method"], p.logged_params.get("n")) for p in record.points.values()]
-    assert samplers.count(("power", None)) == 6 and {("smc", 2), ("smc", 3), ("rollout", 2)} < set(samplers)
+    samplers = [(p.logged_params["method"], p.logged_params["samples"]) for p in record.points.values()]
+    assert samplers.count(("power", 1)) == 6 and {("smc", 2), ("smc", 3), ("rollout", 2)} < set(samplers)
     assert len({name for name in record.points}) == len(record.points) == 9 + 5
+    own = {"method", "alpha", "temperature", "num_steps", "samples"}  # and what the grid varies of a sampler
+    assert all(set(p.logged_params) - own == ({"restart_prob", "num_blocks"} if p.logged_params["method"] == "power" else set())
+               for p in record.points.values())
     assert all("p_value" in {key for key, _, _ in p.logged_metrics} for p in record.points.values())
     assert all("positions_per_problem" in {key for key, _, _ in p.logged_metrics} for p in record.points.values())
 
