@@ -51,7 +51,7 @@ def studies() -> HTML | Markdown:
     if not rows:
         return Markdown(records.NOTHING)
     header = ["study", "executions", "latest execution", "finished steps", *RESULTS]
-    note = cards.muted(f"The links lead to {records.ui()}, which `make ui` serves.")
+    note = cards.muted(f"The links lead to {tracking.server_address()}, which `make ui` serves.")
     return HTML(f'{cards.table(header, rows, left=3)}<div style="font-size:12px">{note}</div>')
 
 

@@ -35,8 +35,7 @@ def compare_page(experiment_id: str, run_ids: list[str]) -> str:
 
 def address(experiment: str, view: str = STEPS) -> str:
     """The whole address of a study's runs: at the tracking server, or where `make ui` serves the store."""
-    base = tracking.store_uri() if tracking.store_uri().startswith("http") else "http://127.0.0.1:5000"
-    return f"{base.rstrip('/')}/{page(tracking.experiment_id(experiment), view)}"
+    return f"{tracking.server_address()}/{page(tracking.experiment_id(experiment), view)}"
 
 
 def save_views(parent: str) -> None:

@@ -9,7 +9,6 @@ from nanolab.config import STEPS
 from nanolab.report import cards, collect
 from nanolab.tracking import RunRecord
 
-UI = "http://127.0.0.1:5000"  # where `make ui` serves the store
 RUN_ALL = "scripts/run_all.py"
 NOTHING = "Nothing has run in this store yet. Run `make run` in a terminal, or open [01_tokenizer.ipynb](01_tokenizer.ipynb) and run it."
 
@@ -41,16 +40,11 @@ def latest(study: str) -> tuple[str, dict[str, RunRecord]]:
     return "the newest finished run of each step", {step: found[step] for step in dict.fromkeys([*STEPS, *found]) if step in found}
 
 
-def ui() -> str:
-    """The address of the MLflow UI of this store."""
-    store = tracking.store_uri()
-    return store.rstrip("/") if store.startswith("http") else UI
-
-
 @functools.lru_cache(maxsize=256)
 def run_address(run_id: str) -> str:
     """The address of a run in the MLflow UI."""
-    return f"{ui()}/#/experiments/{tracking.client().get_run(run_id).info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
+    found = tracking.record(run_id)
+    return f"{tracking.server_address()}/#/experiments/{found.experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
 
 def run_link(run_id: str, text: str = "MLflow") -> cards.Markup:
