@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c requiremen
 
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: run test check ui lab setup
+.PHONY: run test check ui lab docs setup
 
 run: .venv/ready
 	$(BIN)/python scripts/run_all.py $(STUDY)
@@ -25,6 +25,10 @@ ui: .venv/ready
 lab: .venv/ready
 	$(BIN)/jupyter lab notebooks
 
+# the API reference, from the docstrings
+docs: .venv/ready-docs
+	$(BIN)/python -W ignore -m pdoc -o build/api nanolab '!nanolab.__main__' '!nanolab.lm_eval_adapter'
+
 setup: .venv/ready
 
 # the stamps: installed once, and again when the pinned packages change
@@ -35,5 +39,9 @@ setup: .venv/ready
 	touch $@
 
 .venv/ready-test: .venv/ready
-	$(PIP) -e '.[lab,hf,lm-eval,test]'
+	$(PIP) -e '.[lab,hf,lm-eval,docs,test]'
+	touch $@
+
+.venv/ready-docs: .venv/ready
+	$(PIP) -e '.[lab,docs]'
 	touch $@

@@ -213,7 +213,7 @@ def templates() -> list[re.Pattern]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
                 parts = [re.escape(part.value) if isinstance(part, ast.Constant) else ".*?" for part in node.values]
-                found.add("".join(parts))
+                found.add("".join(parts).split("\\\n")[0])  # the first line of several
             elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "\n" not in node.value:
                 found.add(re.escape(node.value))
     return [re.compile(text, re.DOTALL) for text in found if len(re.sub(r"\.\*\?|\\", "", text)) >= 18]
