@@ -1,4 +1,4 @@
-"""Writes docs/settings.md from the config classes: `python scripts/write_settings_page.py`; with --check it only says whether it is current."""
+"""Writes docs/settings.md from the config classes; with --check it only says whether the page is current."""
 
 import argparse
 import dataclasses
@@ -17,7 +17,9 @@ START = """# Every setting of a study
 
 *Written by `python scripts/write_settings_page.py` from `nanolab/config.py`; a test holds it to that.*
 
-A study is a YAML file in `experiments/`. What it leaves out has the default below; a key that is not here is refused, with the nearest valid one. `--set STAGE.KEY=VALUE` changes a setting for one run. Paths are relative to the repository.
+A study is a YAML file in `experiments/`. What it leaves out has the default below; a key that is not here is refused, with the
+nearest valid one.
+`--set STAGE.KEY=VALUE` changes a setting for one run. Paths are relative to the repository.
 
 ```yaml
 experiment: my-study
@@ -65,7 +67,7 @@ def table(cls: type) -> str:
     for field in dataclasses.fields(cls):
         if field.metadata:
             what = f"{kind(hints[field.name])} {limits(field.metadata)}".strip()
-            rows.append(f"| `{field.name}` | {shown(values[field.name])} | {what} | {field.metadata['description']} |".replace("||", "\\|\\|"))
+            rows.append(f"| `{field.name}` | {shown(values[field.name])} | {what} | {field.metadata['description']} |")
     return "\n".join(["| setting | default | kind | what it is |", "| --- | --- | --- | --- |", *rows])
 
 

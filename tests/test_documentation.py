@@ -24,7 +24,8 @@ from nanolab.__main__ import COMMANDS
 
 ROOT = files.ROOT
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FENCE = re.compile(r"(?P<before>(?:^[^\n`]*\n)?)(?:\n)?^```(?P<language>[a-z]+)(?: (?P<path>\S+))?\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"(?P<before>(?:^[^\n]*\n)?)(?:\n)?^```(?P<language>[a-z]+)(?: (?P<path>\S+))?\n(?P<text>.*?)^```$",
+                   re.MULTILINE | re.DOTALL)
 NOT_RUN = re.compile(r"\*Not run by the tests: .{10,}\*")
 STEPS_OF_THE_STORE = "sft"
 
