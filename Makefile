@@ -23,7 +23,7 @@ ui: .venv/ready
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --workers 1
 
 lab: .venv/ready
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
 # the API reference, from the docstrings
 docs: .venv/ready-docs
@@ -39,7 +39,7 @@ setup: .venv/ready
 	touch $@
 
 .venv/ready-test: .venv/ready
-	$(PIP) -e '.[lab,hf,lm-eval,docs,test]'
+	$(PIP) -e '.[lab,hf,lm-eval,team,docs,test]'
 	touch $@
 
 .venv/ready-docs: .venv/ready

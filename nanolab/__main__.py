@@ -12,7 +12,11 @@ from nanolab.schema import UserError
 COMMANDS = {  # name: what `--help` says of it
     "run": "run a study: its steps in order, each through its notebook",
     "plan": "show a study's steps, their state and their fingerprints",
+    "chat": "talk to a trained model in the terminal",
+    "register": "register a study's best chat model in MLflow, to be served",
     "report": "compile the report of a study's latest execution again",
+    "compare": "compare two studies: settings, accuracies with intervals, training, cost",
+    "results": "print the results of studies as one CSV",
     "data": "bring the hub data of a study ahead, so that it runs without a network",
     "export": "write a trained model and its tokenizer as a Hugging Face folder",
     "stage": "run one step in this process; the launcher starts this",

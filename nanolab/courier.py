@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nanolab import tracking
+from nanolab import traces, tracking
 from nanolab.journal import artifact_file, read_journal_from
 
 POLL_SECONDS = 2.0
@@ -46,6 +46,8 @@ class Courier:
         for key, value in (result or {}).items():
             if value is not None and f"final/{key}" not in numbers:
                 tracking.set_tag(self.run_id, f"final/{key}", value if isinstance(value, str) else json.dumps(value))
+        if status == "FINISHED":
+            traces.deliver(self.folder, self.run_id)
         for point in self._points.values():
             if tracking.record(point).status == "RUNNING":
                 tracking.close_run(point, "FAILED")

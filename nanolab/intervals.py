@@ -1,8 +1,9 @@
-"""The interval of a proportion: the one implementation, for evaluations and figures; imports no torch."""
+"""Intervals of proportions and of their differences, and the paired test: the one implementation; imports no torch."""
 
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 
 def wilson(passed: int, n: int, z: float = 1.959964) -> tuple[float, float]:
@@ -19,3 +20,52 @@ def wilson(passed: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     low = 0.0 if passed == 0 else max(0.0, (middle - half) / (1 + width))
     high = 1.0 if passed == n else min(1.0, (middle + half) / (1 + width))
     return low, high
+
+
+def newcombe(passed: int, n: int, other_passed: int, other_n: int) -> tuple[float, float]:
+    """95% interval of the difference of two independent proportions, first - second: Newcombe's hybrid of Wilson intervals.
+
+    Source: Newcombe 1998, "Interval estimation for the difference between independent proportions: comparison of eleven methods"
+    (Statistics in Medicine 17, 873-890), method 10.
+    """
+    return _hybrid(passed, n, other_passed, other_n, 0.0)
+
+
+def newcombe_paired(both: int, first: int, second: int, neither: int) -> tuple[float, float]:
+    """95% interval of the difference of two proportions of the same problems, first - second: Newcombe's hybrid score interval.
+
+    `both` were passed by the two, `first` and `second` by one of them only. Source: Newcombe 1998, "Improved confidence intervals for the
+    difference between binomial proportions based on paired data" (Statistics in Medicine 17, 2635-2650), method 10, which takes the
+    correlation of the two from the table, its numerator brought towards 0 by n/2 where it is positive.
+    """
+    n = both + first + second + neither
+    margins = (both + first) * (second + neither) * (both + second) * (first + neither)
+    product = both * neither - first * second
+    if product > 0:
+        product = max(0.0, product - n / 2)
+    correlation = product / math.sqrt(margins) if margins else 0.0
+    return _hybrid(both + first, n, both + second, n, correlation)
+
+
+def _hybrid(passed: int, n: int, other_passed: int, other_n: int, correlation: float) -> tuple[float, float]:
+    """first - second from their Wilson intervals and the correlation of the two; (-1, 1) without problems."""
+    if n == 0 or other_n == 0:
+        return -1.0, 1.0
+    share, other = passed / n, other_passed / other_n
+    (low, high), (other_low, other_high) = wilson(passed, n), wilson(other_passed, other_n)
+
+    def reach(one: float, two: float) -> float:
+        return math.sqrt(max(0.0, one * one - 2 * correlation * one * two + two * two))
+
+    return share - other - reach(share - low, other_high - other), share - other + reach(high - share, other - other_low)
+
+
+def mcnemar_exact(gained: int, lost: int) -> float:
+    """Exact two-sided McNemar p-value: `gained` problems are passed by the second alone, `lost` by the first alone; 1 without any.
+
+    Their split is binomial(1/2) when the two are equally good. Source: McNemar 1947, "Note on the sampling error of the difference between
+    correlated proportions or percentages", with the exact distribution in place of the normal one.
+    """
+    n = gained + lost
+    tail = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
+    return min(1.0, float(Fraction(2 * tail, 2**n)))

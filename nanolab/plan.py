@@ -146,6 +146,11 @@ def _foreign_step(study: str, name: str, model: str) -> Step:
     return Step(name, None, folder.name, folder)
 
 
+def experiment_name(study: str) -> str:
+    """The name under which a study's steps are kept: `study` itself where the store has it, else that of its YAML file."""
+    return study if (files.MLRUNS / "work" / study).is_dir() and "/" not in study else load_study(study).experiment
+
+
 # ---- job files
 
 def write_job(job: Job) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from nanolab import files, notebooks, pipeline, tracking
+from nanolab import files, notebooks, pipeline, registry, tracking
 from nanolab.config import STEPS, StudyConfig
 from nanolab.experiment import load_study
 from nanolab.plan import Step, plan, step_config
@@ -121,6 +121,9 @@ def _show_end(study: StudyConfig, parent: str, seconds: float) -> None:
     print(f"{'in all':16} {seconds:7.1f} s")
     if "report" in report:
         print(f"report: {report['report']}")
+    registered = registry.register_at_end(study.experiment, parent)
+    if registered:
+        print(registered)
     print("runs:   make ui   (then http://127.0.0.1:5000)", flush=True)
 
 

@@ -44,6 +44,7 @@ class RunRecord:
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    experiment_id: str = ""
 
 
 # ---- the store
@@ -51,6 +52,11 @@ class RunRecord:
 def store_uri() -> str:
     """Address of the store: MLFLOW_TRACKING_URI, or the SQLite file in mlruns/."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{files.MLRUNS}/mlflow.db"
+
+
+def server_address() -> str:
+    """Where a browser finds the runs: the tracking server of store_uri, else the address of `make ui`."""
+    return store_uri() if store_uri().startswith("http") else "http://127.0.0.1:5000"
 
 
 def client() -> Any:
@@ -286,7 +292,7 @@ def _search(experiment_ids: list[str], condition: str) -> list[RunRecord]:
 def _record(run: Any) -> RunRecord:
     info, data = run.info, run.data
     return RunRecord(info.run_id, info.run_name, info.status, info.start_time, info.end_time or None, dict(data.params),
-                     dict(data.metrics), dict(data.tags))
+                     dict(data.metrics), dict(data.tags), info.experiment_id)
 
 
 # ---- dead processes

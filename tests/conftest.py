@@ -191,3 +191,28 @@ def lab(tmp_path, template_store, monkeypatch):
     (root / "mlruns").mkdir()
     shutil.copy(template_store, root / "mlruns" / "mlflow.db")
     return Lab(root)
+
+
+@pytest.fixture
+def trained_study(store):
+    """The name of a study in the store with a finished chat model of random weights, whose answers are long enough to compare."""
+    import torch
+
+    from nanolab import checkpoint
+    from nanolab.config import Job, SftConfig, StudyConfig
+    from nanolab.data.tokenizer import train_tokenizer
+    from nanolab.model.gpt import GPT
+    from nanolab.model.scaling import GPTConfig
+    from nanolab.plan import RESULT, write_job
+    work = store / "work" / "tiny"
+    tokenizer = train_tokenizer([f"The cat number {i * 37} eats fish, says Ann. 48/2 is 24.\n#### {i}\n" for i in range(40)], 300)
+    tokenizer.save(work / "tok_train" / "a" / "tokenizer")
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(tokenizer.vocab_size, 96, 2, 64, 2, 2)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    folder = work / "sft" / "b"
+    write_job(Job("sft", StudyConfig(experiment="tiny"), SftConfig(), folder, {"tok_train": work / "tok_train" / "a"}))
+    checkpoint.save(folder / "checkpoints", 7, model, {}, {"tokenizer_digest": tokenizer.digest})
+    files.write_json(folder / RESULT, {"step": "sft", "metrics": {}, "started": 0.0, "ended": 1.0})
+    return "tiny"

@@ -12,10 +12,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", help="experiments/NAME.yaml or NAME")
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change a setting; may be repeated")
     parser.add_argument("--parameters", metavar="STEP", help="print the YAML file of a step's notebook, for papermill -f")
+    parser.add_argument("--hardware", metavar="8xH100", help="what the study would cost: on 8xH100, 1xH100, another number of GPUs, or cpu")
+    parser.add_argument("--json", action="store_true", help="with --hardware: print the costs as JSON")
 
 
 def main(given: argparse.Namespace) -> int:
-    """Prints the plan, or the parameters of one step's notebook."""
+    """Prints the plan, the parameters of one step's notebook, or what the study would cost."""
+    if given.json and not given.hardware:
+        raise UserError("--json needs --hardware, for example --hardware 8xH100")
+    if given.hardware:
+        from nanolab.commands.costs_table import show_costs
+        return show_costs(given.study, given.set, given.hardware, given.json)
     if given.parameters:
         return show_parameters(given.study, given.set, given.parameters)
     return show(given.study, given.set)

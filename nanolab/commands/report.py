@@ -11,8 +11,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(given: argparse.Namespace) -> int:
-    """Compiles the report and prints its summary table and its path."""
+    """Compiles the report and prints its summary table, and the paths of its Markdown, its page and its CSV."""
     from nanolab import pipeline
     metrics = pipeline.run_stage("report", experiment=given.study).metrics["report"]
-    print("\n".join(str(metrics[key]) for key in ("summary", "report") if key in metrics))
+    print("\n".join(str(metrics[key]) for key in ("summary", "report", "html", "results") if key in metrics))
     return 0

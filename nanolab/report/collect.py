@@ -13,12 +13,12 @@ from typing import Any
 
 from nanolab import tracking
 from nanolab.config import CHAT_TASKS, STEPS
-from nanolab.report import environment
+from nanolab.report import environment, provenance
 from nanolab.report.formats import is_missing
 from nanolab.report.markdown import TASK_LABELS
+from nanolab.report.provenance import FINAL, seconds
 from nanolab.tracking import RunRecord
 
-FINAL = "final/"
 CURVES = ("train/loss", "validation/bits_per_byte", "train/reward")
 MODELS = {"base": "base_eval", "mid": "chat_eval_mid", "sft": "chat_eval_sft", "rl": "chat_eval_rl"}
 METHODS = ("greedy", "low_temperature", "plain", "best_of", "majority", "smc", "rollout", "chain_vote", "most_likely")
@@ -49,17 +49,13 @@ def final_values(run: RunRecord) -> Values:
     return values | {key.removeprefix(FINAL): number for key, number in run.metrics.items() if key.startswith(FINAL)}
 
 
-def seconds(run: RunRecord) -> float:
-    """How long a step took, its earlier attempts included."""
-    return ((run.end or run.start) - run.start) / 1000 + float(run.tags.get("earlier_seconds", 0))
-
-
 def grid_points(run: RunRecord) -> tuple[list[Values], list[Values], list[Values]]:
     """Of an ablation: its power points, the other methods, and the acceptance by step of each longest trajectory."""
     points, baselines, series = [], [], []
     longest: dict[tuple[float, ...], tuple[float, str]] = {}
     for child in tracking.children(run.id):
         values: Values = {key: value for key, value in {**child.params, **child.metrics}.items() if not is_missing(value)}
+        values["run_id"] = child.id
         values |= {key: float(values[key]) for key in (*SETTING, "num_steps") if key in values}
         if values.get("method") != "power":
             baselines.append(values | {"n": int(values.get("n", 1))})
@@ -109,7 +105,7 @@ def _subject(step: str, values: Values) -> tuple[str, str]:
 
 
 def sharpening(steps: dict[str, Values]) -> list[Values]:
-    """Rows (model, task, method, accuracy, passed, total, low, high, positions_per_problem, p_value) of every power evaluation.
+    """Rows (model, task, method, accuracy, step, passed, total, low, high, positions_per_problem, p_value) of every power evaluation.
 
     `steps` gives the values of each step. p_value, in the row of power, is the exact McNemar test of power against greedy.
     """
@@ -121,7 +117,7 @@ def sharpening(steps: dict[str, Values]) -> list[Values]:
             prefix = "" if method == "power" else f"{method}/"
             accuracy = values.get(task if method == "power" else f"{method}/accuracy")
             if not is_missing(accuracy):
-                rows.append({"model": model, "task": task, "method": method, "accuracy": accuracy,
+                rows.append({"model": model, "task": task, "method": method, "accuracy": accuracy, "step": step,
                              **{key: values.get(prefix + key) for key in ("passed", "total", "low", "high", "positions_per_problem")},
                              "p_value": values.get("greedy/p_value") if method == "power" else None})
     models = list(MODELS)
@@ -169,14 +165,19 @@ def collect(parent: str) -> Values:
         steps["tok_eval"] |= recorded_tables(runs["tok_eval"])
     used = [run for step, run in runs.items() if step != "report"]
     own = [run.end for run in used if run.end and run.tags.get("mlflow.parentRunId") == parent]
+    recorded = recorded_environment(parent)
+    compared = sharpening(steps) if len(power_steps(steps)) > 1 or "power_eval" not in steps else []
     return {
         "title": execution.params.get("report.title", "nanolab training report"),
         "generated": time.strftime("%Y-%m-%d %H:%M:%S"),
         "experiment_file": execution.tags.get("experiment_file", f"{execution.params.get('experiment', 'this study')}.yaml"),
-        "environment": recorded_environment(parent),
+        "environment": recorded,
         "steps": steps,
         # with one model there is nothing to hold sharpening against; its section has the same numbers
-        "sharpening": sharpening(steps) if len(power_steps(steps)) > 1 or "power_eval" not in steps else [],
+        "sharpening": [row | {"run_id": runs[row["step"]].id} for row in compared],
         "wall_clock_seconds": sum(map(seconds, used)),
         "elapsed_seconds": (max(own) - execution.start) / 1000 if own else None,
+        "origins": provenance.origins(execution, runs),
+        "costs": provenance.planned_and_spent(execution, {step: run for step, run in runs.items() if step != "report"}, recorded),
+        "task_results": task_results(runs),
     }

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from nanolab.config import ROOT
+from nanolab.costs import rate_of
 
 LOCK_FILE = "requirements.lock"
 # what the bloat figures count: tracked files of these kinds, and every Makefile
@@ -85,12 +86,6 @@ def gpu_facts(listing: str, banner: str, hourly_rates: dict[str, float]) -> dict
         "gpu_memory_gb": sum(sizes) / 1024 if sizes else None, "cuda": cuda.group(1) if cuda else None,
         "hourly_rate": sum(rates) if rates and None not in rates else None,
     }
-
-
-def rate_of(name: str, hourly_rates: dict[str, float]) -> float | None:
-    """Dollars an hour of device `name`: the longest key of `hourly_rates` in it decides."""
-    keys = sorted((key for key in hourly_rates if key.lower() in name.lower()), key=len)
-    return hourly_rates[keys[-1]] if keys else None
 
 
 def software_facts() -> dict[str, Any]:

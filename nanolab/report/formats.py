@@ -51,3 +51,31 @@ def or_dash(value: Any, format: Callable[[Any], str] = text) -> str:
 def table(header: list[str], rows: list[list[str]]) -> str:
     """A table in Markdown: header, rule and rows."""
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
+
+
+def hours(seconds: float | None) -> str:
+    """Seconds as whole minutes, 3h51m; "-" for None."""
+    if seconds is None:
+        return "-"
+    minutes = int(seconds) // 60
+    return f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+def short(number: float) -> str:
+    """1,234,567 as 1.23M; "-" for nothing."""
+    if not number:
+        return "-"
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.0f}"
+
+
+def duration(hours: float | None) -> str:
+    """Seconds below two minutes, minutes below an hour, else 3h51m; "-" for an unknown time."""
+    if hours is None:
+        return "-"
+    if hours < 1 / 30:
+        return f"{hours * 3600:.0f} s"
+    minutes = round(hours * 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"

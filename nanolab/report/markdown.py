@@ -1,4 +1,4 @@
-"""Values of a study -> the text of its report.
+"""Values of a study -> the blocks of its report, and their text in Markdown.
 
 The renderer prints and never derives: every figure stands in the values it is given. A format belongs to a section
 and a key, never to the Python type of the value, since MLflow gives parameters as text and metrics as floats.
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanolab.report import data_section
-from nanolab.report.formats import decimals, is_missing, or_dash, plain_float, ratio, scientific, table, text, whole
+from nanolab.report.blocks import Block, Grid, Item, Part, Picture, Text, grid, to_markdown
+from nanolab.report.formats import decimals, hours, is_missing, or_dash, plain_float, ratio, scientific, text, whole
 from nanolab.samplers.diagnostics import convergence
 
 Values = dict[str, Any]
@@ -23,6 +24,7 @@ SUMMARY_COLUMNS = {"BASE": "base_eval", "MID": "chat_eval_mid", "SFT": "chat_eva
 METHOD_LABELS = {"greedy": "greedy", "low_temperature": "low temperature", "plain": "plain sample", "best_of": "best of n",
                  "majority": "majority vote", "smc": "SMC", "rollout": "rollouts", "chain_vote": "vote of chains",
                  "most_likely": "most likely state"}
+EXECUTION = "execution"  # stands where a step is named, for what was recorded of the execution itself
 MODEL_LABELS = {"base": "base", "mid": "mid", "sft": "SFT", "rl": "RL"}
 
 
@@ -104,13 +106,19 @@ SECTIONS: list[tuple[str, str, list[Line]]] = [
 
 
 def render(values: Values) -> str:
-    """The report of one execution of a study, in Markdown with one final newline.
+    """The report of one execution of a study, in Markdown with one final newline; `values` as `contents` takes them."""
+    return "\n\n".join(map(to_markdown, contents(values))) + "\n"
+
+
+def contents(values: Values) -> list[Block]:
+    """The report of one execution of a study.
 
     `values` holds title, generated, environment, steps (step name -> its parameters and final metrics), and where they
     exist experiment_file, figures (step name, or "sharpening" -> [{caption, path}]), sharpening (rows of power evaluations),
     wall_clock_seconds, elapsed_seconds. A step missing from `steps` was not run.
     """
-    blocks = [f"# {values['title']}", f"Generated: {values['generated']}", "## Environment", *_environment(values["environment"])]
+    blocks: list[Block] = [Part(values["title"], level=1), Text(f"Generated: {values['generated']}"), Part("Environment"),
+                           *_environment(values["environment"])]
     for heading, step, lines in SECTIONS:
         blocks += _section(heading, step, lines, values)
         if step == "tok_eval":
@@ -119,11 +127,11 @@ def render(values: Values) -> str:
             for other in other_power_steps(values["steps"]):
                 blocks += _section(f"{heading} {other.removeprefix('power_eval_')}", other, lines, values)
             blocks += _sharpening(values)
-    blocks += ["## Summary\n" + _bullets(_bloat(values["environment"]["bloat"])), summary_table(values["steps"])]
-    blocks.append(f"Total wall clock time: {_hours(values.get('wall_clock_seconds'))}")
+    blocks += [Part("Summary", tuple(_bloat(values["environment"]["bloat"]))), summary_grid(values["steps"])]
+    blocks.append(Text(f"Total wall clock time: {hours(values.get('wall_clock_seconds'))}"))
     if values.get("elapsed_seconds") is not None:
-        blocks.append(f"Elapsed time: {_hours(values['elapsed_seconds'])}")
-    return "\n\n".join(blocks) + "\n"
+        blocks.append(Text(f"Elapsed time: {hours(values['elapsed_seconds'])}"))
+    return blocks
 
 
 def other_power_steps(steps: dict[str, Values]) -> list[str]:
@@ -132,44 +140,40 @@ def other_power_steps(steps: dict[str, Values]) -> list[str]:
     return sorted((step for step in steps if step.startswith("power_eval_")), key=lambda step: (order.get(step, len(order)), step))
 
 
-def _bullets(lines: list[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _environment(environment: Values) -> list[str]:
+def _environment(environment: Values) -> list[Block]:
     git, hardware, software = environment["git"], environment["hardware"], environment["software"]
     commit = "-" if git.get("commit") is None else f"{git['commit'][:7]} ({'dirty' if git['dirty'] else 'clean'})"
     machine = [
-        f"Platform: {or_dash(hardware['platform'])}",
-        f"CPUs: {or_dash(hardware['cores'])} cores ({or_dash(hardware['logical'])} logical)",
-        f"Memory: {or_dash(hardware['memory_gb'], decimals(1))} GB",
+        Item("Platform", or_dash(hardware["platform"])),
+        Item("CPUs", f"{or_dash(hardware['cores'])} cores ({or_dash(hardware['logical'])} logical)"),
+        Item("Memory", f"{or_dash(hardware['memory_gb'], decimals(1))} GB"),
     ]
     if hardware.get("gpu_count"):
-        machine += [f"GPUs: {hardware['gpu_count']}x {hardware['gpu_name']}",
-                    f"GPU Memory: {or_dash(hardware['gpu_memory_gb'], decimals(1))} GB total",
-                    f"CUDA Version: {or_dash(hardware.get('cuda'))}"]
+        machine += [Item("GPUs", f"{hardware['gpu_count']}x {hardware['gpu_name']}"),
+                    Item("GPU Memory", f"{or_dash(hardware['gpu_memory_gb'], decimals(1))} GB total"),
+                    Item("CUDA Version", or_dash(hardware.get("cuda")))]
         if hardware.get("hourly_rate") is not None:
-            machine.append(f"Hourly Rate: ${float(hardware['hourly_rate']):.2f}/hour")
+            machine.append(Item("Hourly Rate", f"${float(hardware['hourly_rate']):.2f}/hour"))
     else:
-        machine.append("GPUs: -" if hardware["gpu_count"] is None else "GPUs: none")
+        machine.append(Item("GPUs", "-" if hardware["gpu_count"] is None else "none"))
     groups = {
-        "Git Information": [f"Branch: {or_dash(git['branch'])}", f"Commit: {commit}", f"Message: {or_dash(git['message'])}"],
+        "Git Information": [Item("Branch", or_dash(git["branch"])), Item("Commit", commit), Item("Message", or_dash(git["message"]))],
         "Hardware": machine,
-        "Software": [f"Python: {or_dash(software['python'])}", f"PyTorch: {or_dash(software['torch'])}"],
+        "Software": [Item("Python", or_dash(software["python"])), Item("PyTorch", or_dash(software["torch"]))],
         "Bloat": _bloat(environment["bloat"]),
     }
-    return [f"### {heading}\n{_bullets(lines)}" for heading, lines in groups.items()]
+    return [Part(heading, tuple(items), level=3, step=EXECUTION) for heading, items in groups.items()]
 
 
-def _bloat(bloat: Values) -> list[str]:
+def _bloat(bloat: Values) -> list[Item]:
     def commas(value: Any) -> str:
         return f"{int(value):,}"
-    return [f"{label}: {or_dash(bloat[key], commas)}" for label, key in
+    return [Item(label, or_dash(bloat[key], commas)) for label, key in
             (("Characters", "characters"), ("Lines", "lines"), ("Files", "files"), ("Tokens (approx)", "tokens"),
              (f"Dependencies ({bloat['lock_file']} lines)", "lock_lines"))]
 
 
-def _section(heading: str, step: str, lines: list[Line], values: Values) -> list[str]:
+def _section(heading: str, step: str, lines: list[Line], values: Values) -> list[Block]:
     """The blocks of one section: heading with its list, a table where it has one, its figures."""
     found = values["steps"].get(step)
     if step == "base_loss":  # CORE is measured once, by the base evaluation, and shown here too
@@ -179,34 +183,33 @@ def _section(heading: str, step: str, lines: list[Line], values: Values) -> list
         if step in ("power_ablation", "chat_eval_hf"):
             return []
         if step == "rl":
-            return [f"## {heading}\n- status: skipped (not enabled in {values.get('experiment_file', 'this study')})"]
+            return [Part(heading, (Item("status", f"skipped (not enabled in {values.get('experiment_file', 'this study')})"),))]
         if step == "chat_eval_rl":
-            return [f"## {heading}\n- GSM8K: -"]
-        return [f"## {heading}\n" + _bullets([f"{line.label}: -" for line in lines if not line.extra])]
+            return [Part(heading, (Item("GSM8K", "-"),))]
+        return [Part(heading, tuple(Item(line.label, "-") for line in lines if not line.extra))]
     if step.startswith("power_eval") and is_missing(found.get("gsm8k")) and not is_missing(found.get("humaneval")):
         lines = [Line("HumanEval", "humaneval", line.format) if line.key == "gsm8k" else line for line in lines]
     shown = []
     for line in lines:
         value = found.get(line.key)
         if not is_missing(value):
-            shown.append(f"{line.label}: {line.format(value)}")
+            copied = "base_eval" if step == "base_loss" and line.key == "CORE" else ""
+            shown.append(Item(line.label, line.format(value), line.key, copied))
         elif not line.extra:
-            shown.append(f"{line.label}: {line.missing}")
+            shown.append(Item(line.label, line.missing))
     shown += _task_details(found) + _method_lines(found) + _rl_lines(found)
     if not is_missing(found.get("data")):
-        shown.append(f"data: {found['data']}")
-    figures = _figures(step, values)
+        shown.append(Item("data", text(found["data"]), "data"))
     tables = [_points_table(found["points"], found.get("baselines", []))] if found.get("points") else []
     tables += [data_section.kinds_table(found["kinds"])] if found.get("kinds") else []
-    head = f"## {heading}\n{_bullets(shown)}" if shown else f"## {heading}"
-    return [head, *tables, *figures]
+    return [Part(heading, tuple(shown), step=step), *tables, *_figures(step, values)]
 
 
-def _figures(step: str, values: Values) -> list[str]:
-    return [f"![{figure['caption']}]({figure['path']})" for figure in values.get("figures", {}).get(step, [])]
+def _figures(step: str, values: Values) -> list[Block]:
+    return [Picture(figure["caption"], figure["path"], step) for figure in values.get("figures", {}).get(step, [])]
 
 
-def _sharpening(values: Values) -> list[str]:
+def _sharpening(values: Values) -> list[Block]:
     """The section that holds power sampling on one model against training the next; nothing without rows."""
     if not values.get("sharpening"):
         return []
@@ -215,7 +218,8 @@ def _sharpening(values: Values) -> list[str]:
     rows = [[MODEL_LABELS.get(row["model"], row["model"]), tasks[row["task"]], METHOD_LABELS.get(row["method"], row["method"]),
              decimals(4)(row["accuracy"]), *_counts(row), or_dash(row["positions_per_problem"], decimals(1)),
              or_dash(row["p_value"], lambda value: f"{float(value):.3g}")] for row in values["sharpening"]]
-    return ["## Sharpening against training", table(header, rows), *_figures("sharpening", values)]
+    return [Part("Sharpening against training"), grid(header, rows, runs=[row.get("run_id", "") for row in values["sharpening"]]),
+            *_figures("sharpening", values)]
 
 
 def _counts(row: Values) -> list[str]:
@@ -228,42 +232,42 @@ def _interval(found: Values, prefix: str = "") -> str:
     return f"{float(found[prefix + 'low']):.4f} to {float(found[prefix + 'high']):.4f}"
 
 
-def _task_details(found: Values) -> list[str]:
+def _task_details(found: Values) -> list[Item]:
     """One line a task that came with its counts: passed of n, Wilson interval, chance."""
     details = []
     for label, key in TASK_LABELS.items():
         if not is_missing(found.get(f"{key}/n")):
-            detail = f"{label} passed: {whole(found[f'{key}/passed'])} of {whole(found[f'{key}/n'])}, "
-            detail += f"95% interval {_interval(found, f'{key}/')}"
+            detail = f"{whole(found[f'{key}/passed'])} of {whole(found[f'{key}/n'])}, 95% interval {_interval(found, f'{key}/')}"
             chance = found.get(f"{key}/chance")
-            details.append(detail + ("" if is_missing(chance) else f", chance {float(chance):.4f}"))
+            detail += "" if is_missing(chance) else f", chance {float(chance):.4f}"
+            details.append(Item(f"{label} passed", detail, f"{key}/passed"))
             if ks := _pass_at(found, key):
-                details.append(f"{label} pass@k: {ks}")
+                details.append(Item(f"{label} pass@k", ks, f"{key}/pass_at_1"))
     return details
 
 
-def _method_lines(found: Values) -> list[str]:
+def _method_lines(found: Values) -> list[Item]:
     """Whether the chains converged, power sampling's interval, the baselines on the same problems with cost and paired test, pass@k."""
     lines = []
     if not is_missing(found.get("effective_moves")):
-        lines.append(f"convergence: {convergence(found)}")
+        lines.append(Item("convergence", convergence(found), "effective_moves"))
     if not is_missing(found.get("low")):
         label = "GSM8K" if is_missing(found.get("humaneval")) else "HumanEval"
-        lines.append(f"{label} 95% interval: {_interval(found)}")
+        lines.append(Item(f"{label} 95% interval", _interval(found), "low"))
     for key, label in METHOD_LABELS.items():
         if is_missing(found.get(f"{key}/accuracy")):
             continue
-        line = f"{label}: {float(found[f'{key}/accuracy']):.4f}"
+        line = f"{float(found[f'{key}/accuracy']):.4f}"
         if not is_missing(found.get(f"{key}/passed")):
             line += f", {whole(found[f'{key}/passed'])} of {whole(found[f'{key}/total'])}, 95% interval {_interval(found, f'{key}/')}"
         if not is_missing(found.get(f"{key}/positions_per_problem")):
             line += f", {float(found[f'{key}/positions_per_problem']):.1f} positions per problem"
         if not is_missing(found.get(f"{key}/p_value")):
             line += f", McNemar p against power {float(found[f'{key}/p_value']):.3g}"
-        lines.append(line)
+        lines.append(Item(label, line, f"{key}/accuracy"))
     for method in ("power", *METHOD_LABELS):
         if ks := _pass_at(found, method):
-            lines.append(f"{METHOD_LABELS.get(method, method)} pass@k: {ks}")
+            lines.append(Item(f"{METHOD_LABELS.get(method, method)} pass@k", ks, f"{method}/pass_at_1"))
     return lines
 
 
@@ -274,15 +278,15 @@ def _pass_at(found: Values, of: str) -> str:
     return ", ".join(f"{float(found[f'{start}{k}']):.4f} at k = {k}" for k in ks)
 
 
-def _rl_lines(found: Values) -> list[str]:
+def _rl_lines(found: Values) -> list[Item]:
     """The model before and after reinforcement learning on the same test problems, with the paired test."""
-    return [f"{label}: {float(found[f'{way}/before']):.4f} before ({_interval(found, f'{way}/before_')}), "
-            f"{float(found[f'{way}/after']):.4f} after ({_interval(found, f'{way}/after_')}) on {whole(found[f'{way}/n'])} test problems, "
-            f"McNemar p {float(found[f'{way}/p_value']):.3g}"
+    return [Item(label, f"{float(found[f'{way}/before']):.4f} before ({_interval(found, f'{way}/before_')}), "
+                        f"{float(found[f'{way}/after']):.4f} after ({_interval(found, f'{way}/after_')}) on {whole(found[f'{way}/n'])} "
+                        f"test problems, McNemar p {float(found[f'{way}/p_value']):.3g}", f"{way}/after")
             for way, label in RL_WAYS.items() if not is_missing(found.get(f"{way}/before"))]
 
 
-def _points_table(points: list[Values], baselines: list[Values]) -> str:
+def _points_table(points: list[Values], baselines: list[Values]) -> Grid:
     """The ablation grid, one row a point, and the other methods on the same problems."""
     every = [*points, *baselines]
     columns = (("restart", "restart_prob", plain_float), ("blocks", "num_blocks", whole), ("ESS below", "ess_threshold", plain_float),
@@ -296,24 +300,20 @@ def _points_table(points: list[Values], baselines: list[Values]) -> str:
         or_dash(p.get("num_steps"), whole), or_dash(p.get("n"), whole), or_dash(p.get("accuracy"), decimals(4)), *_counts(p),
         or_dash(p.get("acceptance"), decimals(3)), or_dash(p.get("positions_per_problem"), decimals(1)),
     ] for p in every]
-    return table(header, rows)
+    return grid(header, rows, "power_ablation", [p.get("run_id", "") for p in every])
 
 
 def summary_table(steps: dict[str, Values]) -> str:
+    """`summary_grid` in Markdown."""
+    return to_markdown(summary_grid(steps))
+
+
+def summary_grid(steps: dict[str, Values]) -> Grid:
     """The table of task metrics by model: rows sorted by code point, a row only where some model has a value."""
-    rows = [["Metric", *SUMMARY_COLUMNS]]
+    rows = []
     for label in sorted(SUMMARY_LABELS):
         cells = [or_dash(steps.get(step, {}).get(SUMMARY_LABELS[label]), decimals(4)) for step in SUMMARY_COLUMNS.values()]
         if any(cell != "-" for cell in cells):
-            rows.append([label, *cells])
-    widths = [15, *[8] * len(SUMMARY_COLUMNS)]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
-
-
-def _hours(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    minutes = int(seconds) // 60
-    return f"{minutes // 60}h{minutes % 60:02d}m"
+            rows.append((label, *cells))
+    return Grid(("Metric", *SUMMARY_COLUMNS), tuple(rows), columns=("", *SUMMARY_COLUMNS.values()),
+                widths=(15, *[8] * len(SUMMARY_COLUMNS)))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -200,8 +200,12 @@ class ChainResult:
         return max(self.states, key=lambda state: state.sum_log_p)
 
 
-def run_chain(settings: PowerSettings, noise: Noise, problem: int = 0, chain: int = 0, early_rejection: bool = True) -> Kernel:
-    """The whole schedule of one chain: blocks of an extension and `num_steps` steps; returns its ChainResult."""
+def run_chain(settings: PowerSettings, noise: Noise, problem: int = 0, chain: int = 0, early_rejection: bool = True,
+              watch: Callable[[State, Info | None], None] | None = None) -> Kernel:
+    """The whole schedule of one chain: blocks of an extension and `num_steps` steps; returns its ChainResult.
+
+    `watch` is called after each extension (with None) and each step, for whoever follows the chain as it goes.
+    """
     state = State(chain=chain)
     infos: list[Info] = []
     lengths: list[int] = []
@@ -209,11 +213,15 @@ def run_chain(settings: PowerSettings, noise: Noise, problem: int = 0, chain: in
     for block in range(settings.num_blocks):
         state = yield from extend(state, settings, noise, settings.limit(block))
         states = [state.completion()]
+        if watch:
+            watch(state, None)
         for _ in range(settings.num_steps):
             lengths.append(len(state.tokens))
             state, info = yield from step(state, settings, noise, early_rejection)
             infos.append(info)
             states.append(state.completion())
+            if watch:
+                watch(state, info)
     return ChainResult(problem, chain, states, infos, lengths)
 
 

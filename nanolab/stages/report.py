@@ -1,4 +1,4 @@
-"""Step report: report.md and its figures, from what MLflow holds. Runs in the notebook's kernel; nothing is launched."""
+"""Step report: report.md, report.html, its figures and results.csv, from what MLflow holds. Runs in the notebook's kernel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nanolab import tracking
 from nanolab.config import Job
 from nanolab.files import write_atomic
 from nanolab.journal import Run
-from nanolab.report import collect, markdown, plots, power_plots
+from nanolab.report import collect, html, markdown, plots, power_plots, results
 
 TRAINING = {"base_train": "Base model training", "mid_train": "Midtraining", "sft": "Chat SFT"}
 ABLATION = {"accuracy_by_alpha": "Accuracy against alpha", "accuracy_by_steps": "Accuracy against num_steps",
@@ -23,7 +23,7 @@ TOKENIZER = {"bytes_per_token": "Bytes per token by kind of text"}
 
 
 def run(job: Job, run: Run) -> dict[str, Any]:
-    """Writes report.md and figures/ into the job's folder and records them; gives the summary table and the report's path."""
+    """Writes the report into the job's folder and records it; gives the summary table and the paths of the report, its page, its CSV."""
     return compile_report(tracking.record(run.id).tags["mlflow.parentRunId"], job.folder, run, job.config.title)
 
 
@@ -46,11 +46,15 @@ def compile_report(parent: str, folder: Path, run: Run, title: str) -> dict[str,
         show(step, caption, path)
     for step, name, caption in copy_recorded(parent, figures):
         show(step, caption, figures / name)
-    report = folder / "report.md"
-    write_atomic(report, markdown.render(values))
-    run.artifact(report)
-    tracking.log_file(parent, report)
-    return {"summary": markdown.summary_table(values["steps"]), "report": os.path.relpath(report), "steps_reported": len(values["steps"])}
+    written = {"report": "report.md", "html": "report.html", "results": "results.csv"}
+    write_atomic(folder / written["report"], markdown.render(values))
+    write_atomic(folder / written["html"], html.render(values, folder, tracking.server_address()))
+    write_atomic(folder / written["results"], results.to_csv(results.of_execution(parent)))
+    for name in written.values():
+        run.artifact(folder / name)
+        tracking.log_file(parent, folder / name)
+    return {"summary": markdown.summary_table(values["steps"]), **{key: os.path.relpath(folder / name) for key, name in written.items()},
+            "steps_reported": len(values["steps"])}
 
 
 def draw(parent: str) -> list[tuple[str, str, str, tuple]]:

@@ -9,6 +9,7 @@ import pytest
 from nanolab import tracking
 from nanolab.journal import Run
 from nanolab.report import canvas, collect, data_plots, data_section, markdown, plots
+from nanolab.report.blocks import to_markdown
 from nanolab.stages import report as report_stage
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -57,7 +58,7 @@ def test_tables_and_figure_come_back_from_mlflow_into_the_report(execution, tmp_
 
 
 def test_the_data_section_says_what_was_read_what_is_clean_and_what_is_missing():
-    head, _, rows = data_section.overlap_section(FOUND | {"overlap": OVERLAP})
+    head, _, rows = map(to_markdown, data_section.overlap_section(FOUND | {"overlap": OVERLAP}))
     assert head.splitlines()[1:] == [
         "- training text compared with the benchmarks: 31,000,000 characters of 6,454 documents, all there is",
         "- no shared run of 8 words or more: gsm8k", "- not compared: core (no file tasks.json)"]

@@ -1,0 +1,25 @@
+"""`results`: what studies ended with, as one CSV (its columns: nanolab/report/results.py)."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("studies", nargs="+", metavar="STUDY", help="studies (their latest executions), or run ids of executions")
+    parser.add_argument("--out", metavar="FILE", help="write it there instead of printing it")
+
+
+def main(given: argparse.Namespace) -> int:
+    """Prints or writes the rows of every study, one after another, below one header."""
+    from nanolab import compare, files
+    from nanolab.report import results
+    found = [compare.find(name) for name in given.studies]  # a study that never ran is refused before anything is printed
+    text = results.to_csv([row for side in found for row in results.of_execution(side.execution.id)])
+    if given.out:
+        files.write_atomic(given.out, text)
+        print(f"{text.count(chr(10)) - 1} rows in {given.out}")
+    else:
+        print(text, end="")
+    return 0

@@ -1,0 +1,176 @@
+"""Two studies, or two executions, beside each other: settings that differ, accuracies with intervals of their difference, other metrics.
+
+Accuracies on the same problems are paired problem by problem: Newcombe's paired interval and McNemar's exact test; else the interval is
+Newcombe's for independent proportions. Everything is given as rows (lists of dicts), for a table, JSON, CSV or a DataFrame. No torch.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanolab import files, tracking
+from nanolab.experiment import find_study, load_study
+from nanolab.intervals import mcnemar_exact, newcombe, newcombe_paired
+from nanolab.report import results
+from nanolab.report.collect import recorded_environment, step_runs
+from nanolab.report.provenance import seconds
+from nanolab.schema import UserError
+from nanolab.tracking import RunRecord
+
+Row = dict[str, Any]
+Outcomes = dict[int, tuple[bool, Any]]  # number of a problem -> (passed, the answer expected)
+
+PAIRED = "Newcombe 1998, paired, method 10"
+UNPAIRED = "Newcombe 1998, unpaired, method 10"
+SAME_PROBLEMS = ("data.source", "data.root", "data.seed", "data.choice_answers", "subset", "split")  # settings that choose the problems
+COLUMNS = ("kind", "step", "model", "task", "metric", "method", "setting", "a", "b", "difference", "low", "high", "p_value", "n", "only_a",
+           "only_b", "interval", "note", "run_a", "run_b")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two: an execution with the runs of its steps."""
+
+    execution: RunRecord
+    runs: dict[str, RunRecord]
+
+    @property
+    def name(self) -> str:
+        """The execution's name: the study's and when it started."""
+        return self.execution.name
+
+
+def find(name: str) -> Side:
+    """The execution of a run id, or the latest whole one of a study (its name, or its YAML file), else its latest.
+
+    Raises UserError for a study that never ran, and for a name that is neither.
+    """
+    executions = tracking.executions(name)
+    if not executions and len(name) == 32 and set(name) <= set("0123456789abcdef"):
+        run = tracking.record(name)
+        if run.tags.get("nanolab.kind") != "execution":
+            raise UserError(f"run {name} is {run.tags.get('step') or run.name!r}, no execution of a study; "
+                            f"its execution is {run.tags.get('mlflow.parentRunId', 'unknown')}")
+        return Side(run, step_runs(run.id))
+    if not executions:
+        path = find_study(name)  # refuses a name that is no study
+        executions = tracking.executions(load_study(str(path)).experiment)
+        if not executions:
+            raise UserError(f"study {name!r} has no execution in {tracking.store_uri()}: run it first, with scripts/run_all.py {name}")
+    whole = [run for run in executions if run.tags.get("mlflow.source.name") == "scripts/run_all.py"]
+    chosen = next((run for run in whole if run.status == "FINISHED"), (whole or executions)[0])
+    return Side(chosen, step_runs(chosen.id))
+
+
+def settings(a: Side, b: Side) -> list[Row]:
+    """Rows (setting, a, b) of the settings in which the two differ; None where one has no such setting."""
+    keys = dict.fromkeys([*a.execution.params, *b.execution.params])
+    left, right = a.execution.params, b.execution.params
+    return [{"setting": key, "a": left.get(key), "b": right.get(key)} for key in keys
+            if left.get(key) != right.get(key) and key not in ("experiment", "description")]
+
+
+def differences(a: Side, b: Side) -> list[Row]:
+    """Rows with the COLUMNS: kind "accuracy", then "metric", then "cost"; `difference` is b - a, None where there is no such thing.
+
+    Ablation grids, whose points are studies of their own, are left out.
+    """
+    left, right = _results(a), _results(b)
+    rows: list[Row] = []
+    for key in [key for key in left if key in right]:
+        one, other = left[key], right[key]
+        row = dict.fromkeys(COLUMNS) | dict(zip(("step", "model", "task", "metric", "method", "setting"), key))
+        row |= {"a": one["value"], "b": other["value"], "difference": other["value"] - one["value"], "run_a": one["run_id"],
+                "run_b": other["run_id"], "kind": "accuracy" if key[3] == "accuracy" and one["n"] and other["n"] else "metric"}
+        if row["kind"] == "accuracy":
+            row |= _tested(row, one, other, a.runs[key[0]], b.runs[key[0]])
+        rows.append(row)
+    rows += _costs(a, b)
+    order = {"accuracy": 0, "metric": 1, "cost": 2}
+    return sorted(rows, key=lambda row: order[row["kind"]])
+
+
+def _results(side: Side) -> dict[tuple[str, ...], Row]:
+    rows = results.result_rows(side.execution.params.get("experiment", ""), side.execution.id, side.runs, [])
+    return {tuple(row[column] for column in ("step", "model", "task", "metric", "method", "setting")): row for row in rows}
+
+
+def _costs(a: Side, b: Side) -> list[Row]:
+    """Seconds of every step that both have, and of all steps of each; their dollars where both recorded an hourly rate."""
+    shared = [step for step in a.runs if step in b.runs and step != "report"]
+    rows = [dict.fromkeys(COLUMNS) | {"kind": "cost", "step": step, "metric": "seconds", "a": seconds(a.runs[step]),
+                                      "b": seconds(b.runs[step]), "run_a": a.runs[step].id, "run_b": b.runs[step].id} for step in shared]
+    whole = [sum(seconds(run) for step, run in side.runs.items() if step != "report") for side in (a, b)]
+    rows.append(dict.fromkeys(COLUMNS) | {"kind": "cost", "step": "all steps", "metric": "seconds", "a": whole[0], "b": whole[1],
+                                          "run_a": a.execution.id, "run_b": b.execution.id})
+    rates = [recorded_environment(side.execution.id)["hardware"]["hourly_rate"] for side in (a, b)]
+    if None not in rates:
+        rows.append(rows[-1] | {"metric": "dollars", **{key: float(rate) * time / 3600 for key, rate, time in zip("ab", rates, whole)}})
+    return [row | {"difference": row["b"] - row["a"]} for row in rows]
+
+
+# ---- accuracies
+
+def _tested(row: Row, one: Row, other: Row, run: RunRecord, other_run: RunRecord) -> Row:
+    """difference, low, high, p_value, n, only_a, only_b, interval and note of an accuracy."""
+    found = [outcomes(side, row["task"], row["method"], row["setting"], value["value"], round(float(value["n"])))
+             for side, value in ((run, one), (other_run, other))]
+    why = _not_paired(found, run, other_run)
+    if why:
+        counts = [(round(value["value"] * float(value["n"])), round(float(value["n"]))) for value in (other, one)]
+        low, high = newcombe(*counts[0], *counts[1])
+        return {"low": low, "high": high, "n": counts[0][1] if counts[0][1] == counts[1][1] else None, "interval": UNPAIRED,
+                "note": f"not paired: {why}"}
+    left, right = found
+    assert left is not None and right is not None
+    common = sorted(set(left) & set(right))
+    table = {pair: sum((left[index][0], right[index][0]) == pair for index in common) for pair in
+             ((True, True), (False, True), (True, False), (False, False))}
+    both, only_b, only_a, neither = table.values()
+    low, high = newcombe_paired(both, only_b, only_a, neither)
+    part = "" if len(common) == max(len(left), len(right)) else f"of the {len(common)} problems that both answered"
+    n = len(common)
+    return {"a": (both + only_a) / n, "b": (both + only_b) / n, "difference": (only_b - only_a) / n, "low": low, "high": high,
+            "p_value": mcnemar_exact(only_b, only_a), "n": n, "only_a": only_a, "only_b": only_b, "interval": PAIRED, "note": part}
+
+
+def _not_paired(found: list[Outcomes | None], run: RunRecord, other: RunRecord) -> str:
+    """Why two runs' problems cannot be paired; empty where they can."""
+    for key in SAME_PROBLEMS:
+        if run.params.get(key) != other.params.get(key):
+            return f"not the same test set, {key} differs ({run.params.get(key)}, {other.params.get(key)})"
+    left, right = found
+    if left is None or right is None:
+        return "no record of each problem is at hand" if left is right else f"{'a' if left is None else 'b'} has no record of each problem"
+    common = set(left) & set(right)
+    if not common or any(left[index][1] != right[index][1] for index in common):
+        return "the problems are not the same"
+    return ""
+
+
+def outcomes(run: RunRecord, task: str, method: str, setting: str, accuracy: float, n: int) -> Outcomes | None:
+    """Which problems a step's run passed, by number, with the answer expected; None where no record of them agrees with its accuracy.
+
+    Power evaluations keep their problems in MLflow; other steps in their work folder, which may lie on another machine or hold a later
+    attempt: so a record counts only if it gives the accuracy that the run states.
+    """
+    folder = files.MLRUNS / run.tags.get("work_folder", "-") / "records"
+    if run.tags.get("step", "").startswith("power_eval"):
+        if "problems.jsonl" not in tracking.artifact_names(run.id):
+            return None
+        lines = _lines(tracking.artifact(run.id, "problems.jsonl"))
+        records = [{"index": line["index"], **line["methods"].get(method, {})} for line in lines]
+    else:
+        path = folder / (f"{setting}_{method}.jsonl" if setting else f"{task}.jsonl")  # before_greedy.jsonl of reinforcement learning
+        records = _lines(path) if path.is_file() else []
+    if len(records) != n or not all("passed" in record for record in records):
+        return None
+    found = {record["index"]: (bool(record["passed"]), record.get("expected")) for record in records}
+    return found if abs(sum(passed for passed, _ in found.values()) / n - accuracy) < 1e-6 else None
+
+
+def _lines(path: Path) -> list[Row]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -1,0 +1,131 @@
+"""Claims: the plan counts what training does exactly, reproduces the published run it is calibrated on, and follows finished steps."""
+
+import json
+import time
+
+import pytest
+
+from nanolab import costs, files
+from nanolab.__main__ import main
+from nanolab.experiment import load_study
+from nanolab.schema import UserError, to_dict
+from nanolab.work import chain_tokens, checkpoint_bytes, step_work, study_work
+
+
+def on(name, machine, *overrides):
+    study = load_study(name, list(overrides))
+    return {row.step: row for row in costs.plan_costs(study, costs.hardware(machine, study.hourly_rates, 1280))}
+
+
+def test_the_published_run_takes_the_time_that_its_reports_state():
+    """nanochat's depth-20 run: 21,400 steps of 524,288 tokens in 170 to 175 minutes on 8 H100, 560,988,160 parameters."""
+    study = load_study("speedrun_powersample", ["base_train.steps=21400", "base_train.batch_size=256", "base_train.eval_every=21400"])
+    row = on("speedrun_powersample", "8xH100", "base_train.steps=21400", "base_train.batch_size=256",
+             "base_train.eval_every=21400", "base_train.compile=false")["base_train"]
+    assert row.parameters == 560_988_160 and row.tokens_trained == 11_219_763_200
+    assert 170 < row.hours * 60 < 175
+    assert row.memory_gib == pytest.approx(75_422 / 1024, rel=0.15)  # the peak those reports state
+    assert step_work(study, "base_train", "cuda", 8).memory_bytes < step_work(study, "base_train", "cpu", 8).memory_bytes
+
+
+def test_training_counts_what_the_loop_does():
+    row = on("smoke", "cpu")["base_train"]
+    assert row.tokens_trained == 300 * 16 * 256 and row.tokens_read == 6 * 8192 and row.tokens_generated == 0
+    assert on("smoke", "cpu", "base_train.steps=600")["base_train"].flops == pytest.approx(2 * row.flops, rel=0.02)
+
+
+def test_eight_devices_train_eight_times_as_fast_and_cost_the_same():
+    one, eight = on("speedrun_powersample", "1xH100")["base_train"], on("speedrun_powersample", "8xH100")["base_train"]
+    start = (20 + 60) / 3600
+    assert one.hours - start == pytest.approx(8 * (eight.hours - start))
+    assert eight.dollars == pytest.approx(24 * eight.hours) and one.dollars == pytest.approx(3 * one.hours)
+
+
+@pytest.mark.parametrize("steps, restart, blocks, expected", [(0, 0.5, 1, 50), (10, 0.0, 1, 300), (10, 1.0, 1, 550), (2, 1.0, 2, 200)])
+def test_a_chain_decodes_half_of_its_answer_a_step_or_all_of_it(steps, restart, blocks, expected):
+    """Two blocks with restarts: 50 tokens, then 2 steps of 25 and 2 of 50."""
+    assert chain_tokens(50, steps, restart, blocks) == pytest.approx(expected)
+
+
+def test_every_step_of_every_study_has_a_row_and_the_total_is_their_sum():
+    for name in ("smoke", "micro", "local_real", "power_ablation", "trap", "laptop", "speedrun_powersample"):
+        study = load_study(name)
+        for machine in ("cpu", "1xH100", "8xH200"):
+            rows = costs.plan_costs(study, costs.hardware(machine, study.hourly_rates, 96))
+            assert [row.step for row in rows] == [step for step in study.steps if step != "report"]
+            assert all(row.hours > 0 and row.memory_gib > 0 for row in rows)
+            assert costs.total(rows).hours == pytest.approx(sum(row.hours for row in rows))
+
+
+def test_a_model_from_outside_has_no_estimate():
+    row = on("smoke", "cpu", "power_eval.source=hf:somewhere/else")["power_eval"]
+    assert row.hours is None and row.parameters is None
+
+
+def finish(root, study, step, took, attempts=1):
+    folder = root / "work" / study.experiment / step / "0123456789ab"
+    config = to_dict(study.stage("sft"))
+    files.write_json(folder / "job.json", {"step": step, "study": to_dict(study), "config": config, "inputs": {}})
+    files.write_json(folder / "result.json", {"step": step, "metrics": {}, "started": time.time() - took, "ended": time.time()})
+    files.write_json(folder / "attempts.json", [{"started": 0.0, "seconds": took, "status": "FINISHED"}] * attempts)
+
+
+def test_a_finished_step_of_this_store_stands_before_the_table(tmp_path):
+    study, machine = load_study("smoke"), costs.hardware("cpu", {}, 96)
+    table = {row.step: row for row in costs.plan_costs(study, machine)}
+    start = machine.speeds.start
+    finish(tmp_path, study, "sft", start + 3 * (table["sft"].hours * 3600 - start))  # three times as slow
+    own = costs.finished_steps(tmp_path)
+    measured = {row.step: row for row in costs.plan_costs(study, machine, own)}
+    assert measured["sft"].basis == "1 finished" and measured["mid_train"].basis == "1 finished"  # both train on conversations
+    assert measured["sft"].hours * 3600 - start == pytest.approx(3 * (table["sft"].hours * 3600 - start), rel=1e-3)
+    assert measured["base_train"] == table["base_train"]
+    wide = load_study("smoke", ["base_train.width=512", "base_train.heads=8"])
+    assert costs.own_ratio(step_work(wide, "sft", "cpu", 1), own) == (1.0, 0)  # five times as wide: nothing like it
+
+
+@pytest.mark.parametrize("overrides, took, attempts", [([], 4.0, 1), ([], 60.0, 2), (["sft.steps=5"], 60.0, 1)],
+                         ids=["hardly longer than its start", "the rest of an earlier attempt", "too small"])
+def test_what_says_nothing_of_the_speed_is_left_out(tmp_path, overrides, took, attempts):
+    study = load_study("smoke", overrides)
+    finish(tmp_path, study, "sft", took, attempts)
+    path = tmp_path / "work" / "smoke" / "mid_train" / "0123456789ab"
+    files.write_json(path / "job.json", {"step": "mid_train", "study": to_dict(study) | {"colour": "red"}, "config": {}, "inputs": {}})
+    files.write_json(path / "result.json", {"step": "mid_train", "metrics": {}, "started": 0.0, "ended": 100.0})
+    assert costs.finished_steps(tmp_path) == []
+
+
+def test_notes_say_where_the_speeds_come_from_and_what_does_not_fit():
+    study = load_study("speedrun_powersample", ["base_train.device_batch_size=64"])
+    machine = costs.hardware("8xH100", {}, 1280)
+    text = "\n".join(costs.notes(study, machine, costs.plan_costs(study, machine)))
+    assert "nothing here was measured with this code on a GPU" in text and "no hourly rate" in text
+    assert "base_train: about" in text and "lower device_batch_size" in text
+
+
+def test_models_of_another_study_are_said_to_be_guessed():
+    study, machine = load_study("power_ablation"), costs.hardware("cpu", {}, 96)
+    assert any("models of smoke are taken" in note for note in costs.notes(study, machine, costs.plan_costs(study, machine)))
+
+
+@pytest.mark.parametrize("name", ["8xFoo", "0xH100", "x", "2xcpu", "8"])
+def test_an_unknown_machine_is_a_users_mistake(name):
+    with pytest.raises(UserError, match="is not in the table"):
+        costs.hardware(name, {}, 96)
+
+
+def test_a_checkpoint_is_as_large_as_measured():
+    """The default study's base training left 16.5 MB in three checkpoints."""
+    work = study_work(load_study("smoke"), "cpu")[2]
+    assert 3 * checkpoint_bytes(work.model) == pytest.approx(16.5e6, rel=0.05)
+
+
+def test_the_command_prints_a_table_or_json(capsys):
+    assert main(["plan", "speedrun_powersample", "--hardware", "8xH100"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "speedrun_powersample on 8xH100, $24.00 an hour" and lines[1].split()[:2] == ["step", "parameters"]
+    assert lines[4].startswith("base_train") and "560,988,160" in lines[4] and "6.29B" in lines[4]
+    assert main(["plan", "speedrun_powersample", "--hardware", "8xH100", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["steps"]) == 10 and found["total"]["dollars"] == pytest.approx(24 * found["total"]["hours"])
+    assert main(["plan", "smoke", "--json"]) == 2
