@@ -3,6 +3,8 @@ PYTHON ?= python3
 STUDY ?= experiments/smoke.yaml
 # another index for torch alone, e.g. one with builds for a processor only: make setup TORCH_INDEX=ADDRESS
 TORCH_INDEX ?=
+# of the MLflow UI
+PORT ?= 5000
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c requirements.lock
 
@@ -20,7 +22,7 @@ check: .venv/ready-test
 	$(BIN)/ruff check .
 
 ui: .venv/ready
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --workers 1
+	@$(BIN)/python -m nanolab ui --port $(PORT)
 
 lab: .venv/ready
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
@@ -29,11 +31,16 @@ lab: .venv/ready
 docs: .venv/ready-docs
 	$(BIN)/python -W ignore -m pdoc -o build/api nanolab '!nanolab.__main__' '!nanolab.lm_eval_adapter'
 
-setup: .venv/ready
+# also repairs an install that was interrupted or lost a package
+setup:
+	@rm -f .venv/ready
+	@$(MAKE) --no-print-directory .venv/ready
 
 # the stamps: installed once, and again when the pinned packages change
 .venv/ready: pyproject.toml requirements.lock
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -c 'import sys; v = sys.version_info[:2]; v < (3, 11) and \
+	    sys.exit("error: nanolab needs Python 3.11 or newer, $(PYTHON) is %d.%d: name a newer one, make PYTHON=python3.11" % v)'
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(if $(TORCH_INDEX),$(PIP) torch --index-url $(TORCH_INDEX))
 	$(PIP) -e '.[lab]'
 	touch $@

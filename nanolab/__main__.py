@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036  (before anything is imported that an older Python cannot even read)
+    sys.exit("error: nanolab needs Python 3.11 or newer, this is {}.{}: run it with .venv/bin/python, or `make setup PYTHON=python3.11`"
+             .format(*sys.version_info[:2]))
+
 import argparse
 import importlib
 import os
-import sys
 
 from nanolab.schema import UserError
 
@@ -14,6 +19,9 @@ COMMANDS = {  # name: what `--help` says of it
     "plan": "show a study's steps, their state and their fingerprints",
     "chat": "talk to a trained model in the terminal",
     "register": "register a study's best chat model in MLflow, to be served",
+    "doctor": "check this machine, this install and this store, and say what to do",
+    "clean": "show what takes the disk, and remove what no latest result needs",
+    "ui": "open the MLflow UI of this store",
     "report": "compile the report of a study's latest execution again",
     "compare": "compare two studies: settings, accuracies with intervals, training, cost",
     "results": "print the results of studies as one CSV",
@@ -37,17 +45,30 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit status: 2 with one line for a person's mistake."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    given = parser(arguments[0] if arguments else None).parse_args(arguments)
     try:
+        given = parser(arguments[0] if arguments else None).parse_args(arguments)
         status = importlib.import_module(f"nanolab.commands.{given.command}").main(given)
         sys.stdout.flush()
         return status
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _mistake(str(error))
     except BrokenPipeError:  # whoever read the output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ModuleNotFoundError as error:  # an interrupted or an old install, or another Python than the one it went to
+        if (error.name or "").split(".")[0] == "nanolab":
+            raise
+        return _mistake(f"the package {error.name} is not installed for {sys.executable}: run `make setup`, and use .venv/bin/python")
+    except Exception as error:
+        from nanolab import files
+        if not files.is_full(error):
+            raise
+        return _mistake(files.full_line())
+
+
+def _mistake(line: str) -> int:
+    print(f"error: {line}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -293,6 +293,7 @@ class StudyConfig:
     experiment: str = setting("smoke", "name of the study: its MLflow experiment and its folder")
     description: str = setting("", "one sentence for the people who read the runs")
     seed: int = setting(0, "seed of initialisation and data order", minimum=0)
+    seeds: list[int] = setting([], "run the whole study once for each of these seeds; empty: for seed alone")
     data: DataConfig = field(default_factory=DataConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     hourly_rates: dict[str, float] = setting({}, "dollars an hour of one device, by a part of its name")

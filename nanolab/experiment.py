@@ -4,22 +4,44 @@ from __future__ import annotations
 
 import difflib
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from nanolab import grid
+from nanolab import files, grid
 from nanolab.config import CHAT_TASKS, ROOT, SOURCE_STEPS, STEPS, StudyConfig
 from nanolab.model_source import check_sources
 from nanolab.schema import UserError, build, to_dict
 
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # of a study, which names a folder
+
+
+class StrictLoader(yaml.SafeLoader):
+    """YAML in which a key stands once: of two equal ones plain YAML takes the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise UserError(f"{key!r} stands twice, again in line {key_node.start_mark.line + 1}: leave one of them out")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
 
 def find_study(name: str) -> Path:
-    """The YAML file of `name`: a path, or the name of a file in experiments/. Raises UserError when there is none."""
+    """The YAML file of `name`: a path, the name of a file in experiments/, or of a study of this store, as it last ran.
+
+    Raises UserError when there is none.
+    """
     for path in (Path(name), ROOT / name, ROOT / "experiments" / f"{name}.yaml"):
         if path.suffix in (".yaml", ".yml") and path.is_file():
             return path.resolve()
+    ran = (files.MLRUNS / "work").glob(f"{name}/executions/*/study.yaml") if re.fullmatch(NAME, name) else ()
+    if newest := max(ran, key=lambda path: path.stat().st_mtime, default=None):
+        return newest
     have = ", ".join(sorted(p.stem for p in (ROOT / "experiments").glob("*.yaml")))
     raise UserError(f"no experiment file {name!r}; experiments/ has: {have}")
 
@@ -31,9 +53,11 @@ def load_study(name: str, overrides: list[str] | None = None) -> StudyConfig:
     """
     path = find_study(name)
     try:
-        values = yaml.safe_load(path.read_text()) or {}
+        values = yaml.load(path.read_text(), StrictLoader) or {}
     except yaml.YAMLError as error:
         raise UserError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from error
+    except UserError as error:
+        raise UserError(f"{path.name}: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path.name} must be a mapping of settings")
     values.setdefault("experiment", path.stem)
@@ -67,6 +91,10 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 def study_from_dict(values: dict[str, Any]) -> StudyConfig:
     """A checked StudyConfig; raises UserError for what a single field cannot see (steps, horizons, source steps)."""
     study = build(StudyConfig, values)
+    if len(set(study.seeds)) < len(study.seeds) or min(study.seeds, default=0) < 0:
+        raise UserError(f"seeds = {study.seeds} must be different whole numbers, each at least 0")
+    if study.seeds and study.seed not in study.seeds:
+        study = replace(study, seed=study.seeds[0])  # what plan, export and a notebook mean when they do not name a seed
     for step in study.steps:
         if step not in STEPS:
             near = difflib.get_close_matches(step, STEPS, 1, 0.0)[0]
@@ -105,7 +133,7 @@ def study_from_dict(values: dict[str, Any]) -> StudyConfig:
     for name, count in blocks.items():
         if count > study.stage(name).max_new_tokens:
             raise UserError(f"{name}.num_blocks = {count} must be at most max_new_tokens = {study.stage(name).max_new_tokens}")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", study.experiment):
+    if not re.fullmatch(NAME, study.experiment):
         raise UserError(f"experiment = {study.experiment!r} names a folder: use letters, digits, '.', '_' and '-' only")
     if study.launch.nnodes > 1 and not study.launch.rdzv_endpoint:
         raise UserError(f"launch.nnodes = {study.launch.nnodes} needs launch.rdzv_endpoint: host:port of machine 0")

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from nanolab.schema import UserError
 
 MLRUNS = Path(os.environ.get("NANOLAB_MLRUNS") or ROOT / "mlruns").absolute()  # everything a run produces
 COMPLETE = "COMPLETE.json"
+FULL = "no disk space to write to"
 
 
 def work_folder(experiment: str, step: str, fingerprint: str) -> Path:
@@ -36,6 +38,29 @@ def write_atomic(path: Path | str, content: bytes | str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_full(error: BaseException | str) -> bool:
+    """Whether an error comes of a disk, a quota or a file that can take no more.
+
+    torch and MLflow raise errors of their own then: looked at are the words of the error and of those that it came of, and whether
+    less than a MiB is free.
+    """
+    words = ("No space left on device", "File too large", "Disk quota exceeded", "database or disk is full")
+    texts: list[str] = []
+    while isinstance(error, BaseException):
+        texts.append(str(error))
+        following = error.__cause__ or error.__context__
+        if following is None and MLRUNS.is_dir() and shutil.disk_usage(MLRUNS).free < 2**20:
+            return True
+        error = following or ""
+    return any(word in text for text in [*texts, error] for word in words)
+
+
+def full_line() -> str:
+    """What a person is told when nothing more can be written."""
+    return (f"{FULL}: {shutil.disk_usage(MLRUNS).free / 2**30:.2f} GiB are free where {MLRUNS} lies; "
+            "`python -m nanolab clean` shows what can go, then the same command goes on")
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -16,11 +16,14 @@ from nanolab.config import LaunchConfig
 from nanolab.schema import UserError
 
 GRACE_SECONDS = 10.0
+MISTAKE = 2  # exit status
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class StageFailed(RuntimeError):
-    """A stage's process ended with an error: its exit status and its last lines."""
+    """A stage's process ended with an error: its exit status and its last lines; `mistake` is the line of a person's mistake, or empty."""
+
+    mistake = ""
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows of it in a notebook: no frames of this package, whose fault it is not."""
@@ -71,8 +74,12 @@ class Stage:
         finally:
             self.stop()
         if status:
-            reason = f"was ended by signal {-status}" if status < 0 else f"failed with exit status {status}"
-            raise StageFailed(f"the stage {reason}; its last lines (all of them in {self._log.name}):\n{''.join(self._last)}")
+            killed = " (killed by hand, or by the system when memory ran out)" if status == -signal.SIGKILL else ""
+            reason = f"was ended by signal {-status}{killed}" if status < 0 else f"failed with exit status {status}"
+            failed = StageFailed(f"the stage {reason}; its last lines (all of them in {self._log.name}):\n{''.join(self._last)}")
+            if status == MISTAKE and self._last and self._last[-1].startswith("error: "):
+                failed.mistake = self._last[-1].removeprefix("error: ").strip()
+            raise failed
 
     def terminate(self) -> None:
         """Asks the process group to end; `wait` then raises StageFailed."""

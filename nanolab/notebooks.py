@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from nanolab import files
 from nanolab.config import ROOT, STAGES, STEPS
 from nanolab.schema import UserError, to_dict
 
@@ -26,7 +27,11 @@ RUN_PARAMETERS = {"experiment": "smoke", "parent_run_id": "", "fresh": False}  #
 
 
 class NotebookFailed(RuntimeError):
-    """A cell of a notebook raised an error, or its kernel died; the executed notebook is kept."""
+    """A cell of a notebook raised an error: its traceback, and the one line of it that says why. The executed notebook is kept."""
+
+    def __init__(self, text: str, line: str):
+        super().__init__(text)
+        self.line = line
 
 
 def notebook_file(step: str) -> Path:
@@ -68,14 +73,14 @@ def check_parameters(step: str) -> None:
         raise UserError(f"{notebook.relative_to(ROOT)}: its parameters cell has {name!r}, which is no setting of {STEPS[step].stage}")
 
 
-def execute(notebook: Path, output: Path, values: dict[str, Any]) -> None:
-    """Executes a notebook with injected parameters, showing its output live; `output` is kept whatever happens.
+def execute(notebook: Path, output: Path, values: dict[str, Any], printed: Any = sys.stdout) -> None:
+    """Executes a notebook with injected parameters; what its kernel prints is written to `printed`; `output` is kept whatever happens.
 
-    Raises UserError when a cell raised one, NotebookFailed with the traceback for any other failure.
+    Raises UserError when a cell raised one, when its kernel was killed or the disk is full, NotebookFailed for any other failure.
     """
     import papermill
     from jupyter_client.manager import AsyncKernelManager
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from nbclient.exceptions import DeadKernelError
 
     class LocalKernel(AsyncKernelManager):
         """A kernel reached over sockets in the file system: it opens no port."""
@@ -88,12 +93,25 @@ def execute(notebook: Path, output: Path, values: dict[str, Any]) -> None:
     try:
         papermill.execute_notebook(
             str(notebook), str(output), parameters=values, kernel_name="python3", progress_bar=False, log_output=False,
-            stdout_file=sys.stdout, stderr_file=sys.stderr, cwd=str(ROOT), start_timeout=120, execution_timeout=None,
+            stdout_file=printed, stderr_file=printed, cwd=str(ROOT), start_timeout=120, execution_timeout=None,
             autosave_cell_every=30, kernel_manager_class=LocalKernel,
             shutdown_kernel="immediate")  # all is written by then; a polite end takes seconds
     except papermill.PapermillExecutionError as error:
         if error.ename == "UserError":
             raise UserError(error.evalue) from error
-        raise NotebookFailed(str(error)) from error
-    except (DeadKernelError, CellTimeoutError) as error:
-        raise NotebookFailed(f"{notebook.name}: {error}") from error
+        if files.is_full(error.evalue):
+            raise UserError(files.full_line()) from error
+        printed.write(f"{error}\n")
+        raise NotebookFailed(str(error), _reason(error.ename, error.evalue)) from error
+    except DeadKernelError as error:
+        raise UserError(f"the kernel of {notebook.name} was killed, by hand or by the system (out of memory?): run the same command again, "
+                        "it goes on from there; with less memory at hand, lower device_batch_size and batch_rows") from error
+
+
+def _reason(name: str, text: str) -> str:
+    """The line that says why a cell failed: of a stage's process the last one that it printed."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if name == "StageFailed" and lines:
+        first = lines[0].partition("; its last lines")[0]  # how it ended
+        return first if len(lines) == 1 or "ended by signal" in first else lines[-1]
+    return f"{name}: {lines[0]}" if lines else name

@@ -50,7 +50,7 @@ def run_stage(stage: str, parameters: dict[str, Any] | None = None, experiment: 
     if stage == "report":
         return _run_report(study, parent_run_id or "")
     own = steps_of(stage, study)
-    missing, reused = _missing(plan(study, own), own, fresh)
+    missing, reused = missing_steps(plan(study, own), own, fresh)
     if study.launch.node_rank > 0:
         return _follow(study, own, missing, reused)
     with study_lock(study.experiment, parent_run_id or ""):
@@ -68,7 +68,7 @@ def run_stage(stage: str, parameters: dict[str, Any] | None = None, experiment: 
     return execution.result
 
 
-def _missing(planned: dict[str, Step], own: list[str], fresh: bool) -> tuple[list[Step], list[Step]]:
+def missing_steps(planned: dict[str, Step], own: list[str], fresh: bool) -> tuple[list[Step], list[Step]]:
     """Of the planned steps, those to run now, in order, and the finished ones that are used."""
     missing: dict[str, Step] = {}
     reused: dict[str, Step] = {}
@@ -105,9 +105,22 @@ def study_lock(experiment: str, owner: str = "") -> Iterator[Callable[[str], Non
         yield lambda run_id: announce(f"{run_id} process {os.getpid()}")
 
 
+def is_running(experiment: str) -> bool:
+    """Whether a live process holds a study."""
+    path = files.MLRUNS / "work" / experiment / ".lock"
+    if not path.is_file():
+        return False
+    try:
+        with files.file_lock(path, wait=False):
+            return False
+    except BlockingIOError:
+        return True
+
+
 def open_execution(study: StudyConfig, source: str) -> str:
     """Opens the parent run of an execution, with the environment it runs in, and returns its id."""
-    name = f"{study.experiment} {time.strftime('%Y-%m-%d %H:%M:%S')}"
+    seed = f" seed {study.seed}" if study.seeds else ""
+    name = f"{study.experiment}{seed} {time.strftime('%Y-%m-%d %H:%M:%S')}"
     facts = environment.capture(study.hourly_rates)
     return tracking.open_execution(to_dict(study), name, source, {"environment.json": json.dumps(facts, indent=1)})
 
@@ -128,14 +141,13 @@ class Execution:
 
     def run(self, step: Step, fresh: bool = False) -> None:
         """Launches a step and waits for it; an earlier attempt in its folder is gone on with, unless `fresh`."""
-        if fresh and step.folder.exists():
-            _set_aside(step.folder)
+        aside = _set_aside(step.folder) if fresh and step.folder.exists() else None
         attempt = Attempt(step)
         (step.folder / ERROR).unlink(missing_ok=True)
         job_file = write_job(_job(self.study, step))
         settings = self.study.launch
         process = launch.Stage(launch.command(job_file, settings), step.folder / LOG, launch.threads(settings))
-        courier = Courier(step.folder, lambda: self._open_step(step, attempt), process.terminate)
+        courier = Courier(step.folder, lambda: self._open_step(step, attempt, aside), process.terminate)
         try:
             with live.view(step.name, step.folder, resumed=attempt.number > 1) as show:
                 process.wait(show)
@@ -144,6 +156,8 @@ class Execution:
             courier.finish("FAILED")
             if isinstance(error, launch.StageFailed) and (step.folder / ERROR).is_file():
                 raise UserError(f"{step.name}: {files.read_json(step.folder / ERROR)['message']}") from error
+            if isinstance(error, launch.StageFailed) and error.mistake:  # a full disk has no room for the file either
+                raise UserError(f"{step.name}: {error.mistake}") from error
             raise
         attempt.end("FINISHED")
         self._add(step, courier.finish("FINISHED", step.result()))
@@ -169,7 +183,9 @@ class Execution:
         self.result.folders[step.name] = step.folder
         self.result.run_ids[step.name] = run_id
 
-    def _open_step(self, step: Step, attempt: Attempt) -> str:
+    def _open_step(self, step: Step, attempt: Attempt, aside: Path | None = None) -> str:
+        if aside is not None:
+            tracking.supersede(self.study.experiment, step.name, step.fingerprint, os.path.relpath(aside, files.MLRUNS))
         tags = {"stage": STEPS[step.name].stage, "source": self.source, "work_folder": os.path.relpath(step.folder, files.MLRUNS),
                 "attempt": str(attempt.number), "earlier_seconds": f"{attempt.earlier_seconds:.3f}",
                 **{f"input.{name}": os.path.relpath(given.folder, files.MLRUNS) for name, given in step.inputs.items()}}
@@ -229,7 +245,9 @@ def _run_report(study: StudyConfig, parent: str) -> StageResult:
         with tracking.Run(step.folder, run_id) as run:
             metrics = importlib.import_module("nanolab.stages.report").run(_job(study, step), run)
         files.write_json(step.folder / RESULT, {"step": "report", "metrics": metrics, "started": attempt.started, "ended": time.time()})
+        attempt.end("FINISHED")
     except BaseException:
+        attempt.end("FAILED")
         courier.finish("FAILED")
         raise
     execution._add(step, courier.finish("FINISHED", metrics))
@@ -265,12 +283,13 @@ def _params(study: StudyConfig, config: Any) -> dict[str, Any]:
     return {**to_dict(config), "study": {"seed": study.seed}, "data": to_dict(study.data), "launch": to_dict(study.launch)}
 
 
-def _set_aside(folder: Path) -> None:
-    """Renames a work folder, which earlier runs point to, so that the step starts anew."""
+def _set_aside(folder: Path) -> Path:
+    """Renames a work folder, so that the step starts anew, and gives its new place."""
     number = 1
     while (target := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1
     folder.rename(target)
+    return target
 
 
 __all__ = ["JOB", "LOG", "Execution", "StageResult", "open_execution", "plan", "run_stage", "step_config", "study_lock"]

@@ -97,7 +97,7 @@ def register_at_end(study: str, execution: str) -> str:
     except Exception as error:  # a full disk, a server away, a checkpoint removed: said, not raised, since every step is finished
         line = f"not registered ({' '.join(str(error).split()) or type(error).__name__}); try again with python -m nanolab register {study}"
     tracking.set_tag(execution, "registered", line)
-    return f"model:  {line}"
+    return line
 
 
 def best(execution: str) -> Choice | None:

@@ -1,31 +1,72 @@
-"""Runs a whole study: its steps in order, each through its notebook, below one parent run."""
+"""Runs a whole study: its steps in order, each through its notebook, below one parent run; once for each seed.
+
+What is told of it goes to a screen (terminal.py); what the notebooks' kernels print goes to the execution's log.txt.
+"""
 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from nanolab import files, notebooks, pipeline, registry, tracking
+from nanolab import durations, files, notebooks, pipeline, registry, screens, spread, terminal, tracking
 from nanolab.config import STEPS, StudyConfig
 from nanolab.experiment import load_study
-from nanolab.plan import Step, plan, step_config
+from nanolab.follow import Follower
+from nanolab.plan import LOG, RESULT, Step, plan, step_config
 from nanolab.schema import UserError, to_dict
+from nanolab.terminal import Ending, Failure, Screen
 
 SOURCE = "scripts/run_all.py"
 
 
-def run_study(name: str, overrides: list[str], only: list[str], start: str | None, fresh: bool) -> int:
-    """Runs the steps of a study and returns the exit status: 0, 1 for a failed step, 130 when it was interrupted.
+@dataclass(frozen=True)
+class Prepared:
+    """A study with one seed, checked: nothing of it has started."""
 
-    `only` limits the run to some steps, `start` leaves out the steps before it. Raises UserError before anything starts.
+    study: StudyConfig
+    groups: list[list[str]]  # steps, joined where one notebook execution fills several
+    planned: dict[str, Step]
+
+
+def run_study(name: str, overrides: list[str], only: list[str], start: str | None, fresh: bool, screen: Screen | None = None) -> int:
+    """Runs the steps of a study, for each of its seeds, and returns the exit status: 0, 1 for a failed step, 130 when interrupted.
+
+    `only` limits the run to some steps, `start` leaves out the steps before it. Raises UserError before anything starts, or when a
+    step met a person's mistake.
     """
     study = load_study(name, overrides)
+    prepared = [prepare(each, only, start) for each in per_seed(study)]
+    screen = screen or screens.open_screen()
+    signal.signal(signal.SIGTERM, _interrupt)  # the default would leave the kernel's children behind
+    with pipeline.study_lock(study.experiment) as announce, screen:
+        parents = []
+        for one in prepared:
+            execution = StudyExecution(one, screen, fresh)
+            announce(execution.parent)
+            parents.append(execution.parent)
+            if status := execution.run():
+                return status
+        if len(prepared) > 1:
+            spread.report(study, [one.planned for one in prepared], parents, screen)
+    return 0
+
+
+def per_seed(study: StudyConfig) -> list[StudyConfig]:
+    """The study once for each of its seeds: one experiment, whose executions and fingerprints differ by the seed."""
+    return [replace(study, seed=seed) for seed in study.seeds or [study.seed]]
+
+
+def prepare(study: StudyConfig, only: list[str], start: str | None) -> Prepared:
+    """The checked plan of a run; raises UserError for everything that can be seen before it starts."""
     groups = grouped(select(study, only, start))
     for steps in groups:
         notebooks.check_parameters(steps[0])
@@ -33,28 +74,7 @@ def run_study(name: str, overrides: list[str], only: list[str], start: str | Non
     if "base_eval" in planned and study.data.source == "hub" and not (study.data.root or os.environ.get("NANOLAB_DATA")):
         raise UserError("base_eval needs the CORE tasks, which have no hub set: set data.root, or the variable NANOLAB_DATA, "
                         "to a folder with core/tasks.json, or leave base_eval out of steps")
-    signal.signal(signal.SIGTERM, _interrupt)  # the default would leave the kernel's children behind
-    started = time.time()
-    with pipeline.study_lock(study.experiment) as announce:
-        parent = pipeline.open_execution(study, SOURCE)
-        announce(parent)
-        status, message = "FAILED", ""
-        try:
-            _run_groups(study, groups, planned, parent, fresh)
-            status = "FINISHED"
-        except notebooks.NotebookFailed as error:
-            message = f"{error}\n{study.experiment}: a step failed; everything so far is kept, and the same command goes on from there"
-        except KeyboardInterrupt:
-            message = f"{study.experiment}: interrupted; everything so far is kept, and the same command goes on from there"
-            return 130
-        finally:
-            tracking.close_run(parent, status)
-            tracking.sweep(study.experiment)  # a step whose kernel was ended is no longer running
-            if message:
-                print(message, file=sys.stderr, flush=True)
-    if status == "FINISHED":
-        _show_end(study, parent, time.time() - started)
-    return 0 if status == "FINISHED" else 1
+    return Prepared(study, groups, planned)
 
 
 def select(study: StudyConfig, only: list[str], start: str | None) -> list[str]:
@@ -75,56 +95,154 @@ def grouped(steps: list[str]) -> list[list[str]]:
     return list(groups.values())
 
 
-def _run_groups(study: StudyConfig, groups: list[list[str]], planned: dict[str, Step], parent: str, fresh: bool) -> None:
-    folder = files.MLRUNS / "work" / study.experiment / "executions" / parent
-    experiment = folder / "study.yaml"
-    files.write_atomic(experiment, yaml.safe_dump(to_dict(study), sort_keys=False))
-    done = pipeline.Execution(study, parent, SOURCE)
-    chosen = {step for steps in groups for step in steps}
-    for name, step in plan(study).items():  # so that the report of a part of the study shows what is finished of the rest
-        if name not in chosen and step.finished:
-            done.reuse(step)
-    for number, steps in enumerate(groups, 1):
-        notebook, title = notebooks.notebook_file(steps[0]), f"[{number}/{len(groups)}] {STEPS[steps[0]].notebook}"
-        if not fresh and all(step in planned and planned[step].finished for step in steps):
-            for step in steps:
-                done.reuse(planned[step])
-            print(f"{title}: {', '.join(steps)} reused", flush=True)
-            continue
-        print(f"{title}: {', '.join(steps)}", flush=True)
-        started = time.time()
-        output = folder / f"{STEPS[steps[0]].notebook}{'-' + steps[0] if STEPS[steps[0]].fixed else ''}.ipynb"
-        values = notebooks.parameters(STEPS[steps[0]].stage, step_config(study, steps[0]), str(experiment), parent, fresh)
+class StudyExecution:
+    """One execution of a study with one seed."""
+
+    def __init__(self, prepared: Prepared, screen: Screen, fresh: bool):
+        """Opens the parent run."""
+        self.study, self.groups, self.planned = prepared.study, prepared.groups, prepared.planned
+        self.screen, self.fresh, self.started = screen, fresh, time.time()
+        self.parent = pipeline.open_execution(self.study, SOURCE)
+        self.folder = files.MLRUNS / "work" / self.study.experiment / "executions" / self.parent
+        self.log = self.folder / LOG
+        self.model = ""  # what was registered
+        self._follower: Follower | None = None
+        self._overheads: list[float] = []  # seconds that a notebook took beside its steps
+        self._names = [step for steps in self.groups for step in steps]
+
+    def run(self) -> int:
+        """Runs the steps and returns the exit status."""
+        study, status, full = self.study, "failed", False
+        title = f"{study.experiment}{f' seed {study.seed}' if study.seeds else ''}: {study.description}".removesuffix(": ")
+        files.write_atomic(self.folder / "study.yaml", yaml.safe_dump(to_dict(study), sort_keys=False))
+        facts = {"study": study.experiment, "seed": study.seed, "store": tracking.store_uri(), "execution": self.parent,
+                 "log": terminal.shown(self.log)}
+        self.screen.plan(title + (" (anew)" if self.fresh else ""), self.planned.values(), facts)
         try:
-            notebooks.execute(notebook, output, values)
+            with open(self.log, "a", encoding="utf-8") as log:
+                self._run_groups(Output(log, self.screen.output))
+            self.model = registry.register_at_end(study.experiment, self.parent)
+            status = "finished"
+        except notebooks.NotebookFailed as error:
+            self.screen.failed(self._failure(error))
+            return 1
+        except KeyboardInterrupt:
+            status = "interrupted"
+            return 130
+        except Exception as error:
+            full = files.is_full(error) or files.FULL in str(error)
+            mistake = UserError(files.full_line()) if full and not isinstance(error, UserError) else error
+            self.screen.failed(self._failure(mistake))
+            raise mistake from error
         finally:
-            if output.is_file():
-                _attach(parent, steps, output)
-        print(f"{title}: {time.time() - started:.1f} s", flush=True)
+            if not full:  # then there is no room in the store either: the next run marks this one as failed
+                tracking.close_run(self.parent, "FINISHED" if status == "finished" else "FAILED")
+                tracking.sweep(study.experiment)  # a step whose kernel was ended is no longer running
+            self.screen.ended(self._ending(status))
+        return 0
+
+    def _run_groups(self, output: Output) -> None:
+        done = pipeline.Execution(self.study, self.parent, SOURCE)
+        for name, step in plan(self.study).items():  # so that the report of a part of the study shows what is finished of the rest
+            if name not in self._names and step.finished:
+                done.reuse(step)
+        for number, steps in enumerate(self.groups):
+            if not self.fresh and all(step in self.planned and self.planned[step].finished for step in steps):
+                for step in steps:
+                    done.reuse(self.planned[step])
+                    self._show_reused(self.planned[step])
+            else:
+                self._run_notebook(number, steps, output)
+
+    def _run_notebook(self, number: int, steps: list[str], output: Output) -> None:
+        stage, notebook = STEPS[steps[0]].stage, notebooks.notebook_file(steps[0])
+        executed = self.folder / f"{notebook.stem}{'-' + steps[0] if STEPS[steps[0]].fixed else ''}.ipynb"
+        values = notebooks.parameters(stage, step_config(self.study, steps[0]), str(self.folder / "study.yaml"), self.parent, self.fresh)
+        follows = self._missing(steps)
+        for step in steps:
+            if step not in {each.name for each in follows}:
+                self._show_reused(self.planned[step])
+        began = time.time()
+        self._follower = Follower(follows, self.screen, self._place, self._after(number))
+        status = ""
+        try:
+            with self._follower:
+                notebooks.execute(notebook, executed, values, output)
+        except BaseException as error:
+            status = "full" if files.is_full(error) else "failed"
+            raise
+        finally:
+            if executed.is_file() and status != "full":
+                for run in tracking.children(self.parent):
+                    if run.tags.get("step") in steps:
+                        tracking.log_file(run.id, executed, "notebook")
+        self._overheads.append(time.time() - began - sum(durations.took(step.folder) for step in follows))
+
+    def _missing(self, steps: list[str]) -> list[Step]:
+        """The steps that the notebook of `steps` will run now, in order."""
+        if steps == ["report"]:
+            fingerprint = self.parent[:12]
+            folder = files.work_folder(self.study.experiment, "report", fingerprint)
+            return [Step("report", self.study.report, fingerprint, folder)]
+        return pipeline.missing_steps(self.planned, steps, self.fresh)[0]
+
+    def _after(self, number: int) -> float | None:
+        """Seconds that the notebooks after this one will take, by earlier runs; None where one has no earlier run."""
+        steps, count = {}, 0
+        for later in self.groups[number + 1:]:
+            missing = self._missing(later)
+            steps |= {step.name: step for step in missing}
+            count += bool(missing)
+        seconds = [durations.earlier(step) for step in steps.values()]
+        if None in seconds:
+            return None
+        beside = sum(self._overheads) / len(self._overheads) if self._overheads else 0.0
+        return sum(seconds) + count * max(0.0, beside)
+
+    def _place(self, step: str) -> str:
+        """A step's place among those of the run, as "3/15"; "+" for one that is run because another needs it."""
+        return f"{self._names.index(step) + 1 if step in self._names else '+'}/{len(self._names)}"
+
+    def _show_reused(self, step: Step) -> None:
+        self.screen.finished(step.name, durations.took(step.folder), step.result(), True)
+
+    def _failure(self, error: Exception) -> Failure:
+        step = self._follower.under_way if self._follower else None
+        line = error.line if isinstance(error, notebooks.NotebookFailed) else str(error)
+        log = step.folder / LOG if step and (step.folder / LOG).is_file() else self.log
+        name = step.name if step else self.study.experiment
+        return Failure(name, line, Path(terminal.shown(log)), command(), isinstance(error, UserError))
+
+    def _ending(self, status: str) -> Ending:
+        folder, metrics = files.work_folder(self.study.experiment, "report", self.parent[:12]), {}
+        if (folder / RESULT).is_file():
+            metrics = files.read_json(folder / RESULT)["metrics"]
+        paths = {name: terminal.shown(folder / name) if (folder / name).is_file() else "" for name in ("report.md", "report.html")}
+        return Ending(status, time.time() - self.started, metrics.get("summary", ""), paths["report.md"], paths["report.html"],
+                      terminal.shown(self.log), self.model, self.parent)
 
 
-def _attach(parent: str, steps: list[str], output: Path) -> None:
-    """Puts the executed notebook beside the records of the steps that it ran."""
-    for run in tracking.children(parent):
-        if run.tags.get("step") in steps:
-            tracking.log_file(run.id, output, "notebook")
+class Output:
+    """Where papermill writes what a kernel prints: the execution's log, and the screen."""
+
+    def __init__(self, log: Any, show: Callable[[str], None]):
+        self._log, self._show = log, show
+
+    def write(self, text: str) -> None:
+        """Takes a part of the output."""
+        self._log.write(text)
+        self._log.flush()
+        self._show(text)
+
+    def flush(self) -> None:
+        """Each part is written at once."""
 
 
-def _show_end(study: StudyConfig, parent: str, seconds: float) -> None:
-    report: dict[str, Any] = {}
-    if (files.work_folder(study.experiment, "report", parent[:12]) / "result.json").is_file():
-        report = files.read_json(files.work_folder(study.experiment, "report", parent[:12]) / "result.json")["metrics"]
-    print(f"\n{report['summary']}\n" if "summary" in report else "")
-    for run in tracking.children(parent):
-        if run.tags.get("step") and run.end:
-            print(f"{run.tags['step']:16} {(run.end - run.start) / 1000:7.1f} s")
-    print(f"{'in all':16} {seconds:7.1f} s")
-    if "report" in report:
-        print(f"report: {report['report']}")
-    registered = registry.register_at_end(study.experiment, parent)
-    if registered:
-        print(registered)
-    print("runs:   make ui   (then http://127.0.0.1:5000)", flush=True)
+def command() -> str:
+    """The command line of this process, as a person can type it again."""
+    words = [word for word in sys.argv[1:] if word not in ("--fresh",)]
+    program = f"{terminal.shown(sys.executable)} {terminal.shown(sys.argv[0])}"
+    return program.replace(terminal.shown(files.ROOT / "nanolab" / "__main__.py"), "-m nanolab") + " " + shlex.join(words)
 
 
 def _interrupt(number: int, frame: Any) -> None:

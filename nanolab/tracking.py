@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import logging
 import os
 import socket
 import sqlite3
@@ -75,13 +76,12 @@ def _client(uri: str, mlruns: Path) -> Any:
             _relocate(database, mlruns)
     warnings.filterwarnings("ignore", message="IProgress not found")  # progress bars of a library that we do not show
     from mlflow.tracking import MlflowClient
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs what it raises too, with the traceback
     return MlflowClient(tracking_uri=uri)
 
 
 def _create_store(database: Path) -> None:
     """Makes the tables in a temporary file, switches it to write-ahead logging, and renames it."""
-    import logging
-
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     temporary = database.with_name(f".mlflow.{os.getpid()}.db")
@@ -213,7 +213,7 @@ def _origin(source: str) -> dict[str, str]:
     """Where a run comes from: code version, person, process."""
     tags = {"mlflow.source.name": source, "mlflow.source.type": "NOTEBOOK" if source.endswith(".ipynb") else "LOCAL",
             "mlflow.user": getpass.getuser(), "nanolab.host": socket.gethostname(), "nanolab.pid": str(os.getpid()),
-            "nanolab.started": _process_start(os.getpid()) or ""}
+            "nanolab.started": process_start(os.getpid()) or ""}
     commit = _git("rev-parse", "HEAD")
     if commit:
         tags |= {"mlflow.source.git.commit": commit, "git.branch": _git("rev-parse", "--abbrev-ref", "HEAD"),
@@ -253,9 +253,17 @@ def children(run_id: str) -> list[RunRecord]:
 
 
 def find_finished(experiment: str, step: str, fingerprint: str) -> RunRecord | None:
-    """The newest finished run of a step with this fingerprint."""
+    """The newest finished run of a step with this fingerprint whose work folder was not set aside."""
     condition = f"tags.step = '{step}' and tags.fingerprint = '{fingerprint}' and attributes.status = 'FINISHED'"
-    return next(iter(search(experiment, condition)), None)
+    return next((run for run in search(experiment, condition) if "superseded" not in run.tags), None)
+
+
+def supersede(experiment: str, step: str, fingerprint: str, work_folder: str) -> None:
+    """Labels the runs of a step whose work folder was set aside: they are no longer found as finished, and say where it lies now."""
+    for run in search(experiment, f"tags.step = '{step}' and tags.fingerprint = '{fingerprint}'"):
+        if "superseded" not in run.tags:
+            set_tag(run.id, "superseded", "true")
+            set_tag(run.id, "work_folder", work_folder)
 
 
 def search(experiment: str, condition: str = "") -> list[RunRecord]:
@@ -295,6 +303,11 @@ def _record(run: Any) -> RunRecord:
                      dict(data.metrics), dict(data.tags), info.experiment_id)
 
 
+def registered_runs() -> list[str]:
+    """The runs that the versions of registered models come from."""
+    return [version.run_id for version in client().search_model_versions() if version.run_id]
+
+
 # ---- dead processes
 
 def sweep(experiment: str) -> list[str]:
@@ -302,13 +315,13 @@ def sweep(experiment: str) -> list[str]:
     dead = []
     for run in search(experiment, "attributes.status = 'RUNNING'"):
         pid, started = run.tags.get("nanolab.pid", ""), run.tags.get("nanolab.started", "")
-        if run.tags.get("nanolab.host") == socket.gethostname() and pid and _process_start(int(pid)) != started:
+        if run.tags.get("nanolab.host") == socket.gethostname() and pid and process_start(int(pid)) != started:
             close_run(run.id, "FAILED")
             dead.append(run.id)
     return dead
 
 
-def _process_start(pid: int) -> str | None:
+def process_start(pid: int) -> str | None:
     """When a live process started, in clock ticks since boot: it tells a process from a later one with the same number."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()

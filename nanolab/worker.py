@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 import time
@@ -22,13 +23,21 @@ def main(job_file: str, run_id: str = "") -> int:
     try:
         work(Path(job_file), run_id)
     except UserError as error:
-        files.write_json(folder / ERROR, {"message": str(error)})
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
-    except Exception:
+        return _mistake(folder, str(error))
+    except Exception as error:
         traceback.print_exc()
+        if files.is_full(error):
+            return _mistake(folder, files.full_line())
         return 1
     return 0
+
+
+def _mistake(folder: Path, line: str) -> int:
+    """Says what a person can mend: as the last line printed, and in error.json, for which a full disk may have no room."""
+    print(f"error: {line}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        files.write_json(folder / ERROR, {"message": line})
+    return 2
 
 
 def work(job_file: Path, run_id: str) -> None:

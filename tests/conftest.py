@@ -76,6 +76,8 @@ def run(job, world, run):
             raise RuntimeError(f"the stage broke at step {step}")
         if step % 3 == 0 and behave == "mistake":
             raise UserError(f"checkpoint step-{step} is truncated")
+        if step % 3 == 0 and behave == "full":
+            run._file = open("/dev/full", "a")  # every write there meets a full disk
         if step % 3 == 0 and behave == "wait":
             print("waiting", flush=True)
             time.sleep(600)
@@ -103,7 +105,8 @@ from nanolab import tracking
 def run(job, run):
     parent = tracking.record(run.id).tags["mlflow.parentRunId"]
     steps = [child.tags.get("step") for child in tracking.children(parent)]
-    return {"summary": "SUMMARY " + " ".join(sorted(steps)), "report": "report.md"}
+    (job.folder / "report.md").write_text("the report")
+    return {"summary": "SUMMARY " + " ".join(sorted(steps))}
 '''
 
 

@@ -8,8 +8,8 @@ import pytest
 from nanolab.files import ROOT
 
 FLOORS = [
-    ["schema", "grid", "model_source", "config", "experiment", "files", "seeds", "dist", "journal", "progress", "tracking",
-     "traces", "courier", "calculator", "intervals", "sandbox_runner", "sandbox_levels", "sandbox"],
+    ["schema", "grid", "model_source", "config", "files", "experiment", "seeds", "dist", "journal", "progress", "tracking", "traces",
+     "courier", "calculator", "intervals", "sandbox_runner", "sandbox_levels", "sandbox"],
     ["data.world", "data.published", "data.blocks", "data.local", "data.download", "data.bundle", "data.hub", "data.sources",
      "data.choice", "data.requirements", "data.tokenizer", "data.chat", "data.hf_tokenizer", "data.tokens", "data.batches",
      "data.contamination", "data.text_kinds"],
@@ -25,13 +25,15 @@ FLOORS = [
      "report.records", "report.view", "report.one_chain", "report.side_by_side"],
     ["stages"],
     ["fingerprint", "launch", "plan", "compare", "fetch", "live", "pipeline", "worker", "notebooks", "start_here", "trained",
-     "chat_session", "chat_screen", "served_model", "registry", "study", "lm_eval_adapter", "commands", "__main__"],
+     "durations", "terminal", "terminal_live", "screens", "follow", "spread", "chat_session", "chat_screen", "served_model", "registry",
+     "study", "doctor", "clean", "lm_eval_adapter", "commands", "__main__"],
 ]
 PLACES = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
 TORCH_FREE = ["grid", "model_source", "config", "experiment", "schema", "files", "journal", "progress", "seeds", "tracking", "traces",
               "courier", "calculator", "intervals", "sandbox_runner", "sandbox_levels", "sandbox", "model.scaling", "work", "costs",
               "samplers.diagnostics", "fingerprint", "launch", "plan", "compare", "fetch", "live", "pipeline", "worker", "notebooks",
-              "start_here", "registry", "study", "__main__"]
+              "start_here", "durations", "terminal", "terminal_live", "screens", "follow", "spread", "registry", "study", "doctor", "clean",
+              "__main__"]
 MLFLOW = ["tracking", "traces", "registry", "served_model"]  # the last is what MLflow itself runs
 PACKAGE = ROOT / "nanolab"
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -1,5 +1,6 @@
 """The command line: one line and status 2 for a mistake, before anything starts."""
 
+import json
 import subprocess
 import sys
 
@@ -41,6 +42,22 @@ def test_help_names_the_commands_and_imports_nothing_slow():
     program = "import sys, nanolab.__main__; print([name for name in ('torch', 'mlflow', 'pandas', 'papermill') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=files.ROOT)
     assert done.stdout == "[]\n"
+
+
+def test_a_dry_run_and_a_plan_import_nothing_slow(tmp_path):
+    """Asserted on what is imported, which does not depend on the machine; the seconds are in LOG.md."""
+    slow = ("torch", "mlflow", "pandas", "papermill", "numpy", "matplotlib", "rich", "pyarrow", "IPython")
+    program = (f"import sys; from nanolab.__main__ import main; status = main(['run', 'micro', '--dry-run']); "
+               f"print([name for name in {slow} if name in sys.modules], status)")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=files.ROOT)
+    assert done.stdout.splitlines()[-1] == "[] 0", done.stdout + done.stderr
+
+
+def test_run_without_a_study_lists_them_with_their_state(lab):
+    status, output = lab.call("scripts/run_all.py")
+    assert status == 0 and output.split() == ["tiny", "missing", "0/2"]
+    status, output = lab.call("scripts/run_all.py", "--list", "--json")
+    assert json.loads(output) == {"event": "study", "study": "tiny", "state": "missing", "description": "", "finished": 0, "steps": 2}
 
 
 def test_output_that_nobody_reads_to_its_end_is_no_error():

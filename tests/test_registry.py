@@ -77,8 +77,8 @@ def test_a_finished_study_stays_finished_and_says_what_went_wrong(execution, sto
     with pytest.raises(UserError, match="no checkpoints in"):
         registry.register("tiny", execution)
     line = registry.register_at_end("tiny", execution)
-    assert line.startswith("model:  not registered (no checkpoints in") and line.endswith("python -m nanolab register tiny")
-    assert tracking.record(execution).tags["registered"] == line.removeprefix("model:  ")
+    assert line.startswith("not registered (no checkpoints in") and line.endswith("python -m nanolab register tiny")
+    assert tracking.record(execution).tags["registered"] == line
 
 
 @pytest.mark.slow

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
+from nanolab.config import StudyConfig
 from nanolab.schema import UserError
 
 
@@ -25,18 +27,30 @@ def main(given: argparse.Namespace) -> int:
         return show_costs(given.study, given.set, given.hardware, given.json)
     if given.parameters:
         return show_parameters(given.study, given.set, given.parameters)
-    return show(given.study, given.set)
-
-
-def show(study_name: str, overrides: list[str], steps: list[str] | None = None) -> int:
-    """Prints the steps with their state (finished, to continue, missing) and their fingerprint."""
     from nanolab.experiment import load_study
+    from nanolab.study import per_seed
+    return show(per_seed(load_study(given.study, given.set)))
+
+
+def show(studies: list[StudyConfig], steps: list[str] | None = None, as_json: bool = False) -> int:
+    """Prints the steps with their state and fingerprint, of each seed of a study."""
+    from nanolab import screens, terminal
     from nanolab.plan import plan
-    planned = plan(load_study(study_name, overrides), steps)  # refuses before anything is printed
-    print(f"{'step':16} {'state':11} fingerprint   inputs")
-    for step in planned.values():
-        state = "finished" if step.finished else "to continue" if step.started else "missing"
-        print(f"{step.name:16} {state:11} {step.fingerprint}  {' '.join(step.inputs)}")
+    planned = [(study, list(plan(study, steps).values())) for study in studies]  # refuses before anything is printed
+    for study, rows in planned:
+        title = f"{study.experiment} seed {study.seed}" if len(studies) > 1 else study.experiment
+        if as_json:
+            facts = {"study": study.experiment, "seed": study.seed, "store": None, "execution": None, "log": None}
+            screens.open_screen("json").plan(title, rows, facts)
+            continue
+        if len(studies) > 1:
+            print(title)
+        if terminal.is_live(sys.stdout):
+            from nanolab.terminal_live import plan_table
+            from nanolab.terminal_live import show as show_table
+            show_table(plan_table(rows))
+        else:
+            print(terminal.plan_lines(rows))
     return 0
 
 

@@ -1,0 +1,35 @@
+"""`ui`: the MLflow UI of this store, on a port that is free."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("--port", type=int, default=5000, help="default: 5000")
+    parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
+
+
+def main(given: argparse.Namespace) -> int:
+    """Becomes the server; Ctrl-C ends it."""
+    import os
+    import socket
+    import sys
+
+    from nanolab import doctor, tracking
+    from nanolab.schema import UserError
+    uri = tracking.store_uri()
+    if uri.startswith(("http://", "https://")):
+        raise UserError(f"the store is a server: open {uri} (MLFLOW_TRACKING_URI names it)")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((given.host, given.port))
+        except OSError as error:
+            raise UserError(f"port {given.port} of {given.host} cannot be opened ({error.strerror}), it is taken by "
+                            f"{doctor.holder(given.port)}: stop that, or take another port: make ui PORT={given.port + 1}") from error
+    tracking.client()  # makes the store where there is none yet
+    print(f"http://{given.host}:{given.port}   (Ctrl-C ends it)", flush=True)
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", given.host,
+                              "--port", str(given.port), "--workers", "1"])

@@ -1,0 +1,176 @@
+"""What a run says in the terminal: the words and colours of states, the lines that every screen has, and what a screen is told."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from nanolab import durations
+from nanolab.config import STEPS
+from nanolab.plan import Step
+from nanolab.progress import Progress
+
+# the one table of states: word -> symbol, colour. plan, run, --list, doctor and clean print from it
+STATES = {
+    "finished": ("✓", "green"), "reused": ("✓", "cyan"), "to continue": ("◐", "yellow"), "missing": ("·", "bright_black"),
+    "running": ("●", "blue"), "failed": ("✗", "red"), "interrupted": ("◐", "yellow"),
+    "ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "red"), "kept": ("✓", "green"), "removable": ("–", "yellow"),
+}
+HEADLINES = {  # stage: (metric, its words and format), of which the first that a step has are its main numbers
+    "tokenizer": [("bits_per_char", "{:.2f} bits a character"), ("compression_ratio", "{:.2f} bytes a token")],
+    "base_train": [("validation_bits_per_byte", "{:.3f} bits a byte")],
+    "mid_train": [("validation_bits_per_byte", "{:.3f} bits a byte")],
+    "sft": [("validation_bits_per_byte", "{:.3f} bits a byte")],
+    "base_eval": [("CORE", "CORE {:.3f}"), ("validation_bits_per_byte", "{:.3f} bits a byte")],
+    "chat_eval": [("chat_core", "ChatCORE {:.3f}")],
+    "power_eval": [("gsm8k", "GSM8K {:.3f}"), ("humaneval", "HumanEval {:.3f}")],
+    "power_ablation": [("best_accuracy", "best accuracy {:.3f}")],
+    "rl": [("greedy/after", "GSM8K {:.3f}")],
+}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A step that failed: the line that says why, where its log is, and the command that goes on."""
+
+    step: str
+    error: str
+    log: Path
+    command: str
+    mistake: bool = False  # a person's: the command line ends with its one line
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an execution ended; texts are empty where there is none."""
+
+    status: str  # finished, failed or interrupted
+    seconds: float
+    summary: str = ""
+    report: str = ""
+    html: str = ""
+    log: str = ""
+    model: str = ""  # what was registered
+    execution: str = ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 8.4 s, 3:05, 2:10:00."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+def headline(step: str, metrics: dict[str, Any]) -> str:
+    """The main number of a finished step; empty where it has none."""
+    for key, form in HEADLINES.get(STEPS[step].stage, []):
+        if isinstance(metrics.get(key), (int, float)):
+            return form.format(metrics[key])
+    return ""
+
+
+def so_far(now: Progress) -> str:
+    """The loss, the reward, or the accuracy of the part under way, as far as the step has told."""
+    for key, form in (("train/loss", "loss {:.3f}"), ("train/reward", "reward {:.3f}"), (f"accuracy/{now.what}", "accuracy {:.3f}")):
+        if now.curves.get(key):
+            return form.format(now.curves[key][-1][1])
+    return ""
+
+
+def state_of(step: Step) -> str:
+    """The word for a planned step."""
+    return "finished" if step.finished else "to continue" if step.started else "missing"
+
+
+def shown(path: Path | str) -> str:
+    """A path as a person can use it: relative below the current folder, else absolute."""
+    path = Path(path).absolute()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def is_live(stream: TextIO) -> bool:
+    """Whether lines may be redrawn there: a terminal that knows how, in an encoding that has the symbols."""
+    return (stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown") and not os.environ.get("CI")
+            and (stream.encoding or "").lower().replace("-", "") == "utf8")
+
+
+class Screen(contextlib.AbstractContextManager):
+    """What a run tells; this one shows nothing of it."""
+
+    live = False
+
+    def __exit__(self, *error: Any) -> None:
+        """Leaves the terminal as it was."""
+
+    def plan(self, title: str, steps: Iterable[Step], facts: dict[str, Any]) -> None:
+        """The steps with their states, before anything runs; `facts`: study, seed, store, execution, log."""
+
+    def started(self, step: str, folder: Path, place: str) -> None:
+        """A step runs now; `place` is "3/15"."""
+
+    def progress(self, step: str, now: Progress, step_left: float | None, study_left: float | None) -> None:
+        """How far the running step is; seconds left, None where unknown."""
+
+    def finished(self, step: str, seconds: float, metrics: dict[str, Any], reused: bool) -> None:
+        """A step is finished, now or before."""
+
+    def failed(self, failure: Failure) -> None:
+        """A step failed."""
+
+    def output(self, text: str) -> None:
+        """A part of what the notebooks' kernels print."""
+
+    def ended(self, ending: Ending) -> None:
+        """An execution ended."""
+
+    def note(self, text: str, **facts: Any) -> None:
+        """A line, or a table, that belongs to no step; `facts` are the same for programs."""
+
+
+# ---- lines
+
+def plan_lines(steps: list[Step]) -> str:
+    """The steps as a table of plain text; the seconds are those of an earlier run with the same settings."""
+    rows = [f"{'step':16} {'state':11} {'fingerprint':12} {'earlier':>8}  inputs"]
+    for step in steps:
+        before = durations.earlier(step)
+        rows.append(f"{step.name:16} {state_of(step):11} {step.fingerprint:12} {duration(before) if before else '-':>8}  "
+                    f"{' '.join(step.inputs)}".rstrip())
+    return "\n".join(rows)
+
+
+def finished_line(step: str, seconds: float, metrics: dict[str, Any], reused: bool) -> str:
+    """A finished step in one line."""
+    return f"{step:16} {'reused' if reused else 'finished':9} {duration(seconds):>8}   {headline(step, metrics)}".rstrip()
+
+
+def failure_lines(failure: Failure) -> list[str]:
+    """A failed step in one block."""
+    return [f"{failure.step} failed", f"  error  {failure.error}", f"  log    {failure.log}",
+            f"  go on  {failure.command}   (everything so far is kept)"]
+
+
+def ended_line(ending: Ending) -> str:
+    """How it ended, in one line."""
+    after = f"{ending.status} after {duration(ending.seconds)}"
+    return f"{after}; everything so far is kept, and the same command goes on from there" if ending.status == "interrupted" else after
+
+
+def ending_lines(ending: Ending) -> list[str]:
+    """The summary table, how long it took, and where to look now."""
+    if ending.status != "finished":
+        return [ended_line(ending)]
+    lines = [*(["", ending.summary, ""] if ending.summary else []), ended_line(ending)]
+    return lines + [f"{name + ':':8}{text}" for name, text in places(ending)]
+
+
+def places(ending: Ending) -> list[tuple[str, str]]:
+    """(name, text) of what a finished run left: where to look now."""
+    found = {"report": ending.report, "page": ending.html, "model": ending.model, "runs": "make ui   (http://127.0.0.1:5000)",
+             "log": ending.log}
+    return [(name, text) for name, text in found.items() if text]

@@ -1,0 +1,65 @@
+"""Claims: seeds run the whole study once each in one experiment and are reported together; a study of the store needs no YAML file."""
+
+import csv
+import json
+
+import pytest
+
+from nanolab import files, spread, tracking
+from nanolab.experiment import study_from_dict
+from nanolab.schema import UserError
+from nanolab.study import per_seed
+
+SMALL = {"experiment": "tiny", "base_train": {"steps": 1}}
+
+
+def test_seeds_differ_in_the_seed_alone_and_none_means_the_one_seed():
+    assert [study.seed for study in per_seed(study_from_dict({**SMALL, "seeds": [3, 1]}))] == [3, 1]
+    assert [study.seed for study in per_seed(study_from_dict({**SMALL, "seed": 5}))] == [5]
+    assert study_from_dict({**SMALL, "seeds": [3, 1]}).seed == 3  # what a command means that takes one
+    assert study_from_dict({**SMALL, "seeds": [3, 1], "seed": 1}).seed == 1
+    for seeds in ([1, 1], [-1]):
+        with pytest.raises(UserError, match="must be different whole numbers, each at least 0"):
+            study_from_dict({**SMALL, "seeds": seeds})
+
+
+def test_mean_and_spread_are_those_of_the_seeds_that_have_the_number():
+    results = {0: {"sft": {"loss": 1.0, "status": "done", "finished": True}}, 1: {"sft": {"loss": 3.0, "extra": 5}}}
+    loss, extra = spread.spreads(results)
+    assert (loss.metric, loss.mean, loss.deviation) == ("loss", 2.0, 2.0 ** 0.5)
+    assert (extra.metric, extra.mean, extra.deviation) == ("extra", 5.0, None)
+    rows = list(csv.DictReader(spread.as_csv([loss, extra], [0, 1]).splitlines()))
+    assert rows[0] == {"step": "sft", "metric": "loss", "n": "2", "mean": "2.0", "standard_deviation": "1.4142135623730951", "min": "1.0",
+                       "max": "3.0", "seed_0": "1.0", "seed_1": "3.0"}
+    assert rows[1]["seed_0"] == "" and rows[1]["standard_deviation"] == ""
+
+
+@pytest.mark.slow
+def test_a_study_of_two_seeds_and_what_it_leaves(lab):
+    """Also: a step that --fresh set aside is no longer found, and a study of the store is reported without its YAML file."""
+    path = lab.root / "experiments" / "tiny.yaml"
+    path.write_text("seeds: [0, 1]\n" + path.read_text().replace(", report", ""))
+    status, output = lab.call("scripts/run_all.py", "tiny", "--json")
+    assert status == 0, output
+    events = [json.loads(line) for line in output.splitlines()]
+    assert [event["seed"] for event in events if event["event"] == "plan"] == [0, 1]
+    finished = [event["step"] for event in events if event["event"] == "step_finished"]
+    assert finished == ["tok_train", "tok_eval"] * 2 and events[-1]["event"] == "seeds"
+    assert len(list(lab.root.glob("mlruns/work/tiny/tok_train/*/result.json"))) == 2
+    coverage = next(row for row in events[-1]["metrics"] if row["metric"] == "coverage")
+    assert coverage == {"step": "tok_eval", "metric": "coverage", "mean": 1.0, "standard_deviation": 0.0, "values": {"0": 1.0, "1": 1.0}}
+    assert (lab.root / "mlruns/work/tiny/seeds/seeds.md").read_text().startswith("# tiny over seeds 0, 1\n")
+    executions = tracking.executions("tiny")
+    assert [run.params["seed"] for run in executions] == ["1", "0"] and executions[0].name.startswith("tiny seed 1 ")
+    assert all({"seeds.md", "seeds.csv"} <= set(tracking.artifact_names(run.id)) for run in executions)
+
+    status, output = lab.call("scripts/run_all.py", "tiny", "--set", "seeds=[]", "--only", "tok_eval", "--fresh", "--quiet")
+    assert (status, output) == (0, "")
+    runs = tracking.search("tiny", "tags.step = 'tok_eval' and params.study.seed = '0'")
+    assert ["superseded" in run.tags for run in runs] == [False, True]
+    assert tracking.find_finished("tiny", "tok_eval", runs[0].tags["fingerprint"]).id == runs[0].id
+    assert (files.MLRUNS / runs[1].tags["work_folder"] / "result.json").is_file()
+
+    path.unlink()
+    status, output = lab.call("-m", "nanolab", "report", "tiny")
+    assert status == 0 and "SUMMARY" in output
