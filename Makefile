@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c requiremen
 
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: run test check ui lab setup
+.PHONY: run test check ui lab docs setup
 
 run: .venv/ready
 	$(BIN)/python scripts/run_all.py $(STUDY)
@@ -27,6 +27,10 @@ ui: .venv/ready
 lab: .venv/ready
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
+# the API reference, from the docstrings
+docs: .venv/ready-docs
+	$(BIN)/python -W ignore -m pdoc -o build/api nanolab '!nanolab.__main__' '!nanolab.lm_eval_adapter'
+
 # also repairs an install that was interrupted or lost a package
 setup:
 	@rm -f .venv/ready
@@ -42,5 +46,9 @@ setup:
 	touch $@
 
 .venv/ready-test: .venv/ready
-	$(PIP) -e '.[lab,hf,lm-eval,team,test]'
+	$(PIP) -e '.[lab,hf,lm-eval,team,docs,test]'
+	touch $@
+
+.venv/ready-docs: .venv/ready
+	$(PIP) -e '.[lab,docs]'
 	touch $@

@@ -311,6 +311,7 @@ def after_fork(call, settings):
 
 
 def main():
+    """Confines this process, runs the program in a second one and its tests here."""
     settings, null = json.loads(sys.argv[1]), os.open("/dev/null", os.O_RDWR)
     start, end = settings["start"], settings["start"] + settings["program_bytes"]
     source = os.pread(0, end - start, start)

@@ -68,6 +68,7 @@ class PackedText:
         self._block: tuple[int, np.ndarray] = (-1, np.empty(0))  # the block read last
 
     def rows(self, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows first .. first + count - 1: inputs and targets, each (count, length) int64."""
         if first < self._next_row:
             self._begin()
         _, self._place = self._walk((first - self._next_row) * self.length, keep=False)
@@ -99,9 +100,11 @@ class PackedText:
         return pieces, (number, place)
 
     def state(self) -> dict[str, Any]:
+        """The place reached, ready for JSON."""
         return {"row": self._next_row, "place": list(self._place), "layout": self._tokens.layout}
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from a `state`."""
         self._begin()
         if state["layout"] == self._tokens.layout:
             self._next_row, self._place = state["row"], tuple(state["place"])  # else found by its number: the text is cut elsewhere
@@ -180,6 +183,7 @@ class ChatMixture:
         return int(row * self._text_share)
 
     def rows(self, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows first .. first + count - 1: inputs and targets, each (count, length) int64; target -1 carries no loss."""
         if first < self._next_row:
             self._begin()
         inputs, targets = [], []
@@ -199,10 +203,12 @@ class ChatMixture:
         return torch.tensor(inputs), torch.tensor(targets)
 
     def state(self) -> dict[str, Any]:
+        """The place reached, ready for JSON."""
         return {"row": self._next_row, "drawn": dict(self._drawn), "waiting": [[c.kind, c.index, c.piece] for c in self._waiting],
                 "text": self._text.state() if self._text is not None else None}
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from a `state`."""
         self._next_row, self._drawn = state["row"], dict(state["drawn"])
         self._waiting = [self._render(kind, index)[piece] for kind, index, piece in state["waiting"]]
         if self._text is not None:

@@ -48,6 +48,7 @@ class GeneratedBlocks:
         self._recent: dict[int, list[Document]] = {}
 
     def block(self, number: int) -> list[Document] | None:
+        """Block `number`; one that is no longer remembered is generated again from the beginning."""
         if number < self._next and number not in self._recent:
             self._begin()
         while self._next <= number:
@@ -73,6 +74,7 @@ class ParquetBlocks:
         self._group: tuple[tuple[int, int], list[str]] = ((-1, -1), [])  # the row group read last
 
     def block(self, number: int) -> list[Document] | None:
+        """Block `number`: a slice of one row group."""
         while number >= len(self._slices) and self._indexed < len(self._files) and (self._stop is None or self._documents < self._stop):
             self._index()
         if number >= len(self._slices):

@@ -66,19 +66,23 @@ class Optimizers:
                 group["base_lr"] = group["lr"]
 
     def step(self, learning_rate_multiplier: float = 1.0) -> None:
+        """One step at the base learning rates times the multiplier."""
         for member in self.members:
             for group in member.param_groups:
                 group["lr"] = group["base_lr"] * learning_rate_multiplier
             member.step()
 
     def zero_grad(self) -> None:
+        """Frees all gradients."""
         for member in self.members:
             member.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
+        """Both states, by the optimizer's number."""
         return {str(i): member.state_dict() for i, member in enumerate(self.members)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a `state_dict`."""
         for i, member in enumerate(self.members):
             member.load_state_dict(state[str(i)])
 
