@@ -5,7 +5,8 @@
     python scripts/bench.py power [--against CHECKOUT ...] [--threads 2] [--quick]   sampling: positions, seconds, tokens a second, memory
     python scripts/bench.py core --against CHECKOUT [--only choices]   CORE beside nanochat's core_eval: choices, examples a second
 
-`smoke` writes experiments/results/smoke/: targets.json with the commit that it ran, and the first seed's report with its figures.
+`smoke` writes experiments/results/smoke/: targets.json with the commit that it ran, and the first seed's report (text, page,
+results.csv) with its figures.
 `core` writes experiments/results/core/: choices.json, every_task.json and speed.json.
 """
 
@@ -99,9 +100,10 @@ def targets(study: dict) -> dict[str, dict[str, object]]:
 
 
 def keep_report(experiment: str, folder: Path) -> None:
-    """Copy the newest report of a study, with its figures and their data, to `folder`."""
+    """Copy the newest report of a study as text, page and CSV, with its figures and their data, to `folder`."""
     reports = sorted((ROOT / "mlruns" / "work" / experiment / "report").glob("*/report.md"), key=lambda path: path.stat().st_mtime)
-    shutil.copy(reports[-1], folder / "report.md")
+    for name in ("report.md", "report.html", "results.csv"):
+        shutil.copy(reports[-1].with_name(name), folder / name)
     shutil.copytree(reports[-1].parent / "figures", folder / "figures", dirs_exist_ok=True)
 
 
