@@ -47,11 +47,11 @@ class Run:
         if values:
             self._write("metrics", metrics={key: float(value) for key, value in values.items()}, step=step)
 
-    def progress(self, what: str, done: int, total: int, unit: str) -> None:
+    def progress(self, what: str, done: int, total: int, unit: str, accuracy: float | None = None) -> None:
         """Records how far the part `what` of the step is, at most every half second; it goes to no run, only to who watches."""
         if done == total or what != self._shown[0] or time.monotonic() - self._shown[1] >= PROGRESS_SECONDS:
             self._shown = (what, time.monotonic())
-            self._write("progress", what=what, done=done, total=total, unit=unit)
+            self._write("progress", what=what, done=done, total=total, unit=unit, accuracy=accuracy)
 
     def last_step(self, key: str) -> int | None:
         """The last step recorded for `key`, in this attempt or an earlier one."""
@@ -156,7 +156,7 @@ class NullRun(Run):
     def metrics(self, values: dict[str, float], step: int | None = None) -> None:
         self.logged_metrics += [(key, float(value), step) for key, value in values.items()]
 
-    def progress(self, what: str, done: int, total: int, unit: str) -> None:
+    def progress(self, what: str, done: int, total: int, unit: str, accuracy: float | None = None) -> None:
         self.shown.append((what, done, total, unit))
 
     def last_step(self, key: str) -> int | None:

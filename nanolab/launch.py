@@ -22,6 +22,10 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 class StageFailed(RuntimeError):
     """A stage's process ended with an error: its exit status and its last lines."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows of it in a notebook: no frames of this package, whose fault it is not."""
+        return [f"StageFailed: {self}"]
+
 
 def command(job_file: Path, launch: LaunchConfig) -> list[str]:
     """The command line of a stage: a plain process, or torchrun when there are several processes."""

@@ -1,4 +1,4 @@
-"""The notebooks of the stages: what their parameter cells hold, and their execution with papermill."""
+"""The notebooks: what their parameter cells hold, and their execution with papermill."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ from typing import Any
 from nanolab.config import ROOT, STAGES, STEPS
 from nanolab.schema import UserError, to_dict
 
+READERS: dict[str, dict[str, tuple[Any, str]]] = {  # notebooks that run no stage -> parameter -> default, description
+    "00_start_here": {"experiment": ("smoke", "the study that the map shows: one of experiments/, or the path of a YAML file")},
+    "11_compare": {"studies": ([], 'names such as ["smoke", "micro"]; empty: the latest ones of the store')},
+    "12_one_chain": {
+        "experiment": ("smoke", "a study of this store"),
+        "step": ("power_eval", "a finished power evaluation of it: power_eval, power_eval_base, ..."),
+        "problem": (None, "the problem's number; None: the first that goes from wrong to right"),
+        "chain": (0, "the chain's number, where a problem has several"),
+    },
+}
 RUN_PARAMETERS = {"experiment": "smoke", "parent_run_id": "", "fresh": False}  # beside the stage's own fields
 
 

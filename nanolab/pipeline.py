@@ -134,11 +134,10 @@ class Execution:
         (step.folder / ERROR).unlink(missing_ok=True)
         job_file = write_job(_job(self.study, step))
         settings = self.study.launch
-        print(f"{step.name}: {'continues' if attempt.number > 1 else 'starts'} in {_shown(step.folder)}", flush=True)
         process = launch.Stage(launch.command(job_file, settings), step.folder / LOG, launch.threads(settings))
         courier = Courier(step.folder, lambda: self._open_step(step, attempt), process.terminate)
         try:
-            with live.view(step.name, step.folder) as show:
+            with live.view(step.name, step.folder, resumed=attempt.number > 1) as show:
                 process.wait(show)
         except BaseException as error:
             attempt.end("FAILED")
@@ -148,7 +147,6 @@ class Execution:
             raise
         attempt.end("FINISHED")
         self._add(step, courier.finish("FINISHED", step.result()))
-        print(f"{step.name}: finished in {time.time() - attempt.started:.1f} s", flush=True)
 
     def reuse(self, step: Step) -> None:
         """Notes a finished step: its metrics, and on the parent run a tag that leads to the run which made it."""
@@ -273,10 +271,6 @@ def _set_aside(folder: Path) -> None:
     while (target := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1
     folder.rename(target)
-
-
-def _shown(folder: Path) -> str:
-    return os.path.relpath(folder, files.ROOT) if folder.is_relative_to(files.ROOT) else str(folder)
 
 
 __all__ = ["JOB", "LOG", "Execution", "StageResult", "open_execution", "plan", "run_stage", "step_config", "study_lock"]

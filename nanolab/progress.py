@@ -18,7 +18,8 @@ class Progress:
     total: int | None = None
     seconds_left: float | None = None  # until this part is done, at its pace so far
     tokens_per_second: float | None = None  # of training
-    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # metric -> (step, value), earlier attempts included
+    # metric -> (step, value), earlier attempts included; of this attempt accuracy/PART -> (problems done, accuracy so far)
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
 
 class Watcher:
@@ -44,6 +45,8 @@ class Watcher:
                     self._curves.setdefault(key, []).append((record["step"], value))
             elif record["kind"] == "progress" and start >= self._before:
                 self._now = self._at(record)
+                if record.get("accuracy") is not None:
+                    self._curves.setdefault(f"accuracy/{record['what']}", []).append((record["done"], record["accuracy"]))
         speed = self._curves.get("train/tokens_per_second")
         return Progress(self._now.what, self._now.unit, self._now.done, self._now.total, self._now.seconds_left,
                         speed[-1][1] if speed else None, {key: list(points) for key, points in self._curves.items()})

@@ -21,6 +21,10 @@ SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 class UserError(ValueError):
     """A person's mistake: the command line prints its one line and exits with status 2, without a traceback."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows of it in a notebook: the same line."""
+        return [f"UserError: {self}"]
+
 
 def setting(default: Any, description: str, *, minimum: float | None = None, above: float | None = None,
             maximum: float | None = None) -> Any:

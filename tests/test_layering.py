@@ -19,17 +19,18 @@ FLOORS = [
     ["samplers.toy", "samplers.batch", "samplers.baselines", "samplers.power_mh", "samplers.power_smc", "samplers.power_rollout",
      "samplers.diagnostics"],
     ["evals.base", "evals.bpb", "evals.core", "evals.programs", "evals.chat_tasks", "evals.methods"],
-    ["training.loop", "training.grpo", "report.environment", "report.formats", "report.data_section", "report.markdown",
-     "report.canvas", "report.plots", "report.power_plots", "report.data_plots", "report.collect", "report.view"],
+    ["training.loop", "training.grpo", "report.environment", "report.cards", "report.formats", "report.data_section", "report.markdown",
+     "report.canvas", "report.plots", "report.power_plots", "report.data_plots", "report.compare_plots", "report.collect",
+     "report.records", "report.view", "report.one_chain", "report.side_by_side"],
     ["stages"],
-    ["fingerprint", "launch", "plan", "fetch", "live", "pipeline", "worker", "notebooks", "study", "trained", "lm_eval_adapter",
-     "commands", "__main__"],
+    ["fingerprint", "launch", "plan", "fetch", "live", "pipeline", "worker", "notebooks", "start_here", "study", "trained",
+     "lm_eval_adapter", "commands", "__main__"],
 ]
 PLACES = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
 TORCH_FREE = ["grid", "model_source", "config", "experiment", "schema", "files", "journal", "progress", "seeds", "tracking", "courier",
               "calculator", "intervals", "sandbox_runner", "sandbox_levels", "sandbox", "model.scaling", "samplers.diagnostics",
-              "fingerprint", "launch", "plan", "fetch", "live", "pipeline", "worker", "notebooks", "study",
-              "__main__"]
+              "fingerprint", "launch", "plan", "fetch", "live", "pipeline", "worker", "notebooks",
+              "start_here", "study", "__main__"]
 PACKAGE = ROOT / "nanolab"
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib
 import json
+import re
 
 import pytest
 import yaml
@@ -16,6 +17,8 @@ from nanolab.schema import to_dict
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 STAGE_OF = {spec.notebook: spec.stage for spec in STEPS.values()}
 each = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+each_stage = pytest.mark.parametrize("path", [path for path in PATHS if path.stem in STAGE_OF], ids=lambda path: path.stem)
+each_reader = pytest.mark.parametrize("path", [path for path in PATHS if path.stem in notebooks.READERS], ids=lambda path: path.stem)
 
 
 def cells_of(path, kind="code"):
@@ -26,8 +29,12 @@ def source_of(cell):
     return "".join(cell["source"])
 
 
-def test_every_stage_has_its_notebook_and_no_other_exists():
-    assert {path.stem for path in PATHS} == set(STAGE_OF)
+def parameter_lines(path):
+    return source_of(next(cell for cell in cells_of(path) if "parameters" in cell["metadata"].get("tags", []))).splitlines()
+
+
+def test_every_stage_has_its_notebook_and_the_others_are_those_that_read_records():
+    assert {path.stem for path in PATHS} == set(STAGE_OF) | set(notebooks.READERS)
 
 
 @each
@@ -55,9 +62,31 @@ def test_a_notebook_is_thin(path):
 def test_a_notebook_explains_itself(path):
     texts = [source_of(cell) for cell in cells_of(path, "markdown")]
     assert texts[0].startswith(f"# {path.stem[:2]} ") and texts[-1].startswith("## How to read this")
+    assert 2 <= texts[-1].count("\n- ") <= 8, "a short reading guide"
 
 
 @each
+def test_the_links_of_a_notebook_lead_to_notebooks_and_one_leads_to_the_map(path):
+    links = re.findall(r"\]\(([^)]*)\)", "\n".join(source_of(cell) for cell in cells_of(path, "markdown")))
+    assert links and all((path.parent / link).is_file() for link in links)
+    assert "00_start_here.ipynb" in links or path.stem == "00_start_here"
+
+
+@each_reader
+def test_a_notebook_that_reads_records_has_its_parameters_explained_and_starts_no_stage(path):
+    want = notebooks.READERS[path.stem]
+    assert notebooks.defaults(path) == {name: default for name, (default, _) in want.items()}
+    for name, (_, description) in want.items():
+        assert any(line.startswith(f"{name} = ") and line.endswith(f"  # {description}") for line in parameter_lines(path)), name
+    assert "run_stage" not in "\n".join(source_of(cell) for cell in cells_of(path))
+
+
+@each_stage
+def test_the_first_thing_shown_is_a_summary_or_the_report(path):
+    assert source_of(cells_of(path)[2]).splitlines()[-1] in ("view.summary(result)", "view.report(result)")
+
+
+@each_stage
 def test_the_parameters_cell_is_the_stages_config_with_its_defaults(path):
     """In the config's order, then experiment, parent_run_id and fresh."""
     want = {**to_dict(STAGES[STAGE_OF[path.stem]]()), "experiment": "smoke", "parent_run_id": "", "fresh": False}
@@ -66,16 +95,15 @@ def test_the_parameters_cell_is_the_stages_config_with_its_defaults(path):
     assert {name: type(value) for name, value in have.items()} == {name: type(value) for name, value in want.items()}
 
 
-@each
+@each_stage
 def test_every_parameter_is_explained_by_the_configs_description(path):
-    parameters = next(cell for cell in cells_of(path) if "parameters" in cell["metadata"].get("tags", []))
-    lines = source_of(parameters).splitlines()
+    lines = parameter_lines(path)
     for field in dataclasses.fields(STAGES[STAGE_OF[path.stem]]):
         line = next(line for line in lines if line.startswith(f"{field.name} = "))
         assert line.endswith(f"  # {field.metadata['description']}")
 
 
-@each
+@each_stage
 def test_the_run_cell_hands_over_every_parameter(path):
     stage = STAGE_OF[path.stem]
     code = "\n".join(source_of(cell) for cell in cells_of(path))

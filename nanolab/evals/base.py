@@ -16,7 +16,7 @@ from nanolab.intervals import wilson
 
 Record = dict[str, Any]  # one example: "index" (its number in the task), "passed", and what the task wants to keep
 Done = Callable[[Record], None]
-Tell = Callable[[str, int, int, str], None]  # journal.Run.progress: part, done, total, unit
+Tell = Callable[[str, int, int, str, float], None]  # journal.Run.progress: part, done, total, unit, accuracy so far
 
 
 def mcnemar(first: list[bool], second: list[bool]) -> float:
@@ -105,7 +105,8 @@ def run_examples(world: World, folder: Path, task: str, count: int, evaluate: Ca
 
     `evaluate(indexes, done)` calls `done(record)` once for each index, in any order, as soon as it is known. Each rank takes
     its share of what is missing and appends to its own file; when all are done rank 0 merges them into `<task>.jsonl`.
-    `say` gets a progress line every 50 examples of this rank, `progress` is told of each (journal.Run.progress), those on disk counted.
+    `say` gets a progress line every 50 examples of this rank, `progress` is told of each (journal.Run.progress), with
+    the accuracy so far, those on disk counted.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = _merge(gather_objects(world, _read(folder, task)), count)
@@ -115,13 +116,16 @@ def run_examples(world: World, folder: Path, task: str, count: int, evaluate: Ca
     if missing:
         with (folder / f"{task}.rank{world.rank}.jsonl").open("a") as file:
             file.write("\n")  # closes a line that a killed process left unfinished
+            right = sum(bool(record["passed"]) for record in done.values())
 
             def keep(record: Record) -> None:
+                nonlocal right
                 assert record["index"] not in mine, f"{task}: example {record['index']} got two records"
                 mine[record["index"]] = record
                 file.write(json.dumps(record) + "\n")
                 file.flush()
-                progress(task, min(count, len(done) + len(mine) * world.size), count, "problems")
+                right += bool(record["passed"])
+                progress(task, min(count, len(done) + len(mine) * world.size), count, "problems", right / (len(done) + len(mine)))
                 if len(mine) % 50 == 0:
                     accuracy = sum(bool(r["passed"]) for r in mine.values()) / len(mine)
                     say(f"{task}: {len(mine)} of {len(missing)} done, accuracy so far {accuracy:.3f}")

@@ -25,7 +25,7 @@ from nanolab.samplers import baselines, power_mh, power_rollout, power_smc
 
 STRETCH = 16  # batches of samples between two writes of records: little is lost to a kill, little to half-empty batches
 TOOL_CALL = re.compile(r"<<(.*?)>>", re.DOTALL)  # as chat.completion_text writes them
-OF_A_LIFE = ("steps", "log_p_by_step", "ids", "forced", "token_log_p")  # kept under a record's chains only
+OF_A_LIFE = ("first", "steps", "log_p_by_step", "ids", "forced", "token_log_p")  # kept under a record's chains only
 PROGRAMS = 64  # completions whose programs are run together
 
 
@@ -187,9 +187,9 @@ def _power_record(problems: Problems, results: list[power_mh.ChainResult], grade
 
 
 def _life(tokenizer: Tokenizer, result: power_mh.ChainResult) -> Record:
-    """"log_p_by_step": log p of the state after 0 .. n steps of the last block; "steps": of every step the cut and the length before,
-    the proposal's log p, text and tool calls from the cut on, the log ratio (null: -inf), log u and the decision; "ids", "forced" and
-    "token_log_p": the last state token by token.
+    """"log_p_by_step": log p of the state after 0 .. n steps of the last block, which began with the text "first"; "steps": of every
+    step the cut and the length before, the text kept, the proposal's log p, text and tool calls from the cut on, the log ratio
+    (null: -inf), log u and the decision; "ids", "forced" and "token_log_p": the last state token by token.
     """
     steps, final = [], result.final
     for info, tokens in zip(result.infos, result.lengths, strict=True):
@@ -197,9 +197,11 @@ def _life(tokenizer: Tokenizer, result: power_mh.ChainResult) -> Record:
         steps.append({
             "cut": info.cut, "of": tokens, "log_p": info.log_p_new, "log_ratio": info.log_ratio if finite else None, "log_u": info.log_u,
             "accepted": bool(info.accepted), "moved": bool(info.moved), "early_rejected": bool(info.early_rejected),
-            "proposal": text, "tool_calls": TOOL_CALL.findall(text)})
-    return {"log_p_by_step": [state.sum_log_p for state in result.states], "steps": steps, "ids": final.tokens, "forced": final.forced,
-            "token_log_p": final.log_p}
+            "kept": chat.completion_text(tokenizer, info.proposal.tokens[:info.cut]), "proposal": text,
+            "tool_calls": TOOL_CALL.findall(text)})
+    first = chat.completion_text(tokenizer, result.states[0].tokens)
+    return {"log_p_by_step": [state.sum_log_p for state in result.states], "first": first, "steps": steps, "ids": final.tokens,
+            "forced": final.forced, "token_log_p": final.log_p}
 
 
 def smc(problems: Problems, method: str, settings: power_smc.SmcSettings) -> list[Record]:

@@ -82,7 +82,8 @@ def test_a_second_entry_does_only_what_is_missing(tmp_path):
 
     told = []
     records = base.run_examples(world(), tmp_path, "task", 6, rest, progress=lambda *words: told.append(words))
-    assert sorted(asked) == [3, 4, 5] and told == [("task", done, 6, "problems") for done in (4, 5, 6)]
+    assert sorted(asked) == [3, 4, 5]
+    assert told == [("task", done, 6, "problems", accuracy) for done, accuracy in ((4, 0.5), (5, 0.6), (6, 0.5))]
     assert [r["index"] for r in records] == list(range(6)) and [r["passed"] for r in records] == [True, False] * 3
     assert [p.name for p in tmp_path.iterdir()] == ["task.jsonl"]
     assert [json.loads(line) for line in (tmp_path / "task.jsonl").read_text().splitlines()] == records

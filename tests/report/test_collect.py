@@ -150,15 +150,18 @@ def test_the_report_stage_writes_every_figure_it_links_with_its_data(ablation, t
 
 def test_notebooks_show_what_a_step_recorded_and_say_what_it_did_not(ablation):
     run_id = collect.step_runs(ablation)["power_ablation"].id
-    tracking.client().log_text(run_id, json.dumps({"columns": ["a"], "data": [[1], [2]]}), "samples.json")
-    result = SimpleNamespace(run_ids={"power_ablation": run_id}, own=["power_ablation"],
+    tracking.client().log_text(run_id, json.dumps({"columns": ["a"], "data": [["one"], ["two"]]}), "samples.json")
+    result = SimpleNamespace(run_ids={"power_ablation": run_id}, own=["power_ablation"], reused=set(),
+                             folders={"power_ablation": Path("x")},
                              metrics={"power_ablation": {"gsm8k": 0.5, "passed": 2, "greedy/accuracy": 0.25, "data": "embedded"}})
-    assert view.metrics(result).loc[("power_ablation", "data"), "value"] == "embedded"
-    assert view.table(result, "power_ablation", "samples.json")["a"].tolist() == [1, 2]
-    assert view.table(result, "power_ablation", "absent.json").empty
+    assert "embedded" in view.summary(result).data and f"/runs/{run_id}" in view.summary(result).data
+    assert "one" in view.table(result, "power_ablation", "samples.json").data
+    assert "recorded no absent.json" in view.table(result, "power_ablation", "absent.json").data
     assert "recorded no plots/absent.png" in view.artifact(result, "power_ablation", "plots/absent.png").data
-    methods = view.methods(result, "power_ablation")["accuracy"]
-    assert methods["power"] == 0.5 and methods["greedy"] == 0.25 and "majority" not in methods
+    methods = view.methods(result, "power_ablation").data
+    assert "50.0%" in methods and "25.0%" in methods and "majority" not in methods
+    points = view.points(result).data
+    assert points.count("power sampling") == 4 and points.count("best of n") == 2
 
 
 def test_grid_points_of_several_samplers_and_settings_are_kept_apart(store):

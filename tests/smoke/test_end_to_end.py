@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,37 @@ def test_a_rerun_reuses_every_step_but_the_report(study):
     assert printed.count("reused") >= len(STEPS) - 4 and "starts in" not in printed
     for step in STEPS:
         assert step == "report" or len(results(store, step)) == 1, step
+
+
+def test_the_notebooks_that_read_records_show_what_has_run(study, tmp_path):
+    """And the notebook of a stage, executed by run_all, ends with cards in the place of its lines."""
+    store, _ = study
+    values = {"00_start_here": {"experiment": "micro"}, "11_compare": {}, "12_one_chain": {"experiment": "micro"}}
+
+    def execute(name: str) -> str:
+        path, output = tmp_path / f"{name}.yaml", tmp_path / f"{name}.ipynb"
+        path.write_text(yaml.safe_dump(values[name]))
+        run(store, "-m", "papermill", f"notebooks/{name}.ipynb", str(output), "-f", str(path), "--cwd", ".")
+        return outputs(output)
+
+    with ThreadPoolExecutor() as pool:
+        shown = dict(zip(values, pool.map(execute, values), strict=True))
+    assert "Every step of micro is finished" in shown["00_start_here"] and "10_report.ipynb" in shown["00_start_here"]
+    assert shown["00_start_here"].count("✓") == len(STEPS)
+    for words in ("execution micro", "HumanEval", "best of n", "power_ablation", "in all"):
+        assert words in shown["11_compare"], words
+    for words in ("first state, drawn from the proposal", "step 2: ", "last state: ", "majority vote"):
+        assert words in shown["12_one_chain"], words
+    trained = outputs(next((store / "work" / "micro" / "executions").glob("*/02_base_train.ipynb")))
+    assert "finished" in trained and "validation bits per byte" in trained and "step 8/8" not in trained
+
+
+def outputs(notebook: Path) -> str:
+    """What an executed notebook shows as HTML, Markdown or text."""
+    cells = json.loads(notebook.read_text())["cells"]
+    shown = [output for cell in cells for output in cell.get("outputs", [])]
+    return "".join("".join(output.get("text", []) or output["data"].get("text/html", output["data"].get("text/markdown", "")))
+                   for output in shown)
 
 
 def test_a_part_of_the_study_is_reported_with_the_rest_that_is_finished(study):

@@ -157,6 +157,11 @@ def test_power_eval_runs_chains_and_particles_and_keeps_every_chains_life(tmp_pa
     lives = [json.loads(line) for line in (tmp_path / "chains.jsonl").read_text().splitlines()]
     assert [(life["index"], life["chain"]) for life in lives] == [(i, c) for i in range(5) for c in range(2)]
     assert all(len(life["steps"]) == 3 and len(life["log_p_by_step"]) == 4 for life in lives)
+    for life in lives:  # what was kept and what was redrawn lead from the first state to the last
+        state = life["first"]
+        for one in life["steps"]:
+            state = one["kept"] + one["proposal"] if one["accepted"] else state
+        assert state == life["text"] or "\ufffd" in state  # a cut inside of a character
     assert len(record.tables["chains.json"]) == 5 * 2 * 3
     assert set(record.figures) == {f"plots/{n}.png" for n in ("acceptance_by_cut", "log_p_trajectories", "log_p_reliability", "pass_at_k")}
 
