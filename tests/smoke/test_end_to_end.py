@@ -8,6 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pages
 import pytest
 import yaml
 
@@ -118,6 +119,17 @@ def test_plain_papermill_gives_the_metrics_of_run_all(study, tmp_path):
     run(store, "-m", "papermill", "notebooks/07_power_eval.ipynb", str(tmp_path / "out.ipynb"), "-f", str(path), "--cwd", ".")
     after = json.loads(results(store, "power_eval")[-1].read_text())["metrics"]
     assert after == before
+
+
+def test_the_commands_of_the_pages_that_read_a_finished_study_run(finished_study, tmp_path):
+    """In one process, which imports once; `clean` last. Of `chat` without a question nobody asks one."""
+    store = shutil.copytree(finished_study[0], tmp_path / "mlruns")
+    commands = pages.on_a_finished_study("micro", tmp_path)
+    assert {words[0] for words in commands} == set(pages.STUDY_COMMANDS)
+    program = "import json, sys; from nanolab.__main__ import main; print([main(words) for words in json.loads(sys.argv[1])])"
+    done = subprocess.run([sys.executable, "-c", program, json.dumps(commands)], cwd=ROOT, capture_output=True, text=True, timeout=300,
+                          stdin=subprocess.DEVNULL, env={**os.environ, "NANOLAB_MLRUNS": str(store)})
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == str([0] * len(commands)), done.stdout[-3000:] + done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("damage, words", [("truncate", "is truncated"), ("tokenizer", "was trained with tokenizer")])
