@@ -166,8 +166,8 @@ def main() -> int:
     os.environ["NANOLAB_MLRUNS"] = str(given.store.absolute())  # before nanolab is imported
     pages = study_pages(given.study)
     pictures = []
-    with tempfile.TemporaryDirectory() as name, open_browser() as browser:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary, open_browser() as browser:
+        folder = Path(temporary)
         with mlflow_ui(given.store, folder) as address:
             for key, shown in {"steps": "01 tok_train", "ablation": "Parallel Coordinates"}.items():
                 page = browser.new_page()
@@ -178,13 +178,11 @@ def main() -> int:
                 page.screenshot(path=pictures[-1])
                 page.close()
         work = shutil.copytree(ROOT / "notebooks", folder / "lab")
-        from nanolab.experiment import load_study
-        from nanolab.schema import to_dict
-        values = {**to_dict(load_study(given.study).power_ablation), "experiment": given.study}
-        with_parameters(ROOT / "notebooks" / "08_power_ablation.ipynb", work / "08_power_ablation.ipynb", values)
-        with jupyter_lab(work, given.store.absolute()) as address:  # the stage is finished: the notebook only shows it
-            page = run_notebook(browser, address, "08_power_ablation.ipynb")
-            page.locator(".jp-OutputArea-output img").first.scroll_into_view_if_needed()
+        name = "12_one_chain.ipynb"  # it reads records and runs nothing
+        with_parameters(ROOT / "notebooks" / name, work / name, {"experiment": given.study})
+        with jupyter_lab(work, given.store.absolute()) as address:
+            page = run_notebook(browser, address, name)
+            page.locator(".jp-OutputArea-output img").first.evaluate("image => image.scrollIntoView()")
             page.wait_for_timeout(3000)
             pictures.append(given.out / "notebook.png")
             page.screenshot(path=pictures[-1])
