@@ -39,9 +39,10 @@ class Sampler:
         """The values of now, by the name of their metric; `system/processes_memory_megabytes` is that of the launched processes."""
         self._last = time.monotonic()
         self.count += 1
+        held = processes_memory()
         values = {
             "cpu_utilization_percentage": psutil.cpu_percent(),
-            "processes_memory_megabytes": processes_memory() / MB,
+            **({"processes_memory_megabytes": held / MB} if held else {}),  # none is left after a stage's end
             "system_memory_usage_percentage": psutil.virtual_memory().percent,
             "disk_available_megabytes": psutil.disk_usage(str(self._disk)).free / MB,
         }

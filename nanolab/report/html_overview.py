@@ -13,8 +13,7 @@ from nanolab.report.markdown import EXECUTION, METHOD_LABELS, MODEL_LABELS, RL_W
 Values = dict[str, Any]
 MODEL_STEPS = {"base": "base_eval", "mid": "chat_eval_mid", "sft": "chat_eval_sft", "rl": "chat_eval_rl"}
 WIDTH, HEIGHT = 120, 16  # of an interval's drawing, in pixels
-MEMORY_NAMES = {"system/process_memory_megabytes": "the process", "system/gpu_0_memory_usage_megabytes": "GPU 0",
-                "system/system_memory_usage_megabytes": "the whole machine"}
+MEMORY_NAMES = {"system/processes_memory_megabytes": "the stage's processes", "system/gpu_0_memory_usage_megabytes": "GPU 0"}
 
 
 def chapters(values: Values, links: Links) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from nanolab.tracking import RunRecord
 
 FINAL = "final/"
 # curves of system metrics, in MB, the one that says most of a step first
-MEMORY = ("system/process_memory_megabytes", "system/gpu_0_memory_usage_megabytes", "system/system_memory_usage_megabytes")
+MEMORY = ("system/gpu_0_memory_usage_megabytes", "system/processes_memory_megabytes")  # as system_metrics.py names them
 
 
 def seconds(run: RunRecord) -> float:

@@ -186,7 +186,7 @@ def test_an_execution_without_settings_has_times_and_no_plan(module_store, tmp_p
 def test_recorded_system_metrics_are_the_peak_memory(module_store):
     parent = tracking.open_execution({"experiment": "golden"}, "golden now", "scripts/run_all.py", {})
     run_id, now = log_step(parent, "sft", {"loss": 2.0}), round(time.time() * 1000)
-    key = "system/system_memory_usage_megabytes"
+    key = "system/processes_memory_megabytes"
     tracking.log_curves(run_id, [(key, value, now, step) for step, value in enumerate((900, 2147.5, 800))])
     (row,) = collect.collect(parent)["costs"]["rows"]
     assert row["peak_gib"] == pytest.approx(2.0, abs=0.01) and row["memory_of"] == key
