@@ -49,15 +49,17 @@ def overlap_section(found: dict[str, Any]) -> list[Block]:
     if dirty:
         blocks.append(Text("Test items of which a run of words stands in the training data, and an example, of the longer run:"))
         blocks.append(grid(["benchmark", "items", *(label for _, label in columns), "example"],
-                           [[row["benchmark"], str(int(row["items"])), *(_share(row[key], row["items"]) for key, _ in columns),
+                           [[row["benchmark"], str(int(row["items"])), *(share_of(row[key], row["items"]) for key, _ in columns),
                              _cell(row["example"])] for row in dirty], "tok_eval"))
     return blocks
 
 
-def _share(count: Any, items: Any) -> str:
+def share_of(count: Any, items: Any) -> str:
+    """A count with its share of `items` in percent; "-" for what was not compared."""
     if count is None:
         return "-"
-    return "0" if not int(count) else f"{int(count)} ({100 * int(count) / int(items):.2g}%)"
+    share = 100 * int(count) / int(items)
+    return "0" if not int(count) else f"{int(count)} ({share:.0f}%)" if share >= 10 else f"{int(count)} ({share:.2g}%)"
 
 
 def _cell(text: str) -> str:

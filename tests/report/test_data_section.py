@@ -66,6 +66,11 @@ def test_the_data_section_says_what_was_read_what_is_clean_and_what_is_missing()
     assert len(data_section.overlap_section({"overlap": OVERLAP[1:]})) == 1
 
 
+@pytest.mark.parametrize("count, text", [(0, "0"), (1, "1 (0.25%)"), (377, "377 (94%)"), (400, "400 (100%)")])
+def test_a_share_is_written_in_full(count, text):
+    assert data_section.share_of(count, 400) == text
+
+
 def test_a_study_without_these_records_reports_as_before():
     values = json.loads((GOLDEN / "reference_values.json").read_text())
     assert data_section.overlap_section(values["steps"]["tok_eval"]) == []
