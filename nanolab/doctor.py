@@ -58,8 +58,10 @@ def examine(network: bool = False) -> Iterator[Check]:
     yield hardware()
     yield disk(files.MLRUNS)
     yield data(network)
-    yield store()
-    yield dead_runs()
+    opened = store()
+    yield opened
+    if opened.state == "ok":
+        yield dead_runs()
     yield locks()
     yield from (port(number, user) for number, user in PORTS.items())
     yield git()
@@ -213,8 +215,8 @@ def schema_heads() -> list[str]:
 def dead_runs() -> Check:
     """RUNNING runs of processes of this machine that are no more."""
     path = files.MLRUNS / "mlflow.db"
-    if tracking.store_uri() != f"sqlite:///{path}" or not path.is_file():
-        return Check("runs", "ok", "not looked at: the store is not the file in mlruns/")
+    if tracking.store_uri() != f"sqlite:///{path}" or not path.is_file() or not path.stat().st_size:
+        return Check("runs", "ok", "not looked at: there is no store of that kind in mlruns/")
     query = ("select e.name, r.run_uuid, (select value from tags where run_uuid = r.run_uuid and key = 'nanolab.pid'), (select value from "
              "tags where run_uuid = r.run_uuid and key = 'nanolab.started'), (select value from tags where run_uuid = r.run_uuid and "
              "key = 'nanolab.host') from runs r join experiments e using (experiment_id) where r.status = 'RUNNING'")

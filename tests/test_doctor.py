@@ -40,6 +40,14 @@ def test_a_store_that_cannot_serve_is_a_problem(store, monkeypatch):
     assert doctor.store().state == "problem" and "does not answer" in doctor.store().found
 
 
+def test_a_damaged_or_empty_store_stops_none_of_the_other_checks(store, monkeypatch):
+    monkeypatch.setattr(doctor, "torch_and_what_it_runs", lambda: iter(()))
+    for content, state in ((b"no database at all" * 300, "problem"), (b"SQLite format 3\0", "problem"), (b"", "ok")):
+        (store / "mlflow.db").write_bytes(content)
+        found = {check.name: check.state for check in doctor.examine()}
+        assert found["tracking"] == state and "git" in found
+
+
 def test_a_port_that_is_taken_is_named_with_who_has_it():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
