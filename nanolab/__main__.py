@@ -10,6 +10,7 @@ if sys.version_info < (3, 11):  # noqa: UP036  (before anything is imported that
 
 import argparse
 import importlib
+import io
 import os
 
 from nanolab.schema import UserError
@@ -45,6 +46,8 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit status: 2 with one line for a person's mistake."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a locale without UTF-8 must not end a run that says "→"
     try:
         given = parser(arguments[0] if arguments else None).parse_args(arguments)
         status = importlib.import_module(f"nanolab.commands.{given.command}").main(given)

@@ -19,12 +19,11 @@ from typing import Any
 from nanolab import files
 from nanolab.progress import Progress, Watcher
 from nanolab.report import cards
+from nanolab.terminal import STATES
 
 INTERVAL = 0.7  # seconds between two updates
 TAIL = 3  # lines of a running stage that are shown
 CURVES = {"train/reward": "mean reward", "train/loss": "training loss, nats a token"}
-STATES = {"running": ("running", cards.BLUE), "finished": ("finished", cards.GREEN), "failed": ("failed", cards.RED),
-          "stopped": ("stopped", cards.ORANGE)}
 _shown: tuple[str, list[str]] = ("", [])  # request of a cell, and the cards of the stages that it finished
 
 
@@ -59,12 +58,12 @@ class Card:
         self.lines.append(text.rstrip())
 
     def html(self, state: str) -> str:
-        """The card as it is now; `state` is one of STATES."""
+        """The card as it is now; `state` is running, finished, failed or interrupted."""
         now, seconds = self._watcher.poll(), cards.duration(time.time() - self.started)
-        word, colour = STATES[state]
+        colour = cards.COLOURS[STATES[state][1]]
         when = {"running": f"for {seconds}", "finished": f"in {seconds}"}.get(state, f"after {seconds}")
         head = (f'<div style="display:flex;gap:10px;align-items:baseline"><b style="font-size:15px">{cards.escape(self.step)}</b>'
-                f'{cards.pill(word, colour)}<span style="font-size:13px">{when}</span></div>')
+                f'{cards.pill(state, colour)}<span style="font-size:13px">{when}</span></div>')
         parts = [_bar(now, colour), _facts(now)] if state != "finished" else [_facts(now, ended=True)]
         if state == "running" and now.total is None and not self.lines:
             parts.append(f'<div style="font-size:12px">{cards.muted("the process starts; its first words take some seconds")}</div>')
@@ -97,8 +96,8 @@ def _updated(card: Card) -> Iterator[Callable[[str], None]]:
         yield card.line
         state = "finished"
     except KeyboardInterrupt:
-        state = "stopped"
-        raise Stopped(f"{card.step} was stopped; run this cell again and it goes on from what is on disk") from None
+        state = "interrupted"
+        raise Stopped(f"{card.step} was interrupted; run this cell again and it goes on from what is on disk") from None
     finally:
         ended.set()
         thread.join()

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanolab import files, terminal, tracking
-from nanolab.config import STEPS, StudyConfig
+from nanolab.config import StudyConfig
 from nanolab.plan import Step
-from nanolab.terminal import HEADLINES, Screen
+from nanolab.terminal import Screen
+from nanolab.tracking_notes import headline_keys
 
 FOLDER = "seeds"  # of a study's work folder
 
@@ -49,10 +50,11 @@ def spreads(results: dict[int, dict[str, dict[str, Any]]]) -> list[Spread]:
 
 def main_numbers(rows: list[Spread]) -> list[Spread]:
     """Those that a person looks at first: main numbers of each step, and the accuracy on each task."""
-    def is_main(row: Spread) -> bool:
-        keys = [key for key, _ in HEADLINES.get(STEPS[row.step].stage, [])]
-        return row.metric in keys or f"{row.metric}/n" in {other.metric for other in rows if other.step == row.step}
-    return [row for row in rows if is_main(row)]
+    steps: dict[str, dict[str, float]] = {}
+    for row in rows:
+        steps.setdefault(row.step, {})[row.metric] = row.mean
+    shown = {step: {*headline_keys(step, means), *(key for key in means if f"{key}/n" in means)} for step, means in steps.items()}
+    return [row for row in rows if row.metric in shown[row.step] and not row.metric.endswith("p_value")]
 
 
 def as_csv(rows: list[Spread], seeds: list[int]) -> str:

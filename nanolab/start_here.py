@@ -15,12 +15,11 @@ from nanolab.plan import Step, plan
 from nanolab.report import cards, collect, records
 from nanolab.report.cards import Markup
 from nanolab.report.view import headlines
+from nanolab.terminal import STATES, state_of
 
 TOOLS = ("11_compare", "12_one_chain")  # notebooks that read records and run no stage
 RESULTS = {"base bits per byte": ("base_train", "validation_bits_per_byte"), "SFT GSM8K": ("chat_eval_sft", "gsm8k"),
            "power GSM8K": ("power_eval", "gsm8k"), "RL GSM8K": ("chat_eval_rl", "gsm8k")}  # column -> step, metric
-STATES = {"finished": ("✓", cards.GREEN), "to continue": ("◐", cards.ORANGE), "outdated": ("↻", cards.ORANGE),
-          "missing": ("○", cards.GREY)}
 BUTTON = f"background:{cards.BLUE};color:white;border-radius:6px;padding:5px 14px;text-decoration:none;font-weight:600"
 
 
@@ -93,14 +92,17 @@ def _state(study: StudyConfig, step: Step | None, name: str) -> str:
     if step is None:  # the report, which is made again for each execution
         having = records.store_exists()
         made = tracking.search(study.experiment, "tags.step = 'report' and attributes.status = 'FINISHED'") if having else []
-        sign, colour = STATES["finished" if made else "missing"]
-        return f'<span style="color:{colour}">{sign}</span> {name} {records.run_link(made[0].id) if made else ""}'
+        return f'{_sign("finished" if made else "missing")} {name} {records.run_link(made[0].id) if made else ""}'
     earlier = any(step.folder.parent.glob("*/result.json"))  # finished with other settings, or by an older version of the code
-    state = "finished" if step.finished else "to continue" if step.started else "outdated" if earlier else "missing"
-    sign, colour = STATES[state]
+    state = "outdated" if earlier and state_of(step) == "missing" else state_of(step)
     run = tracking.find_finished(study.experiment, step.name, step.fingerprint) if step.finished and records.store_exists() else None
     when = f" {cards.muted(cards.duration(collect.seconds(run)))} {records.run_link(run.id)}" if run else ""
-    return f'<span style="color:{colour}">{sign}</span> {name}{when}'
+    return f'{_sign(state)} {name}{when}'
+
+
+def _sign(state: str) -> str:
+    sign, colour = STATES[state]
+    return f'<span style="color:{cards.COLOURS[colour]}" title="{state}">{sign}</span>'
 
 
 def _result(step: Step | None) -> str:

@@ -10,26 +10,15 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from nanolab import durations
-from nanolab.config import STEPS
 from nanolab.plan import Step
 from nanolab.progress import Progress
+from nanolab.tracking_notes import headline
 
-# the one table of states: word -> symbol, colour. plan, run, --list, doctor and clean print from it
+# the one table of states: word -> symbol, colour. Every command prints from it, and the notebooks' cards and map
 STATES = {
-    "finished": ("✓", "green"), "reused": ("✓", "cyan"), "to continue": ("◐", "yellow"), "missing": ("·", "bright_black"),
-    "running": ("●", "blue"), "failed": ("✗", "red"), "interrupted": ("◐", "yellow"),
+    "finished": ("✓", "green"), "reused": ("✓", "cyan"), "to continue": ("◐", "yellow"), "outdated": ("↻", "yellow"),
+    "missing": ("○", "bright_black"), "running": ("●", "blue"), "failed": ("✗", "red"), "interrupted": ("◐", "yellow"),
     "ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "red"), "kept": ("✓", "green"), "removable": ("–", "yellow"),
-}
-HEADLINES = {  # stage: (metric, its words and format), of which the first that a step has are its main numbers
-    "tokenizer": [("bits_per_char", "{:.2f} bits a character"), ("compression_ratio", "{:.2f} bytes a token")],
-    "base_train": [("validation_bits_per_byte", "{:.3f} bits a byte")],
-    "mid_train": [("validation_bits_per_byte", "{:.3f} bits a byte")],
-    "sft": [("validation_bits_per_byte", "{:.3f} bits a byte")],
-    "base_eval": [("CORE", "CORE {:.3f}"), ("validation_bits_per_byte", "{:.3f} bits a byte")],
-    "chat_eval": [("chat_core", "ChatCORE {:.3f}")],
-    "power_eval": [("gsm8k", "GSM8K {:.3f}"), ("humaneval", "HumanEval {:.3f}")],
-    "power_ablation": [("best_accuracy", "best accuracy {:.3f}")],
-    "rl": [("greedy/after", "GSM8K {:.3f}")],
 }
 
 
@@ -65,14 +54,6 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
-
-
-def headline(step: str, metrics: dict[str, Any]) -> str:
-    """The main number of a finished step; empty where it has none."""
-    for key, form in HEADLINES.get(STEPS[step].stage, []):
-        if isinstance(metrics.get(key), (int, float)):
-            return form.format(metrics[key])
-    return ""
 
 
 def so_far(now: Progress) -> str:

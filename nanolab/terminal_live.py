@@ -19,7 +19,8 @@ from rich.text import Text
 from nanolab import durations
 from nanolab.plan import Step
 from nanolab.progress import Progress
-from nanolab.terminal import STATES, Ending, Failure, Screen, duration, ended_line, headline, places, so_far, state_of
+from nanolab.terminal import STATES, Ending, Failure, Screen, duration, ended_line, places, so_far, state_of
+from nanolab.tracking_notes import headline
 
 BAR = 20  # characters
 

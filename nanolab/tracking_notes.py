@@ -14,11 +14,11 @@ from nanolab.tracking import RunRecord
 
 TASKS = ["GSM8K {gsm8k:.3f}", "HumanEval {humaneval:.3f}", "ARC-Easy {arc_easy:.3f}", "ARC-Challenge {arc_challenge:.3f}",
          "MMLU {mmlu:.3f}"]
-TRAINED = ["loss {loss:.3f}", "{validation_bits_per_byte:.3f} bits per byte in validation", "{steps:.0f} steps"]
+TRAINED = ["{validation_bits_per_byte:.3f} bits per byte in validation", "loss {loss:.3f}", "{steps:.0f} steps"]
 POWER = ["GSM8K {gsm8k:.3f}", "HumanEval {humaneval:.3f}", "[{low:.3f}, {high:.3f}] at {positions_per_problem:.0f} positions",
          "greedy {greedy/accuracy:.3f} at {greedy/positions_per_problem:.0f} (p {greedy/p_value:.2g})"]
-RESULTS: dict[str, list[str]] = {  # stage module or step -> parts of its main result; a part whose values are missing is left out
-    "tok_train": ["{vocab_size:.0f} tokens", "{compression_ratio:.2f} bytes per token"],
+RESULTS: dict[str, list[str]] = {  # stage module or step -> parts of its main result, without those whose values are missing
+    "tok_train": ["{compression_ratio:.2f} bytes per token", "{vocab_size:.0f} tokens"],
     "tok_eval": ["{bits_per_char:.2f} bits per character", "{compression_ratio:.2f} bytes per token", "coverage {coverage:.1f}%"],
     "base_train": TRAINED, "mid_train": TRAINED, "sft": TRAINED,
     "base_loss": ["{validation_bits_per_byte:.3f} bits per byte in validation", "{train_bits_per_byte:.3f} in training"],
@@ -56,13 +56,26 @@ def link(run: RunRecord, text: str = "", artifact: str = "") -> str:
 
 def result_of(kind: str, values: dict[str, Any]) -> str:
     """The main result of a step or grid point in words, from its final values by plain name."""
-    kind = kind if kind in RESULTS else STEPS[kind].module if kind in STEPS else ""
-    said = []
-    for part in RESULTS.get(kind, []):
-        names = [name for _, name, _, _ in string.Formatter().parse(part) if name]
-        if all(isinstance(values.get(name), (int, float)) for name in names):
-            said.append(part.format(**values))
-    return ", ".join(said).replace(", [", " [")
+    return ", ".join(part.format(**values) for part in _known(kind, values)).replace(", [", " [")
+
+
+def headline(kind: str, values: dict[str, Any]) -> str:
+    """The first part of `result_of`, for one line of a terminal; empty where there is none."""
+    return next((part.format(**values) for part in _known(kind, values)), "")
+
+
+def headline_keys(kind: str, values: dict[str, Any]) -> list[str]:
+    """The values that `headline` shows."""
+    return next((_names(part) for part in _known(kind, values)), [])
+
+
+def _known(kind: str, values: dict[str, Any]) -> list[str]:
+    parts = RESULTS.get(kind if kind in RESULTS else STEPS[kind].module if kind in STEPS else "", [])
+    return [part for part in parts if all(isinstance(values.get(name), (int, float)) for name in _names(part))]
+
+
+def _names(part: str) -> list[str]:
+    return [name for _, name, _, _ in string.Formatter().parse(part) if name]
 
 
 def say_result(run: RunRecord) -> str:

@@ -25,9 +25,9 @@ FLOORS = [
      "report.provenance", "report.collect", "report.results", "report.html_links", "report.html_overview", "report.html",
      "report.records", "report.view", "report.one_chain", "report.side_by_side"],
     ["stages"],
-    ["fingerprint", "launch", "plan", "compare", "fetch", "live", "pipeline", "worker", "notebooks", "notebook_page", "start_here",
-     "trained", "durations", "terminal", "terminal_live", "screens", "follow", "spread", "chat_session", "chat_screen", "served_model",
-     "registry", "study", "doctor", "clean", "lm_eval_adapter", "commands", "__main__"],
+    ["fingerprint", "launch", "plan", "compare", "fetch", "durations", "terminal", "live", "pipeline", "worker", "notebooks",
+     "notebook_page", "start_here", "trained", "terminal_live", "screens", "follow", "spread", "chat_session", "chat_screen",
+     "served_model", "registry", "study", "doctor", "clean", "lm_eval_adapter", "commands", "__main__"],
 ]
 PLACES = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
 TORCH_FREE = ["grid", "model_source", "config", "experiment", "schema", "files", "journal", "progress", "seeds", "tracking", "traces",

@@ -76,7 +76,7 @@ def test_who_watches_sees_one_card_that_is_kept_up_to_date(folder, displayed, mo
     assert "&lt;b&gt;" not in finished  # no wall of lines
 
 
-@pytest.mark.parametrize(("error", "word"), [(RuntimeError, "failed"), (KeyboardInterrupt, "stopped")])
+@pytest.mark.parametrize(("error", "word"), [(RuntimeError, "failed"), (KeyboardInterrupt, "interrupted")])
 def test_the_card_says_how_the_stage_ended_and_no_thread_is_left(folder, displayed, monkeypatch, error, word):
     asked(monkeypatch, True)
     with pytest.raises(error), live.view("base_train", folder) as show:
@@ -144,7 +144,7 @@ def test_interrupting_a_kernel_ends_the_stage_and_the_card(lab):
         client.stop_channels()
         manager.shutdown_kernel(now=True)
     assert interrupted and [kind for kind, _ in cards[:2]] == ["display_data", "update_display_data"]
-    assert "stopped" in cards[-1][1] and "data:image/svg+xml" in cards[-1][1]
+    assert "interrupted" in cards[-1][1] and "data:image/svg+xml" in cards[-1][1]
     assert not stages_of(lab)
 
 

@@ -96,3 +96,11 @@ def test_a_notebook_without_a_parameter_is_refused_before_anything_starts(lab):
     status, output = lab.call("scripts/run_all.py", "tiny")
     assert status == 2 and output.startswith("error: unknown parameter 'eval_chars'") and output.count("\n") == 1
     assert not (lab.root / "mlruns" / "work").exists()
+
+
+def test_a_locale_without_the_symbols_does_not_end_a_command(lab):
+    text = (lab.root / "experiments" / "tiny.yaml").read_text()
+    (lab.root / "experiments" / "tiny.yaml").write_text(f"description: before → after\n{text}", encoding="utf-8")
+    lab.environment |= {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    status, output = lab.call("scripts/run_all.py", "--list")
+    assert status == 0 and "before \\u2192 after" in output

@@ -7,6 +7,7 @@ from nanolab.config import STEPS
 from nanolab.experiment import load_study
 from nanolab.plan import RESULT, plan
 from nanolab.report import records
+from nanolab.terminal import STATES
 
 
 @pytest.fixture
@@ -32,7 +33,8 @@ def test_each_step_shows_whether_it_is_finished_begun_or_finished_with_other_set
     files.write_json(planned["tok_eval"].folder / "job.json", {})
     files.write_json(planned["sft"].folder.with_name("0123456789ab") / RESULT, {"metrics": {}})
     html = start_here.stages("micro").data
-    assert [html.count(sign) for sign, _ in start_here.STATES.values()] == [1, 1, 1, len(planned) - 3 + 1]  # the report is open too
+    signs = {state: html.count(STATES[state][0]) for state in ("finished", "to continue", "outdated", "missing")}
+    assert signs == {"finished": 1, "to continue": 1, "outdated": 1, "missing": len(planned) - 3 + 1}  # the report is open too
     assert "Go on with:" in html and 'href="01_tokenizer.ipynb"' in html and "512" in html
     for step in planned.values():
         files.write_json(step.folder / RESULT, {"metrics": {}})

@@ -52,7 +52,7 @@ def test_without_a_terminal_there_is_one_plain_line_an_event(steps, capsys):
     out, err = capsys.readouterr()
     assert "\x1b" not in out + err and "from a kernel" not in out
     assert "tok_train        missing     0123456789ab        -\n" in out
-    assert "tok_train        reused       3.0 s   4.25 bytes a token\n[2/2] tok_eval running\n" in out
+    assert "tok_train        reused       3.0 s   4.25 bytes per token\n[2/2] tok_eval running\n" in out
     assert "| GSM8K  | 0.5 |" in out and "report: report.md\npage:   report.html\nmodel:  models:/smoke@best\nruns:   make ui, then" in out
     assert err.splitlines() == ["tok_eval failed", "  error  RuntimeError: it broke", "  log    log.txt",
                                 "  go on  run it again   (everything so far is kept)"]
@@ -141,3 +141,9 @@ def test_every_state_that_is_shown_is_in_the_one_table(steps):
     assert {terminal.state_of(step) for step in steps} <= set(terminal.STATES)
     for state in ("finished", "reused", "to continue", "missing", "running", "failed", "interrupted", "ok", "warning", "problem"):
         assert terminal_live.word(state).plain == state and terminal_live.symbol(state).plain
+
+
+def test_the_line_of_a_finished_step_says_what_mlflow_says_of_it_first():
+    assert terminal.finished_line("chat_eval_sft", 7.0, {"chat_core": 0.66, "gsm8k": 0.5}, False).endswith("ChatCORE 0.660")
+    assert terminal.finished_line("power_eval", 7.0, {"gsm8k": 0.585, "low": 0.5}, True).endswith("reused       7.0 s   GSM8K 0.585")
+    assert terminal.finished_line("sft", 7.0, {}, False) == "sft              finished     7.0 s"

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 BLUE, GREEN, RED, ORANGE, GREY = "#2f81c7", "#1a9e6f", "#d9541e", "#d18f00", "#8a8a8a"
+COLOURS = {"blue": BLUE, "green": GREEN, "red": RED, "yellow": ORANGE, "bright_black": GREY}  # of the terminal's states
 FONT = "font-family:var(--jp-ui-font-family,system-ui,sans-serif)"
 WIDTH = 640  # pixels of a card
 Points = Sequence[tuple[float, float]]
