@@ -89,9 +89,8 @@ def mlflow_ui(store: Path, folder: Path) -> Iterator[str]:
     source.backup(target)
     source.close()
     target.close()
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", f"sqlite:///{copy}", "--host", "127.0.0.1", "--port", "PORT",
-               "--workers", "1"]
-    with served(command, "/health", {}, folder / "ui.log") as address:
+    environment = {"MLFLOW_TRACKING_URI": f"sqlite:///{copy}", "PYTHONPATH": str(ROOT)}
+    with served([sys.executable, "-m", "nanolab", "ui", "--port", "PORT"], "/health", environment, folder / "ui.log") as address:
         yield address
 
 

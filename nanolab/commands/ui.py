@@ -30,6 +30,9 @@ def main(given: argparse.Namespace) -> int:
             raise UserError(f"port {given.port} of {given.host} cannot be opened ({error.strerror}), it is taken by "
                             f"{doctor.holder(given.port)}: stop that, or take another port: make ui PORT={given.port + 1}") from error
     tracking.client()  # makes the store where there is none yet
+    # MLflow imports a part of its web framework that is to go one day: nothing that whoever looks at runs could mend
+    known = "ignore::UserWarning:mlflow.server.fastapi_app"
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), known)))
     print(f"http://{given.host}:{given.port}   (Ctrl-C ends it)", flush=True)
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", given.host,
                               "--port", str(given.port), "--workers", "1"])

@@ -22,6 +22,7 @@ def test_the_ui_shows_a_study_as_steps_as_a_tree_and_its_ablation(finished_study
     monkeypatch.setattr(files, "MLRUNS", store)
     pages = driver.study_pages("micro")
     with driver.mlflow_ui(store, tmp_path) as address:
+        assert "Warning" not in (tmp_path / "ui.log").read_text()
         page = browser.new_page()
         page.set_viewport_size({"width": 1600, "height": 1400})
 
