@@ -18,6 +18,7 @@ PREFIX = "mlflow.sharedViewState."
 STEPS, TREE, GRID = "nanolab-steps", "nanolab-tree", "nanolab-ablation"
 NAMES = {STEPS: "Steps", TREE: "Latest execution", GRID: "Ablation"}
 GRID_PARAMS = ["method", "alpha", "temperature", "num_steps", "samples"]
+COMPARED = 100  # runs that the UI's comparison can show legibly; their ids are part of its address, and a tag has a limit
 LATEST = "latest"  # tag of the newest finished run of each step
 
 
@@ -63,7 +64,7 @@ def mark_latest(execution: RunRecord) -> dict[str, RunRecord]:
     own = [run for run in tracking.children(execution.id) if "step" in run.tags and run.status == "FINISHED"]
     after = before | {run.tags["step"]: run for run in [*reused, *own] if run.experiment_id == execution.experiment_id}
     for step, run in after.items():
-        if run != before.get(step):
+        if step not in before or run.id != before[step].id:  # not the records: a metric that is NaN differs from itself
             tracking.set_tag(run.id, LATEST, "true")
             if step in before:
                 tracking.set_tag(before[step].id, LATEST, "false")
@@ -112,7 +113,8 @@ def study_note(execution: RunRecord, views: list[str], points: list[str]) -> str
     links = [f"[{NAMES[key]}]({page(execution.experiment_id, key)})" for key in views]
     if GRID in views:
         links.append(f"[its charts]({page(execution.experiment_id, GRID, charts=True)})")
-        links.append(f"[side by side]({compare_page(execution.experiment_id, points)})")
+        of = f" (the first {COMPARED} of {len(points)} points)" if len(points) > COMPARED else ""
+        links.append(f"[side by side]({compare_page(execution.experiment_id, points[:COMPARED])}){of}")
     return (f"{execution.params.get('description') or 'A study of nanolab.'} {' · '.join(links)}\n\n"
             "An execution of the study is a parent run; its steps are the runs below it, numbered in order; a point of the ablation's "
             "grid is a run below its step. The column `result` has the main result of each run in words, and the description of each "
