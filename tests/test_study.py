@@ -34,6 +34,13 @@ def test_mean_and_spread_are_those_of_the_seeds_that_have_the_number():
     assert rows[1]["seed_0"] == "" and rows[1]["standard_deviation"] == ""
 
 
+def test_the_table_says_of_how_many_seeds_each_mean_is():
+    results = {0: {"sft": {"loss": 1.0}}, 1: {"sft": {"loss": 3.0}}, 2: {"rl": {"reward_last": 0.5}}}
+    lines = spread.as_markdown(spread.spreads(results), [0, 1, 2]).splitlines()
+    assert lines[0] == "| step | metric | n | mean | std | seed 0 | seed 1 | seed 2 |"
+    assert "| sft | loss | 2 | 2.0000 | 1.4142 | 1.0000 | 3.0000 | - |" in lines
+
+
 @pytest.mark.slow
 def test_a_study_of_two_seeds_and_what_it_leaves(lab):
     """Also: a step that --fresh set aside is no longer found, and a study of the store is reported without its YAML file."""
