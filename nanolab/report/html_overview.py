@@ -154,14 +154,9 @@ def cost(values: Values, links: Links) -> str:
                 *([links.of(step, or_dash(row["peak_gib"], decimals(2)), row["memory_of"])] if peaks else []),
                 *([or_dash(row["planned_dollars"], decimals(2)), or_dash(row["dollars"], decimals(2))] if paid else [])]
 
-    known = [row for row in rows if row["planned_hours"] is not None]
-
-    def added(key: str) -> float | None:
-        have = [row[key] for row in rows if row[key] is not None]
-        return sum(have) if have else None
-
-    whole = dict.fromkeys(rows[0]) | {key: added(key) for key in ("hours", "flops", "planned_dollars", "dollars")}
-    whole["planned_hours"] = added("planned_hours") if len(known) == len(rows) else None
+    sums = {key: [row[key] for row in rows] for key in ("planned_hours", "hours", "flops", "planned_dollars", "dollars")}
+    # no sum of a part of the steps beside a sum of all
+    whole = dict.fromkeys(rows[0]) | {key: None if None in found else sum(found) for key, found in sums.items()}
     lines = [line(escape(row["step"]), row, row["step"]) for row in rows] + [[tag("b", cell) for cell in line("all", whole, "")]]
     table = _table(head, lines, tuple(range(1, len(head))))
     told = [f"Planned for {costs['machine']} by the table of nanolab/costs.py, whose speeds are {costs['source']}."] if planned else \
