@@ -3,11 +3,16 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from nanolab import files, worker
 from nanolab.__main__ import main
+from nanolab.config import Job
+from nanolab.experiment import load_study
+from nanolab.plan import write_job
 
 SMALL = "base_train: {steps: 1}\n"
 
@@ -74,6 +79,16 @@ def test_a_job_that_is_missing_or_damaged_is_one_line(tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and "no file" in lines[0] and "is not a job file" in lines[1]
     assert "is not a job file" in files.read_json(tmp_path / worker.ERROR)["message"]
+
+
+def test_a_result_says_on_what_kind_of_device_it_was_made(tmp_path, monkeypatch):
+    """`plan --hardware cpu` learns from such steps alone, and launch.device = auto does not say it."""
+    study = load_study("smoke", ["launch.device=cpu", f"launch.threads={torch.get_num_threads()}"])
+    job = Job("tok_train", study, study.stage("tok_train"), tmp_path, {})
+    monkeypatch.setitem(sys.modules, "nanolab.stages.tok_train", SimpleNamespace(run=lambda job, world, run: {"coverage": 1.0}))
+    worker.work(write_job(job), "")
+    result = files.read_json(tmp_path / worker.RESULT)
+    assert result["device"] == "cpu" and result["metrics"] == {"coverage": 1.0}
 
 
 def test_plan_shows_each_step_with_its_state_and_fingerprint(lab):
