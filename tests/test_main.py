@@ -84,7 +84,7 @@ def test_a_job_that_is_missing_or_damaged_is_one_line(tmp_path, capsys):
 def test_a_result_says_on_what_kind_of_device_it_was_made(tmp_path, monkeypatch):
     """`plan --hardware cpu` learns from such steps alone, and launch.device = auto does not say it."""
     study = load_study("smoke", ["launch.device=cpu", f"launch.threads={torch.get_num_threads()}"])
-    job = Job("tok_train", study, study.stage("tok_train"), tmp_path, {})
+    job = Job("tok_train", study, study.tokenizer, tmp_path, {})
     monkeypatch.setitem(sys.modules, "nanolab.stages.tok_train", SimpleNamespace(run=lambda job, world, run: {"coverage": 1.0}))
     worker.work(write_job(job), "")
     result = files.read_json(tmp_path / worker.RESULT)
