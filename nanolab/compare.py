@@ -164,7 +164,8 @@ def outcomes(run: RunRecord, task: str, method: str, setting: str, accuracy: flo
         lines = _lines(tracking.artifact(run.id, "problems.jsonl"))
         records = [{"index": line["index"], **line["methods"].get(method, {})} for line in lines]
     else:
-        path = folder / (f"{setting}_{method}.jsonl" if setting else f"{task}.jsonl")  # before_greedy.jsonl of reinforcement learning
+        # before_greedy.jsonl of reinforcement learning, core_hellaswag.jsonl of CORE
+        path = folder / (f"{setting}_{method or task}.jsonl" if setting else f"{task}.jsonl")
         records = _lines(path) if path.is_file() else []
     if len(records) != n or not all("passed" in record for record in records):
         return None
