@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from nanolab import files, spread, tracking
+from nanolab import files, spread, study, tracking
 from nanolab.experiment import study_from_dict
 from nanolab.schema import UserError
 from nanolab.study import per_seed
@@ -39,6 +39,25 @@ def test_the_table_says_of_how_many_seeds_each_mean_is():
     lines = spread.as_markdown(spread.spreads(results), [0, 1, 2]).splitlines()
     assert lines[0] == "| step | metric | n | mean | std | seed 0 | seed 1 | seed 2 |"
     assert "| sft | loss | 2 | 2.0000 | 1.4142 | 1.0000 | 3.0000 | - |" in lines
+
+
+@pytest.mark.parametrize("seeds, together", [("[]", [["seed 0"]]), ("[3,1,2]", [[], [], ["seed 3", "seed 1", "seed 2"]])])
+def test_the_best_model_of_all_seeds_is_registered_once_at_the_end(store, monkeypatch, seeds, together):
+    ran = []
+
+    class Execution:
+        def __init__(self, prepared, screen, fresh):
+            self.parent = f"seed {prepared.study.seed}"
+
+        def run(self, executions):
+            ran.append(list(executions))
+            return 0
+
+    monkeypatch.setattr(study, "StudyExecution", Execution)
+    monkeypatch.setattr(study.signal, "signal", lambda *given: None)
+    monkeypatch.setattr(study.spread, "report", lambda *given: None)
+    assert study.run_study("micro", [f"seeds={seeds}"], [], None, False, study.screens.open_screen("quiet")) == 0
+    assert ran == together
 
 
 @pytest.mark.slow
