@@ -172,7 +172,7 @@ def plan_id(items: list[Item]) -> str:
 
 
 def remove(choice: Choice, agreed: str) -> list[Item]:
-    """Removes what the choice removes and returns it; `agreed` is the plan id that a person saw, or empty.
+    """Removes what the choice removes and returns it; `agreed` is the plan id that a person saw.
 
     Holds every study meanwhile. Raises UserError when one is being run, or when the plan is no longer the one that was seen.
     """
@@ -181,7 +181,7 @@ def remove(choice: Choice, agreed: str) -> list[Item]:
         for study in sorted(path.name for path in work.iterdir() if path.is_dir()) if work.is_dir() else []:
             held.enter_context(pipeline.study_lock(study))  # all: any study may read what is removed
         items = survey(choice)
-        if agreed and plan_id(items) != agreed:
+        if plan_id(items) != agreed:
             raise UserError(f"plan {agreed} is no longer what would be removed, which is now plan {plan_id(items)}: look at it again")
         removed = [item for item in items if item.removable]
         for item in removed:

@@ -60,8 +60,9 @@ def find(name: str) -> Side:
         executions = tracking.executions(load_study(str(path)).experiment)
         if not executions:
             raise UserError(f"study {name!r} has no execution in {tracking.store_uri()}: run it first, with scripts/run_all.py {name}")
-    whole = [run for run in executions if run.tags.get("mlflow.source.name") == "scripts/run_all.py"]
-    chosen = next((run for run in whole if run.status == "FINISHED"), (whole or executions)[0])
+    study = executions[0].params["experiment"]
+    whole = [run for run in executions if run.tags.get("mlflow.source.name") == tracking.RUN_ALL]
+    chosen = tracking.latest_whole(study) or (whole or executions)[0]
     return Side(chosen, step_runs(chosen.id))
 
 

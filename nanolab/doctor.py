@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from nanolab import files, pipeline, tracking
+from nanolab import files, pipeline, tracking, tracking_store
 from nanolab.config import ROOT
 from nanolab.report import environment
 
@@ -28,6 +28,7 @@ GIB = 2**30
 NEEDED_GIB, ROOMY_GIB = 2, 10  # free disk: the default study writes about half of the first
 PORTS = {5000: "make ui", 8888: "make lab"}
 HUB = "https://huggingface.co"
+TORCH_SECONDS = 180
 # run in a process of its own: torch takes seconds to import, and may be what is broken
 TORCH = """
 import json, torch
@@ -106,14 +107,18 @@ def required() -> list[str]:
 def torch_and_what_it_runs() -> Iterator[Check]:
     """torch, the devices, the compiled kernels and the sandbox, asked in a process of their own."""
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", TORCH], cwd=ROOT, capture_output=True, text=True, env=environ)
+    try:
+        done = subprocess.run([sys.executable, "-c", TORCH], cwd=ROOT, capture_output=True, text=True, env=environ, timeout=TORCH_SECONDS)
+    except subprocess.TimeoutExpired:
+        yield Check("torch", "problem", f"does not answer in {TORCH_SECONDS} s", "a GPU's driver may hang: see nvidia-smi")
+        return
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         yield Check("torch", "problem", last, "make setup; on a machine with a GPU see its driver with nvidia-smi")
         return
     facts = json.loads(done.stdout.splitlines()[-1])
     names = [f"{name} ({size / GIB:.0f} GiB)" for name, size in facts["devices"]]
-    driver = environment._output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+    driver = environment.output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
     if names:
         yield Check("torch", "ok", f"{facts['torch']}; {len(names)} GPU: {', '.join(names)}, CUDA {facts['cuda']}, "
                     f"driver {(driver or '?').split()[0]}")
@@ -175,10 +180,8 @@ def store() -> Check:
     """The tracking store opens, is of MLflow's schema, and can be written."""
     uri = tracking.store_uri()
     if uri.startswith(("http://", "https://")):
-        try:
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
-        except OSError as error:
-            return Check("tracking", "problem", f"{uri} does not answer ({error})", "start the server, or unset MLFLOW_TRACKING_URI")
+        if reason := tracking_store.unreachable(uri):
+            return Check("tracking", "problem", f"{uri} does not answer ({reason})", "start the server, or unset MLFLOW_TRACKING_URI")
         return Check("tracking", "ok", f"the server {uri} answers")
     if not uri.startswith("sqlite:///"):
         try:
@@ -189,6 +192,8 @@ def store() -> Check:
     path = Path(uri.removeprefix("sqlite:///"))
     if not path.is_file() or not path.stat().st_size:
         return Check("tracking", "ok", f"no store at {path} yet: the first run makes it")
+    if importlib.util.find_spec("mlflow") is None:
+        return Check("tracking", "problem", "mlflow is not installed", "make setup")
     try:
         with sqlite3.connect(path, timeout=5) as connection:
             (version,) = connection.execute("select version_num from alembic_version").fetchone()

@@ -8,7 +8,7 @@ from typing import Any
 
 from nanolab import files
 from nanolab.plan import JOB, RESULT, Step
-from nanolab.schema import to_dict
+from nanolab.schema import UserError, to_dict
 
 ATTEMPTS = "attempts.json"
 
@@ -23,11 +23,14 @@ def earlier(step: Step) -> float | None:
     want = to_dict(step.config)
     found: list[tuple[float, float]] = []
     for path in (files.MLRUNS / "work").glob(f"*/{step.name}/*/{ATTEMPTS}"):
-        if (path.parent / RESULT).is_file() and _config(path.parent / JOB) == want:
-            result = _read(path.parent / RESULT)
-            last = _read(path)[-1]
-            seconds = last["seconds"] if last["status"] == "FINISHED" else result["ended"] - result["started"]
-            found.append((result["ended"], seconds))
+        try:
+            if (path.parent / RESULT).is_file() and _config(path.parent / JOB) == want:
+                result = _read(path.parent / RESULT)
+                last = _read(path)[-1]
+                seconds = last["seconds"] if last["status"] == "FINISHED" else result["ended"] - result["started"]
+                found.append((result["ended"], seconds))
+        except (FileNotFoundError, UserError):  # its study has set it aside just now
+            continue
     return max(found)[1] if found else None
 
 

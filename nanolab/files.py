@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from nanolab.schema import UserError
 
 MLRUNS = Path(os.environ.get("NANOLAB_MLRUNS") or ROOT / "mlruns").absolute()  # everything a run produces
 COMPLETE = "COMPLETE.json"
+LOOKS = 5  # at a lock that another has, before it counts as held: whoever only looks has it for a moment
 FULL = "no disk space to write to"
 
 
@@ -124,11 +126,19 @@ def verify_complete(folder: Path | str) -> dict[str, Any]:
 def file_lock(path: Path, wait: bool = True) -> Iterator[Callable[[str], None]]:
     """Holds an exclusive lock on `path`, which the system frees when the process dies.
 
-    Gives a function that writes into the file who holds it. With wait=False raises BlockingIOError when another has it.
+    Gives a function that writes into the file who holds it. With wait=False raises BlockingIOError when another has it for longer
+    than a look at it takes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        for attempt in range(LOOKS):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                break
+            except BlockingIOError:
+                if attempt == LOOKS - 1:
+                    raise
+                time.sleep(0.02)
 
         def announce(content: str) -> None:
             file.truncate(0)
@@ -136,3 +146,15 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[Callable[[str], None]]:
             file.flush()
 
         yield announce
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds `file_lock(path)`. Looking keeps nobody else from looking; `file_lock` outlasts it."""
+    if not path.is_file():
+        return False
+    with open(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

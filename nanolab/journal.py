@@ -1,6 +1,6 @@
 """What a stage records while it runs: the `Run` handed to stages, and a `NullRun` that keeps everything in memory.
 
-A run appends lines to journal.jsonl in its work folder. `tracking.Courier`, in the process that launched the stage,
+A run appends lines to journal.jsonl in its work folder. `courier.Courier`, in the process that launched the stage,
 carries them to MLflow while the stage works. So a stage process does not import mlflow (2 to 3 s of processor time), a
 slow server never holds up training, and a killed process loses nothing: the next attempt replays the journal.
 """

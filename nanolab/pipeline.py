@@ -17,14 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nanolab import files, launch, live, tracking, tracking_notes, tracking_views
+from nanolab import durations, files, launch, live, tracking, tracking_notes, tracking_views
 from nanolab.config import STEPS, Job, StudyConfig
 from nanolab.courier import Courier
 from nanolab.plan import ERROR, JOB, LOG, RESULT, Step, plan, resolve, step_config, steps_of, write_job
 from nanolab.report import environment
 from nanolab.schema import UserError, to_dict
-
-ATTEMPTS = "attempts.json"
 
 
 @dataclass
@@ -107,14 +105,7 @@ def study_lock(experiment: str, owner: str = "") -> Iterator[Callable[[str], Non
 
 def is_running(experiment: str) -> bool:
     """Whether a live process holds a study."""
-    path = files.MLRUNS / "work" / experiment / ".lock"
-    if not path.is_file():
-        return False
-    try:
-        with files.file_lock(path, wait=False):
-            return False
-    except BlockingIOError:
-        return True
+    return files.is_locked(files.MLRUNS / "work" / experiment / ".lock")
 
 
 def open_execution(study: StudyConfig, source: str) -> str:
@@ -211,7 +202,7 @@ class Attempt:
 
     def __init__(self, step: Step, started: float | None = None):
         """A try that starts now, or (`started`) the one that finished the step."""
-        self._path = step.folder / ATTEMPTS
+        self._path = step.folder / durations.ATTEMPTS
         tries = files.read_json(self._path) if self._path.is_file() else []
         for tried in tries:
             if tried["seconds"] is None:  # killed: its last sign of life is in the log
@@ -238,7 +229,7 @@ def _run_report(study: StudyConfig, parent: str) -> StageResult:
         executions = tracking.executions(study.experiment)
         if not executions:
             raise UserError(f"study {study.experiment!r} has no execution in {tracking.store_uri()}: run it first")
-        whole = [run for run in executions if run.tags.get("mlflow.source.name") == "scripts/run_all.py"]
+        whole = [run for run in executions if run.tags.get("mlflow.source.name") == tracking.RUN_ALL]
         parent = (whole or executions)[0].id  # a notebook run alone is an execution too, of a few steps
     step = Step("report", study.report, parent[:12], files.work_folder(study.experiment, "report", parent[:12]))
     if step.folder.exists():
@@ -295,6 +286,14 @@ def _params(study: StudyConfig, config: Any) -> dict[str, Any]:
     return {**to_dict(config), "study": {"seed": study.seed}, "data": to_dict(study.data), "launch": to_dict(study.launch)}
 
 
+def set_steps_aside(study: StudyConfig, steps: list[Step]) -> None:
+    """Sets the work folders of steps aside, so that they are run anew."""
+    for step in steps:
+        if step.folder.exists():
+            aside = _set_aside(step.folder)
+            tracking.supersede(study.experiment, step.name, step.fingerprint, os.path.relpath(aside, files.MLRUNS))
+
+
 def _set_aside(folder: Path) -> Path:
     """Renames a work folder, so that the step starts anew, and gives its new place."""
     number = 1
@@ -304,4 +303,4 @@ def _set_aside(folder: Path) -> Path:
     return target
 
 
-__all__ = ["JOB", "LOG", "Execution", "StageResult", "open_execution", "plan", "run_stage", "step_config", "study_lock"]
+__all__ = ["JOB", "LOG", "Execution", "StageResult", "open_execution", "plan", "run_stage", "set_steps_aside", "step_config", "study_lock"]

@@ -85,18 +85,27 @@ def steps_of(stage: str, study: StudyConfig) -> list[str]:
 
 
 def plan(study: StudyConfig, steps: list[str] | None = None) -> dict[str, Step]:
-    """The steps named (default: the study's) and all steps that they read, in an order in which they can run."""
+    """The steps named (default: the study's) and all steps that they read, in an order in which they can run.
+
+    Raises UserError for what cannot run: a shape, a batch size, a source, or data that a step which is not finished reads.
+    """
+    planned = layout(study, study.steps if steps is None else steps)
+    own = [step.name for step in planned.values() if not step.finished]
+    check_data(study, own, open_source(study.data))  # a split that is not there is refused before anything starts
+    return planned
+
+
+def layout(study: StudyConfig, steps: list[str]) -> dict[str, Step]:
+    """`plan` without a look at the data."""
     planned: dict[str, Step] = {}
     scale = derive(study.base_train, study.tokenizer.vocab_size)  # a shape that cannot be is refused before anything starts
     for name in ("base_train", "mid_train", "sft"):
         batch_size, processes = study.stage(name).batch_size or scale.batch_size, study.launch.nproc * study.launch.nnodes
         if batch_size % processes:
             raise UserError(f"{name}.batch_size = {batch_size} sequences must divide evenly over {processes} processes")
-    for name in study.steps if steps is None else steps:
+    for name in steps:
         if name != "report":
             _plan_step(study, name, planned, ())
-    own = [step.name for step in planned.values() if not step.finished]
-    check_data(study, own, open_source(study.data))  # a split that is not there is refused before anything starts
     return planned
 
 

@@ -22,11 +22,9 @@ from nanolab.config import STEPS, StudyConfig
 from nanolab.experiment import load_study
 from nanolab.follow import Follower
 from nanolab.notebook_page import write_page
-from nanolab.plan import LOG, RESULT, Step, plan, step_config
+from nanolab.plan import LOG, RESULT, Step, layout, plan, step_config
 from nanolab.schema import UserError, to_dict
-from nanolab.terminal import Ending, Failure, Screen
-
-SOURCE = "scripts/run_all.py"
+from nanolab.terminal import Ending, Failure, Lasting, Screen
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,7 @@ class Prepared:
     study: StudyConfig
     groups: list[list[str]]  # steps, joined where one notebook execution fills several
     planned: dict[str, Step]
+    rest: list[Step]  # finished ones of the study that are not asked for: the report shows them too
 
 
 def run_study(name: str, overrides: list[str], only: list[str], start: str | None, fresh: bool, screen: Screen | None = None) -> int:
@@ -46,9 +45,12 @@ def run_study(name: str, overrides: list[str], only: list[str], start: str | Non
     """
     study = load_study(name, overrides)
     prepared = [prepare(each, only, start) for each in per_seed(study)]
-    screen = screen or screens.open_screen()
+    screen = Lasting(screen or screens.open_screen())
     signal.signal(signal.SIGTERM, _interrupt)  # the default would leave the kernel's children behind
     with pipeline.study_lock(study.experiment) as announce, screen:
+        if fresh:  # all of them before the first runs: the same command without --fresh goes on from wherever this one ends
+            for one in prepared:
+                pipeline.set_steps_aside(one.study, [one.planned[step] for steps in one.groups for step in steps if step in one.planned])
         parents = []
         for one in prepared:
             execution = StudyExecution(one, screen, fresh)
@@ -75,7 +77,19 @@ def prepare(study: StudyConfig, only: list[str], start: str | None) -> Prepared:
     if "base_eval" in planned and study.data.source == "hub" and not (study.data.root or os.environ.get("NANOLAB_DATA")):
         raise UserError("base_eval needs the CORE tasks, which have no hub set: set data.root, or the variable NANOLAB_DATA, "
                         "to a folder with core/tasks.json, or leave base_eval out of steps")
-    return Prepared(study, groups, planned)
+    return Prepared(study, groups, planned, finished_rest(study, planned))
+
+
+def finished_rest(study: StudyConfig, planned: dict[str, Step]) -> list[Step]:
+    """The finished steps of a study beside the planned ones."""
+    found: dict[str, Step] = {}
+    for name in study.steps:
+        if name not in planned:
+            try:
+                found |= layout(study, [name])
+            except UserError:  # one that cannot be planned here is not finished here, and was not asked for
+                continue
+    return [step for name, step in found.items() if step.finished and name in study.steps and name not in planned]
 
 
 def select(study: StudyConfig, only: list[str], start: str | None) -> list[str]:
@@ -101,9 +115,9 @@ class StudyExecution:
 
     def __init__(self, prepared: Prepared, screen: Screen, fresh: bool):
         """Opens the parent run."""
-        self.study, self.groups, self.planned = prepared.study, prepared.groups, prepared.planned
+        self.study, self.groups, self.planned, self.rest = prepared.study, prepared.groups, prepared.planned, prepared.rest
         self.screen, self.fresh, self.started = screen, fresh, time.time()
-        self.parent = pipeline.open_execution(self.study, SOURCE)
+        self.parent = pipeline.open_execution(self.study, tracking.RUN_ALL)
         self.folder = files.MLRUNS / "work" / self.study.experiment / "executions" / self.parent
         self.log = self.folder / LOG
         self.model = ""  # what was registered
@@ -115,11 +129,11 @@ class StudyExecution:
         """Runs the steps and returns the exit status; at the end the best model of the executions `together` is registered, if any."""
         study, status, full = self.study, "failed", False
         title = f"{study.experiment}{f' seed {study.seed}' if study.seeds else ''}: {study.description}".removesuffix(": ")
-        files.write_atomic(self.folder / "study.yaml", yaml.safe_dump(to_dict(study), sort_keys=False))
         facts = {"study": study.experiment, "seed": study.seed, "store": tracking.store_uri(), "execution": self.parent,
                  "log": terminal.shown(self.log)}
-        self.screen.plan(title + (" (anew)" if self.fresh else ""), self.planned.values(), facts)
         try:
+            files.write_atomic(self.folder / "study.yaml", yaml.safe_dump(to_dict(study), sort_keys=False))
+            self.screen.plan(title + (" (anew)" if self.fresh else ""), self.planned.values(), facts)
             with open(self.log, "a", encoding="utf-8") as log:
                 self._run_groups(Output(log, self.screen.output))
             self.model = registry.register_at_end(study.experiment, together) if together else ""
@@ -136,19 +150,20 @@ class StudyExecution:
             self.screen.failed(self._failure(mistake))
             raise mistake from error
         finally:
-            if not full:  # then there is no room in the store either: the next run marks this one as failed
-                tracking.sweep(study.experiment)  # a step whose kernel was ended is no longer running
-                pipeline.close_execution(self.parent, "FINISHED" if status == "finished" else "FAILED")
-            self.screen.ended(self._ending(status))
+            try:
+                if not full:  # then there is no room in the store either: the next run marks this one as failed
+                    tracking.sweep(study.experiment)  # a step whose kernel was ended is no longer running
+                    pipeline.close_execution(self.parent, "FINISHED" if status == "finished" else "FAILED")
+            finally:
+                self.screen.ended(self._ending(status))
         return 0
 
     def _run_groups(self, output: Output) -> None:
-        done = pipeline.Execution(self.study, self.parent, SOURCE)
-        for name, step in plan(self.study).items():  # so that the report of a part of the study shows what is finished of the rest
-            if name not in self._names and step.finished:
-                done.reuse(step)
+        done = pipeline.Execution(self.study, self.parent, tracking.RUN_ALL)
+        for step in [*self.rest, *(step for step in self.planned.values() if step.name not in self._names and step.finished)]:
+            done.reuse(step)  # so that the report of a part of the study shows what is finished of the rest
         for number, steps in enumerate(self.groups):
-            if not self.fresh and all(step in self.planned and self.planned[step].finished for step in steps):
+            if all(step in self.planned and self.planned[step].finished for step in steps):
                 for step in steps:
                     done.reuse(self.planned[step])
                     self._show_reused(self.planned[step])
@@ -158,7 +173,7 @@ class StudyExecution:
     def _run_notebook(self, number: int, steps: list[str], output: Output) -> None:
         stage, notebook = STEPS[steps[0]].stage, notebooks.notebook_file(steps[0])
         executed = self.folder / f"{notebook.stem}{'-' + steps[0] if STEPS[steps[0]].fixed else ''}.ipynb"
-        values = notebooks.parameters(stage, step_config(self.study, steps[0]), str(self.folder / "study.yaml"), self.parent, self.fresh)
+        values = notebooks.parameters(stage, step_config(self.study, steps[0]), str(self.folder / "study.yaml"), self.parent)
         follows = self._missing(steps)
         for step in steps:
             if step not in {each.name for each in follows}:
@@ -191,7 +206,7 @@ class StudyExecution:
             fingerprint = self.parent[:12]
             folder = files.work_folder(self.study.experiment, "report", fingerprint)
             return [Step("report", self.study.report, fingerprint, folder)]
-        return pipeline.missing_steps(self.planned, steps, self.fresh)[0]
+        return pipeline.missing_steps(self.planned, steps, False)[0]
 
     def _after(self, number: int) -> float | None:
         """Seconds that the notebooks after this one will take, by earlier runs; None where one has no earlier run."""
@@ -229,7 +244,7 @@ class StudyExecution:
         server = tracking.store_uri().startswith("http")
         runs = f"{'' if server else 'make ui, then '}{tracking_views.address(study.experiment)}" if status == "finished" else ""
         return Ending(status, time.time() - self.started, metrics.get("summary", ""), paths["report.md"], paths["report.html"],
-                      terminal.shown(self.log), self.model, runs, self.parent)
+                      terminal.shown(self.log), self.model, runs, self.parent, self.fresh)
 
 
 class Output:
@@ -249,10 +264,10 @@ class Output:
 
 
 def command() -> str:
-    """The command line of this process, as a person can type it again."""
-    words = [word for word in sys.argv[1:] if word not in ("--fresh",)]
-    program = f"{terminal.shown(sys.executable)} {terminal.shown(sys.argv[0])}"
-    return program.replace(terminal.shown(files.ROOT / "nanolab" / "__main__.py"), "-m nanolab") + " " + shlex.join(words)
+    """The command line that goes on from where this process ends: its own, without --fresh, which set everything aside at its start."""
+    words = [word for word in sys.argv[1:] if word != "--fresh"]
+    module = Path(sys.argv[0]).absolute() == files.ROOT / "nanolab" / "__main__.py"
+    return shlex.join([terminal.shown(sys.executable), *(["-m", "nanolab"] if module else [terminal.shown(sys.argv[0])]), *words])
 
 
 def _interrupt(number: int, frame: Any) -> None:

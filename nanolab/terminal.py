@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ class Ending:
     model: str = ""  # what was registered
     runs: str = ""  # where the MLflow UI shows them
     execution: str = ""
+    fresh: bool = False  # finished steps were set aside at its start
 
 
 def duration(seconds: float) -> str:
@@ -114,6 +116,33 @@ class Screen(contextlib.AbstractContextManager):
         """A line, or a table, that belongs to no step; `facts` are the same for programs."""
 
 
+class Lasting:
+    """A screen that a study outlives: once its reader is gone (`| head`, say), what is told goes nowhere and the study goes on."""
+
+    def __init__(self, screen: Screen):
+        self._screen = screen
+
+    def __enter__(self) -> Lasting:
+        self._screen.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._screen.__exit__(*error)
+
+    def __getattr__(self, name: str) -> Any:
+        what = getattr(self._screen, name)
+        if not callable(what):
+            return what
+
+        def tell(*arguments: Any, **facts: Any) -> None:
+            try:
+                what(*arguments, **facts)
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+        return tell
+
+
 # ---- lines
 
 def plan_lines(steps: list[Step]) -> str:
@@ -140,7 +169,8 @@ def failure_lines(failure: Failure) -> list[str]:
 def ended_line(ending: Ending) -> str:
     """How it ended, in one line."""
     after = f"{ending.status} after {duration(ending.seconds)}"
-    return f"{after}; everything so far is kept, and the same command goes on from there" if ending.status == "interrupted" else after
+    again = "the same command without --fresh" if ending.fresh else "the same command"
+    return f"{after}; everything so far is kept, and {again} goes on from there" if ending.status == "interrupted" else after
 
 
 def ending_lines(ending: Ending) -> list[str]:

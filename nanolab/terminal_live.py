@@ -1,4 +1,4 @@
-"""A run on a terminal: finished lines stay, the running step is one line that is redrawn. The only file that imports rich."""
+"""A run on a terminal: finished lines stay, the running step is one line that is redrawn. Imports rich."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class LiveScreen(Screen):
         left.add_column(no_wrap=True)
         left.add_column(overflow="fold")
         for name, text in places(ending):
-            left.add_row(Text(name, "bright_black"), text)
+            left.add_row(Text(name, "bright_black"), Text(text))
         parts: list[RenderableType] = ["", summary_table(ending.summary), ""] if ending.summary.startswith("|") else [ending.summary]
         self._print(*parts, Text.assemble(symbol("finished"), " ", Text(ended_line(ending), "green")), left)
 
@@ -178,7 +178,7 @@ def summary_table(markdown: str) -> Table:
     for place, name in enumerate(rows[0]):
         table.add_column(name, justify="left" if place == 0 else "right")
     for row in rows[2:]:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table
 
 

@@ -1,4 +1,4 @@
-"""MLflow: studies, executions, step runs and grid points; the only file that imports mlflow, and only when it is needed.
+"""MLflow: studies, executions, step runs and grid points. Few files import mlflow (tests/test_layering.py), and only when it is needed.
 
 Study = MLflow experiment, execution = parent run, step = child run, grid point = grandchild run. A stage records into a
 journal (nanolab/journal.py) that the process which launched it carries to MLflow (nanolab/courier.py).
@@ -9,28 +9,22 @@ from __future__ import annotations
 
 import getpass
 import json
-import logging
 import os
 import socket
-import sqlite3
 import subprocess
 import time
-import warnings
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from nanolab import files
 from nanolab.journal import NullRun, Run
 from nanolab.schema import UserError
+from nanolab.tracking_store import client, server_address, store_uri
 
-__all__ = ["NullRun", "Run", "RunRecord"]
+__all__ = ["NullRun", "Run", "RunRecord", "client", "server_address", "store_uri"]
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-URI_COLUMNS = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
-               ("model_versions", "storage_location"), ("model_versions", "source"))
+RUN_ALL = "scripts/run_all.py"  # source of the executions of whole studies; notebooks alone are executions too
 
 
 @dataclass(frozen=True)
@@ -48,66 +42,7 @@ class RunRecord:
     experiment_id: str = ""
 
 
-# ---- the store
-
-def store_uri() -> str:
-    """Address of the store: MLFLOW_TRACKING_URI, or the SQLite file in mlruns/."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{files.MLRUNS}/mlflow.db"
-
-
-def server_address() -> str:
-    """Where a browser finds the runs: the tracking server of store_uri, else the address of `make ui`."""
-    return store_uri().rstrip("/") if store_uri().startswith("http") else "http://127.0.0.1:5000"
-
-
-def client() -> Any:
-    """The MlflowClient of the store, which is created, or moved along with its folder, when needed."""
-    return _client(store_uri(), files.MLRUNS)
-
-
-@lru_cache(maxsize=4)
-def _client(uri: str, mlruns: Path) -> Any:
-    warnings.filterwarnings("ignore", message="IProgress not found")  # progress bars of a library that we do not show
-    own = uri == f"sqlite:///{mlruns}/mlflow.db"
-    if own:
-        database = mlruns / "mlflow.db"
-        with files.file_lock(mlruns / ".store.lock"):  # two processes that create a store at once break it for good
-            if not database.exists() or database.stat().st_size == 0:
-                _create_store(database)
-            _relocate(database, mlruns)
-    from mlflow.tracking import MlflowClient
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs what it raises too, with the traceback
-    return MlflowClient(tracking_uri=uri)
-
-
-def _create_store(database: Path) -> None:
-    """Makes the tables in a temporary file, switches it to write-ahead logging, and renames it."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    temporary = database.with_name(f".mlflow.{os.getpid()}.db")
-    store = SqlAlchemyStore(f"sqlite:///{temporary}", str(database.parent / "artifacts" / "Default"))
-    store._dispose_engine()
-    connection = sqlite3.connect(temporary, timeout=30)
-    connection.execute("pragma wal_checkpoint(truncate)")
-    connection.execute("pragma journal_mode=wal")
-    connection.close()
-    os.replace(temporary, database)
-
-
-def _relocate(database: Path, mlruns: Path) -> None:
-    """Rewrites the absolute paths that MLflow records, for a repository that was moved or copied."""
-    connection = sqlite3.connect(database, timeout=30)
-    try:
-        rows = connection.execute("select name, artifact_location from experiments").fetchall()
-        olds = {location.removesuffix(f"/artifacts/{name}") for name, location in rows if location.endswith(f"/artifacts/{name}")}
-        for old in olds - {str(mlruns)}:
-            for table, column in URI_COLUMNS:
-                connection.execute(f"update {table} set {column} = ? || substr({column}, ?) where {column} like ? || '/%'",
-                                   (str(mlruns), len(old) + 1, old))
-        connection.commit()
-    finally:
-        connection.close()
-
+# ---- studies
 
 def experiment_id(name: str) -> str:
     """The id of a study's experiment, which is created when it is missing; raises UserError when it is deleted."""
@@ -256,6 +191,12 @@ def record(run_id: str) -> RunRecord:
 def executions(experiment: str) -> list[RunRecord]:
     """The executions of a study, newest first."""
     return search(experiment, "tags.`nanolab.kind` = 'execution'")
+
+
+def latest_whole(experiment: str) -> RunRecord | None:
+    """What stands for a study where one execution must: the newest finished one of run_all; None where there is none."""
+    return next((run for run in executions(experiment)
+                 if run.status == "FINISHED" and run.tags.get("mlflow.source.name") == RUN_ALL), None)
 
 
 def children(run_id: str) -> list[RunRecord]:

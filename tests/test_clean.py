@@ -71,7 +71,10 @@ def test_nothing_is_removed_before_it_was_shown(tiny, capsys):
     (tiny["old"] / "more").write_text("changed meanwhile")
     assert main(["clean", "--yes", plan_id]) == 2
     assert f"plan {plan_id} is no longer what would be removed" in capsys.readouterr().err and tiny["old"].is_dir()
-    assert main(["clean", "--yes"]) == 0
+    with pytest.raises(SystemExit, match="2"):  # --yes alone would remove what nobody saw
+        main(["clean", "--yes"])
+    assert main(["clean"]) == 0
+    assert main(["clean", "--yes", capsys.readouterr().out.partition("--yes ")[2].split()[0]]) == 0
     assert not tiny["old"].exists() and not tiny["aside"].exists() and tiny["unfinished"].is_dir() and tiny["read"].is_dir()
     assert removable() == set()
 

@@ -8,8 +8,8 @@ import pytest
 from nanolab.files import ROOT
 
 FLOORS = [
-    ["schema", "grid", "model_source", "config", "files", "experiment", "seeds", "dist", "journal", "progress", "tracking",
-     "tracking_notes", "tracking_views", "system_metrics", "calculator", "traces", "courier", "intervals", "sandbox_runner",
+    ["schema", "grid", "model_source", "config", "files", "experiment", "seeds", "dist", "journal", "progress", "tracking_store",
+     "tracking", "tracking_notes", "tracking_views", "system_metrics", "calculator", "traces", "courier", "intervals", "sandbox_runner",
      "sandbox_levels", "sandbox"],
     ["data.world", "data.published", "data.blocks", "data.local", "data.download", "data.bundle", "data.hub", "data.sources",
      "data.choice", "data.requirements", "data.tokenizer", "data.chat", "data.hf_tokenizer", "data.tokens", "data.batches",
@@ -30,12 +30,12 @@ FLOORS = [
      "served_model", "registry", "study", "doctor", "clean", "lm_eval_adapter", "commands", "__main__"],
 ]
 PLACES = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
-TORCH_FREE = ["grid", "model_source", "config", "experiment", "schema", "files", "journal", "progress", "seeds", "tracking", "traces",
-              "tracking_notes", "tracking_views", "system_metrics", "courier", "calculator", "intervals", "sandbox_runner",
-              "sandbox_levels", "sandbox", "model.scaling", "work", "costs", "samplers.diagnostics", "fingerprint", "launch", "plan",
-              "compare", "fetch", "live", "pipeline", "worker", "notebooks", "notebook_page", "start_here", "durations", "terminal",
-              "terminal_live", "screens", "follow", "spread", "registry", "study", "doctor", "clean", "__main__"]
-MLFLOW = ["tracking", "traces", "registry", "served_model"]  # the last is what MLflow itself runs
+TORCH_FREE = ["grid", "model_source", "config", "experiment", "schema", "files", "journal", "progress", "seeds", "tracking_store",
+              "tracking", "traces", "tracking_notes", "tracking_views", "system_metrics", "courier", "calculator", "intervals",
+              "sandbox_runner", "sandbox_levels", "sandbox", "model.scaling", "work", "costs", "samplers.diagnostics", "fingerprint",
+              "launch", "plan", "compare", "fetch", "live", "pipeline", "worker", "notebooks", "notebook_page", "start_here", "durations",
+              "terminal", "terminal_live", "screens", "follow", "spread", "registry", "study", "doctor", "clean", "__main__"]
+MLFLOW = ["tracking_store", "tracking", "traces", "registry", "served_model"]  # the last is what MLflow itself runs
 PACKAGE = ROOT / "nanolab"
 FILES = sorted(PACKAGE.rglob("*.py"))
 

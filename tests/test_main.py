@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nanolab import files, worker
+from nanolab import files, tracking, worker
 from nanolab.__main__ import main
 from nanolab.config import Job
 from nanolab.experiment import load_study
@@ -119,3 +119,23 @@ def test_a_locale_without_the_symbols_does_not_end_a_command(lab):
     lab.environment |= {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
     status, output = lab.call("scripts/run_all.py", "--list")
     assert status == 0 and "before \\u2192 after" in output
+
+
+def test_ctrl_c_ends_any_command_in_a_word(monkeypatch, capsys):
+    def interrupted(given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nanolab.commands.doctor.main", interrupted)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+
+
+def test_settings_and_files_that_cannot_be_are_one_line(capsys, store, tmp_path):
+    (tmp_path / "file").write_text("")
+    for words, said in ((["chat", "--set", "alpha=["], "--set alpha=["), (["chat", "--set", "alpha"], "KEY=VALUE")):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and said in error and error.count("\n") == 1
+    tracking.close_run(tracking.open_execution({"experiment": "tiny"}, "tiny now", tracking.RUN_ALL), "FINISHED")
+    assert main(["results", "tiny", "--out", str(tmp_path / "file" / "x.csv")]) == 2
+    assert "cannot be written" in capsys.readouterr().err

@@ -7,8 +7,9 @@ import pytest
 
 from nanolab import files, spread, study, tracking
 from nanolab.experiment import study_from_dict
+from nanolab.plan import RESULT
 from nanolab.schema import UserError
-from nanolab.study import per_seed
+from nanolab.study import per_seed, prepare
 
 SMALL = {"experiment": "tiny", "base_train": {"steps": 1}}
 
@@ -21,6 +22,21 @@ def test_seeds_differ_in_the_seed_alone_and_none_means_the_one_seed():
     for seeds in ([1, 1], [-1]):
         with pytest.raises(UserError, match="must be different whole numbers, each at least 0"):
             study_from_dict({**SMALL, "seeds": seeds})
+
+
+def test_only_what_a_run_asks_for_is_refused_and_what_is_finished_beside_it_is_known(store, monkeypatch):
+    def no_text(study, steps, source):
+        if "base_train" in steps:
+            raise UserError("the data has no text")
+
+    monkeypatch.setattr("nanolab.plan.check_data", no_text)
+    study = study_from_dict({**SMALL, "steps": ["tok_train", "tok_eval", "base_train", "report"]})
+    assert prepare(study, ["tok_train"], None).rest == []
+    with pytest.raises(UserError, match="no text"):
+        prepare(study, [], None)
+    for name in ("tok_train", "tok_eval"):
+        files.write_json(prepare(study, [name], None).planned[name].folder / RESULT, {"metrics": {}})
+    assert [step.name for step in prepare(study, ["tok_train"], None).rest] == ["tok_eval"]
 
 
 def test_mean_and_spread_are_those_of_the_seeds_that_have_the_number():

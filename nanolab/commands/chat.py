@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "max_new_tokens=128, seed=0; may be repeated")
     parser.add_argument("--prompt", metavar="TEXT", help="answer this and stop")
     parser.add_argument("--json", action="store_true", help="with --prompt: the answer and its cost as one JSON object")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
 
 
 def main(given: argparse.Namespace) -> int:
@@ -36,6 +36,10 @@ def main(given: argparse.Namespace) -> int:
     from nanolab.chat_screen import Screen
     from nanolab.chat_session import Session, chat_settings
     from nanolab.trained import load_for_chat
+    if given.device == "cuda":
+        import torch
+        if not torch.cuda.is_available():
+            raise UserError("--device cuda: torch finds no CUDA device here; leave --device out to answer on the processor")
     settings = chat_settings({"sampler": given.sampler} | _values(given.set))
 
     def load(source: str | None) -> Session:
@@ -65,7 +69,10 @@ def _values(items: list[str]) -> dict[str, object]:
         key, mark, value = item.partition("=")
         if not mark:
             raise UserError(f"--set {item} must have the form KEY=VALUE, e.g. alpha=4")
-        values[key] = yaml.safe_load(value)
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {item}: {' '.join(str(error).split())}") from error
     return values
 
 

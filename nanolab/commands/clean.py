@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--unfinished", action="store_true", help="also remove attempts that a run would go on from")
     parser.add_argument("--downloads", action="store_true", help="also remove hub files and compiled kernels")
     parser.add_argument("--everything", action="store_true", help="with --study: also what its latest results need")
-    parser.add_argument("--yes", nargs="?", const="", metavar="PLAN", help="remove it; with a plan id, only if that is still the plan")
+    parser.add_argument("--yes", metavar="PLAN", help="remove it, if what was shown as PLAN is still what would be removed")
     parser.add_argument("--json", action="store_true", help="the plan as one JSON object")
 
 

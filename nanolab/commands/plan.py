@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from nanolab.config import StudyConfig
+from nanolab.plan import Step
 from nanolab.schema import UserError
 
 
@@ -28,22 +29,21 @@ def main(given: argparse.Namespace) -> int:
     if given.parameters:
         return show_parameters(given.study, given.set, given.parameters)
     from nanolab.experiment import load_study
+    from nanolab.plan import plan
     from nanolab.study import per_seed
-    return show(per_seed(load_study(given.study, given.set)))
+    return show([(study, list(plan(study).values())) for study in per_seed(load_study(given.study, given.set))])
 
 
-def show(studies: list[StudyConfig], steps: list[str] | None = None, as_json: bool = False) -> int:
+def show(planned: list[tuple[StudyConfig, list[Step]]], as_json: bool = False) -> int:
     """Prints the steps with their state and fingerprint, of each seed of a study."""
     from nanolab import screens, terminal
-    from nanolab.plan import plan
-    planned = [(study, list(plan(study, steps).values())) for study in studies]  # refuses before anything is printed
     for study, rows in planned:
-        title = f"{study.experiment} seed {study.seed}" if len(studies) > 1 else study.experiment
+        title = f"{study.experiment} seed {study.seed}" if len(planned) > 1 else study.experiment
         if as_json:
             facts = {"study": study.experiment, "seed": study.seed, "store": None, "execution": None, "log": None}
             screens.open_screen("json").plan(title, rows, facts)
             continue
-        if len(studies) > 1:
+        if len(planned) > 1:
             print(title)
         if terminal.is_live(sys.stdout):
             from nanolab.terminal_live import plan_table

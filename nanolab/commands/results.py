@@ -15,10 +15,14 @@ def main(given: argparse.Namespace) -> int:
     """Prints or writes the rows of every study, one after another, below one header."""
     from nanolab import compare, files
     from nanolab.report import results
+    from nanolab.schema import UserError
     found = [compare.find(name) for name in given.studies]  # a study that never ran is refused before anything is printed
     text = results.to_csv([row for side in found for row in results.of_execution(side.execution.id)])
     if given.out:
-        files.write_atomic(given.out, text)
+        try:
+            files.write_atomic(given.out, text)
+        except OSError as error:
+            raise UserError(f"--out {given.out} cannot be written: {error.strerror}") from error
         print(f"{text.count(chr(10)) - 1} rows in {given.out}")
     else:
         print(text, end="")

@@ -17,7 +17,7 @@ started in the background (`run ... &`) does not hear Ctrl-C or `kill -INT`, whi
   progress       step, part, done, total, unit, metrics, part_seconds_left, step_seconds_left, study_seconds_left (null: unknown)
   step_finished  step, state (finished or reused), seconds, metrics
   step_failed    step, error, log, command, after which the exit status is 1, or 2 for a mistake with a known fix
-  summary        status (finished, failed, interrupted), seconds, summary, report, html, log, execution
+  summary        status (finished, failed, interrupted), seconds, summary, report, html, log, model, runs, execution, fresh
   seeds          seeds, table, csv, metrics: of a study with seeds: [...]
   study          study, state, description, steps, finished: one for each study of --list
 """
@@ -51,9 +51,9 @@ def main(given: argparse.Namespace) -> int:
         return show_studies(given.json)
     if given.dry_run:
         from nanolab.experiment import load_study
-        from nanolab.study import per_seed, select
-        study = load_study(given.study, given.set)
-        return plan.show(per_seed(study), select(study, given.only, given.start), given.json)
+        from nanolab.study import per_seed, prepare
+        prepared = [prepare(each, given.only, given.start) for each in per_seed(load_study(given.study, given.set))]
+        return plan.show([(one.study, list(one.planned.values())) for one in prepared], given.json)
     from nanolab import screens
     from nanolab.study import run_study
     screen = screens.open_screen("json" if given.json else "quiet" if given.quiet else "", given.verbose)

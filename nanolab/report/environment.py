@@ -42,7 +42,7 @@ def unknown() -> dict[str, Any]:
     }
 
 
-def _output(command: list[str], folder: Path | None = None) -> str | None:
+def output(command: list[str], folder: Path | None = None) -> str | None:
     """What a program prints; None where it is not installed or fails (a missing fact, shown as a dash)."""
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20, errors="replace")
@@ -53,12 +53,12 @@ def _output(command: list[str], folder: Path | None = None) -> str | None:
 
 def git_facts(root: Path = ROOT) -> dict[str, Any]:
     """Branch, full commit, whether tracked files differ from it, first line of its message."""
-    head = _output(["git", "log", "-1", "--format=%H%n%s"], root)
+    head = output(["git", "log", "-1", "--format=%H%n%s"], root)
     if head is None:
         return {"branch": None, "commit": None, "dirty": None, "message": None}
     commit, message = head.split("\n")[:2]
-    branch = _output(["git", "rev-parse", "--abbrev-ref", "HEAD"], root)
-    changes = _output(["git", "status", "--porcelain", "--untracked-files=no"], root)
+    branch = output(["git", "rev-parse", "--abbrev-ref", "HEAD"], root)
+    changes = output(["git", "status", "--porcelain", "--untracked-files=no"], root)
     return {"branch": branch.strip() if branch else None, "commit": commit, "dirty": changes is None or bool(changes.strip()),
             "message": message}
 
@@ -70,8 +70,8 @@ def hardware_facts(hourly_rates: dict[str, float]) -> dict[str, Any]:
         "memory_gb": psutil.virtual_memory().total / GIB,
         "gpu_count": 0, "gpu_name": None, "gpu_memory_gb": None, "cuda": None, "hourly_rate": None,
     }
-    listing = _output(["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"])
-    return facts if listing is None else {**facts, **gpu_facts(listing, _output(["nvidia-smi"]) or "", hourly_rates)}
+    listing = output(["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"])
+    return facts if listing is None else {**facts, **gpu_facts(listing, output(["nvidia-smi"]) or "", hourly_rates)}
 
 
 def gpu_facts(listing: str, banner: str, hourly_rates: dict[str, float]) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def bloat(root: Path = ROOT) -> dict[str, Any]:
     lock = root / LOCK_FILE
     facts = {"characters": None, "lines": None, "files": None, "tokens": None, "lock_file": LOCK_FILE,
              "lock_lines": len(lock.read_text().splitlines()) if lock.is_file() else None}
-    listing = _output(["git", "ls-files", "-z"], root)
+    listing = output(["git", "ls-files", "-z"], root)
     if listing is None:
         return facts
     paths = [root / name for name in listing.split("\0") if Path(name).suffix in COUNTED_SUFFIXES or Path(name).name == "Makefile"]

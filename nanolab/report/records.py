@@ -9,7 +9,6 @@ from nanolab.config import STEPS
 from nanolab.report import cards, collect
 from nanolab.tracking import RunRecord
 
-RUN_ALL = "scripts/run_all.py"
 NOTHING = "Nothing has run in this store yet. Run `make run` in a terminal, or open [01_tokenizer.ipynb](01_tokenizer.ipynb) and run it."
 
 
@@ -31,9 +30,8 @@ def latest(study: str) -> tuple[str, dict[str, RunRecord]]:
 
     That is the newest finished execution of run_all; for a study whose notebooks were run one by one, the newest finished run of each step.
     """
-    for execution in tracking.executions(study):
-        if execution.status == "FINISHED" and execution.tags.get("mlflow.source.name") == RUN_ALL:
-            return f"execution {execution.name}", collect.step_runs(execution.id)
+    if execution := tracking.latest_whole(study):
+        return f"execution {execution.name}", collect.step_runs(execution.id)
     found: dict[str, RunRecord] = {}
     for run in tracking.search(study, "tags.`nanolab.kind` = 'step' and attributes.status = 'FINISHED'"):
         found.setdefault(run.tags["step"], run)
