@@ -50,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a locale without UTF-8 must not end a run that says "→"
     try:
         given = parser(arguments[0] if arguments else None).parse_args(arguments)
+        from nanolab import files
+        files.check_mlruns()
         status = importlib.import_module(f"nanolab.commands.{given.command}").main(given)
         sys.stdout.flush()
         return status
@@ -66,7 +68,6 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         return _mistake(f"the package {error.name} is not installed for {sys.executable}: run `make setup`, and use .venv/bin/python")
     except Exception as error:
-        from nanolab import files
         if not files.is_full(error):
             raise
         return _mistake(files.full_line())

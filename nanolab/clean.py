@@ -58,6 +58,8 @@ def survey(choice: Choice) -> list[Item]:
             raise UserError(f"no study {name!r} in {work}; it has: {', '.join(have) or 'none'}")
     if choice.everything and not choice.studies:
         raise UserError("--everything removes latest results too: name the studies with --study NAME")
+    if not 0 <= choice.older_than < float("inf"):
+        raise UserError(f"--older-than {choice.older_than:g} must be a number of days, at least 0")
     if choice.keep_latest < 1:
         raise UserError(f"--keep-latest {choice.keep_latest} must be at least 1; --everything with --study NAME removes all of a study")
     needed = needed_folders(have, choice)

@@ -66,6 +66,14 @@ def find(name: str) -> Side:
     return Side(chosen, step_runs(chosen.id))
 
 
+def seeds_of(side: Side) -> list[Side]:
+    """The execution of each seed of a study with several, as its latest execution has them; else the one."""
+    params = side.execution.params
+    seeds = json.loads(params.get("seeds") or "[]")
+    found = [tracking.latest_whole(params["experiment"], seed=str(seed), seeds=params["seeds"]) for seed in seeds]
+    return [Side(one, step_runs(one.id)) for one in found if one is not None] or [side]
+
+
 def settings(a: Side, b: Side) -> list[Row]:
     """Rows (setting, a, b) of the settings in which the two differ; None where one has no such setting."""
     keys = dict.fromkeys([*a.execution.params, *b.execution.params])
@@ -95,7 +103,7 @@ def differences(a: Side, b: Side) -> list[Row]:
 
 
 def _results(side: Side) -> dict[tuple[str, ...], Row]:
-    rows = results.result_rows(side.execution.params.get("experiment", ""), side.execution.id, side.runs, [])
+    rows = results.result_rows(side.execution, side.runs, [])
     return {tuple(row[column] for column in ("step", "model", "task", "metric", "method", "setting")): row for row in rows}
 
 

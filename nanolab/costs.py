@@ -261,6 +261,9 @@ def notes(study: StudyConfig, machine: Hardware, rows: list[Cost]) -> list[str]:
                     "no finished step in this store is like these: the table's two cores"
                     + (f"; this machine has {cores}" if cores != 2 else ""))
     said.append("lengths of prompts and answers are typical ones (nanolab/work.py); a queue, downloads and kernels' starts are not counted")
+    if machine.device == "cpu" and any(row.step in ("mid_train", "sft", "rl") for row in rows):
+        said.append("memory: conversations, which chat training and rl hold, are not counted; the default study's peak there is 1.2 to 1.7 "
+                    "GiB where 0.5 is planned (experiments/results/smoke)")
     if machine.device == "cuda" and derive(study.base_train, study.tokenizer.vocab_size).model.width < NARROW:
         said.append(f"a model narrower than {NARROW} cannot fill a GPU: expect several times these times in training")
     others = {study.stage(STEPS[step].stage).model_tag for step in study.steps if hasattr(study.stage(STEPS[step].stage), "model_tag")}

@@ -148,7 +148,7 @@ def disk(folder: Path) -> Check:
     """Free space where results are written, and whether they may be."""
     place = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(place).free / GIB
-    if not os.access(place, os.W_OK):
+    if not place.is_dir() or not os.access(place, os.W_OK):
         return Check("disk", "problem", f"{place} cannot be written", "change its owner, or set NANOLAB_MLRUNS to a folder of yours")
     if free < NEEDED_GIB:
         return Check("disk", "problem", f"{free:.1f} GiB free at {place}", "`python -m nanolab clean` shows what can go")

@@ -53,13 +53,15 @@ def load_study(name: str, overrides: list[str] | None = None) -> StudyConfig:
     """
     path = find_study(name)
     try:
-        values = yaml.load(path.read_text(), StrictLoader) or {}
+        values = yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path.name} is not UTF-8 text: {error}") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from error
     except UserError as error:
         raise UserError(f"{path.name}: {error}") from error
     if not isinstance(values, dict):
-        raise UserError(f"{path.name} must be a mapping of settings")
+        raise UserError(f"{path.name} must be a mapping of settings" + (", it is empty" if values is None else ""))
     values.setdefault("experiment", path.stem)
     for override in overrides or []:
         _apply_override(values, override)

@@ -27,6 +27,13 @@ def work_folder(experiment: str, step: str, fingerprint: str) -> Path:
     return MLRUNS / "work" / experiment / step / fingerprint
 
 
+def check_mlruns() -> None:
+    """Raises UserError where no folder can be at MLRUNS, because a file is there, or on the way to it."""
+    place = next(path for path in (MLRUNS, *MLRUNS.parents) if path.exists())
+    if not place.is_dir():
+        raise UserError(f"results go to {MLRUNS}, but {place} is a file: move it away, or set NANOLAB_MLRUNS to a folder")
+
+
 def write_atomic(path: Path | str, content: bytes | str) -> None:
     """Writes a file so that a reader, or a crash at any moment, sees the old content or the new one, never a part."""
     path = Path(path)

@@ -22,6 +22,7 @@ from nanolab.schema import UserError
 from nanolab.tracking import RunRecord
 
 ALIAS = "best"
+EVALUATED = "highest ChatCORE"  # how the reason of a choice by evaluation begins
 STAGES = ("rl", "sft", "mid")  # chat models, the last trained first
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "psutil", "pyarrow", "PyYAML", "rustbpe", "safetensors", "scipy", "tiktoken", "torch", "tqdm")
 CODE = "Tokens as the model writes them: a tool call with its output stands as <<call=output>> in the text."
@@ -65,10 +66,14 @@ class Registered:
 def register(study: str, executions: list[str] | None = None) -> Registered:
     """Registers the best chat model of some executions (None: those of `newest`) and returns its version.
 
+    Executions that evaluated none do not take the alias from a model that was evaluated.
+
     Raises UserError when the study has no chat model, or its checkpoint is gone.
     """
     from nanolab import checkpoint
     chosen = best_of(newest(study) if executions is None else executions)
+    if chosen is not None and chosen.score is None and (kept := _evaluated(study)):
+        return kept
     if chosen is None:
         raise UserError(f"study {study!r} has no finished chat model in {tracking.store_uri()} (steps mid_train, sft, rl): run one first, "
                         f"python -m nanolab run {study}")
@@ -143,12 +148,26 @@ def best(execution: str) -> Choice | None:
         run, step = evaluated[source], evaluated[source].params.get("step", "None")
         folder = files.MLRUNS / run.tags[f"input.{SOURCE_STEPS[source]}"]
         return Choice(source, runs.get(SOURCE_STEPS[source], run), folder, None if step == "None" else int(step),
-                      f"highest ChatCORE ({scores[source]:.4f}) of {', '.join(scores)}", scores[source])
+                      f"{EVALUATED} ({scores[source]:.4f}) of {', '.join(scores)}", scores[source])
     for source in STAGES:
         if SOURCE_STEPS[source] in runs:
             run = runs[SOURCE_STEPS[source]]
             return Choice(source, run, files.MLRUNS / run.tags["work_folder"], None, "the last one trained, none evaluated")
     return None
+
+
+def _evaluated(name: str) -> Registered | None:
+    """The version that has the alias, if it was chosen by an evaluation."""
+    from mlflow.exceptions import MlflowException
+    try:
+        held = tracking.client().get_model_version_by_alias(name, ALIAS)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no such model, no such alias
+            raise
+        return None
+    if not held.tags["chosen"].startswith(EVALUATED):
+        return None
+    return Registered(name, str(held.version), held.tags["source"], f"{held.tags['chosen']}; this execution evaluated none", False)
 
 
 def _known(name: str, mark: str) -> str | None:

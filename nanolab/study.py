@@ -71,6 +71,9 @@ def per_seed(study: StudyConfig) -> list[StudyConfig]:
 def prepare(study: StudyConfig, only: list[str], start: str | None) -> Prepared:
     """The checked plan of a run; raises UserError for everything that can be seen before it starts."""
     groups = grouped(select(study, only, start))
+    if not groups:
+        raise UserError(f"nothing to run: study {study.experiment!r} has the steps {', '.join(study.steps) or 'none'}"
+                        + (f", from {start} on there is none of {', '.join(only)}" if start and only else ""))
     for steps in groups:
         notebooks.check_parameters(steps[0])
     planned = plan(study, [step for steps in groups for step in steps])

@@ -10,8 +10,6 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
-from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -112,14 +110,12 @@ class LiveScreen(Screen):
         self._live.stop()
         if failure.mistake:
             return
-        rows = Table.grid(padding=(0, 2, 0, 0))
-        rows.add_column(no_wrap=True)
-        rows.add_column(overflow="fold")
-        for name, text in (("error", failure.error), ("log", str(failure.log)), ("go on", failure.command)):
-            rows.add_row(Text(name, "bright_black"), Text(text, "bold" if name == "error" else ""))
-        rows.add_row("", Text("everything so far is kept", "bright_black"))
         sign, colour = STATES["failed"]
-        console(stderr=True).print(Panel(rows, title=f"{sign} {escape(failure.step)} failed", title_align="left", border_style=colour))
+        out = console(stderr=True)
+        out.print(Text(f"{sign} {failure.step} failed", f"bold {colour}"))
+        for name, text in (("error", failure.error), ("log", str(failure.log)), ("go on", failure.command)):
+            out.print(Text.assemble((f"  {name:7}", "bright_black"), (text, "bold" if name == "error" else "")), soft_wrap=True)
+        out.print(Text("         everything so far is kept", "bright_black"))
 
     def output(self, text: str) -> None:
         if self._verbose:
@@ -133,20 +129,16 @@ class LiveScreen(Screen):
             colour = STATES["interrupted" if ending.status == "interrupted" else "failed"][1]
             console(stderr=True).print(Text(ended_line(ending), colour))
             return
-        left = Table.grid(padding=(0, 2, 0, 0))
-        left.add_column(no_wrap=True)
-        left.add_column(overflow="fold")
-        for name, text in places(ending):
-            left.add_row(Text(name, "bright_black"), Text(text))
+        found = [Text.assemble((f"{name:8}", "bright_black"), text) for name, text in places(ending)]
         parts: list[RenderableType] = ["", summary_table(ending.summary), ""] if ending.summary.startswith("|") else [ending.summary]
-        self._print(*parts, Text.assemble(symbol("finished"), " ", Text(ended_line(ending), "green")), left)
+        self._print(*parts, Text.assemble(symbol("finished"), " ", Text(ended_line(ending), "green")), *found)
 
     def note(self, text: str, **facts: Any) -> None:
         self._print(summary_table(text) if text.startswith("|") else Text(text))
 
     def _print(self, *parts: RenderableType) -> None:
         for part in parts:
-            self._live.console.print(part)
+            self._live.console.print(part, soft_wrap=isinstance(part, Text))  # an address or a path stays one that can be copied
 
     def _draw(self) -> RenderableType:
         """The running step in one line, and the study in another."""

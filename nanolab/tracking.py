@@ -7,6 +7,7 @@ Importing this module costs nothing; the first call that reaches the store costs
 
 from __future__ import annotations
 
+import ast
 import getpass
 import json
 import os
@@ -193,10 +194,21 @@ def executions(experiment: str) -> list[RunRecord]:
     return search(experiment, "tags.`nanolab.kind` = 'execution'")
 
 
-def latest_whole(experiment: str) -> RunRecord | None:
-    """What stands for a study where one execution must: the newest finished one of run_all; None where there is none."""
-    return next((run for run in executions(experiment)
-                 if run.status == "FINISHED" and run.tags.get("mlflow.source.name") == RUN_ALL), None)
+def latest_whole(experiment: str, **params: str) -> RunRecord | None:
+    """What stands for a study where one execution must: the newest finished one of run_all, before others one with every step.
+
+    `params` are values that it must have, such as seed="1". None where there is none.
+    """
+    found = [run for run in executions(experiment) if run.status == "FINISHED" and run.tags.get("mlflow.source.name") == RUN_ALL
+             and params.items() <= run.params.items()]
+    return next((run for run in found if _has_every_step(run)), found[0] if found else None)
+
+
+def _has_every_step(execution: RunRecord) -> bool:
+    """Whether an execution has run or reused each step of its study."""
+    have = {key.removeprefix("reused.") for key in execution.tags if key.startswith("reused.")}
+    have |= {run.tags.get("step", "") for run in children(execution.id) if run.status == "FINISHED"}
+    return set(ast.literal_eval(execution.params.get("steps", "[]"))) <= have
 
 
 def children(run_id: str) -> list[RunRecord]:

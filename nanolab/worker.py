@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nanolab import files, launch
 from nanolab.config import STEPS
-from nanolab.plan import ERROR, RESULT, read_job
+from nanolab.plan import ERROR, JOB, RESULT, read_job
 from nanolab.schema import UserError
 from nanolab.tracking import NullRun, Run
 
@@ -35,8 +35,9 @@ def main(job_file: str, run_id: str = "") -> int:
 def _mistake(folder: Path, line: str) -> int:
     """Says what a person can mend: as the last line printed, and in error.json, for which a full disk may have no room."""
     print(f"error: {line}", file=sys.stderr, flush=True)
-    with contextlib.suppress(OSError):
-        files.write_json(folder / ERROR, {"message": line})
+    if (folder / JOB).is_file():  # a step's folder
+        with contextlib.suppress(OSError):
+            files.write_json(folder / ERROR, {"message": line})
     return 2
 
 

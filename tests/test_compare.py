@@ -156,3 +156,17 @@ def test_the_commands_print_a_table_json_and_csv(store, tmp_path, capsys):
     rows = list(csv.DictReader((tmp_path / "both.csv").open()))
     assert tuple(rows[0]) == results.COLUMNS and {row["study"] for row in rows} == {"one", "two"} and len(rows) == 10
     assert main(["results", "one", "nothing"]) == 2
+
+
+def test_a_part_of_a_study_does_not_stand_for_it_and_every_seed_is_in_its_results(store, capsys):
+    steps = {"steps": ["sft", "chat_eval_sft", "power_eval"], "seeds": [0, 1]}
+    whole = [study("one", A, seed=seed, **steps) for seed in (0, 1)]
+    part = tracking.open_execution({"experiment": "one", "seed": 1, **steps}, "one later", "scripts/run_all.py")
+    tracking.close_run(part, "FINISHED")
+    assert tracking.executions("one")[0].id == part and compare.find("one").execution.id == whole[1]
+    assert [side.execution.id for side in compare.seeds_of(compare.find("one"))] == whole
+    assert main(["results", "one"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert {(row["execution"], row["seed"]) for row in rows} == {(whole[0], "0"), (whole[1], "1")}
+    assert main(["results", whole[0]]) == 0
+    assert {row["execution"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))} == {whole[0]}

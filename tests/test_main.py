@@ -139,3 +139,32 @@ def test_settings_and_files_that_cannot_be_are_one_line(capsys, store, tmp_path)
     tracking.close_run(tracking.open_execution({"experiment": "tiny"}, "tiny now", tracking.RUN_ALL), "FINISHED")
     assert main(["results", "tiny", "--out", str(tmp_path / "file" / "x.csv")]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words, said", [
+    (["run", "--only", "sft"], "which study?"), (["run", "--fresh"], "which study?"),
+    (["run", "--list", "micro"], "--list shows every study"),
+    (["run", "micro", "--from", "rl", "--only", "tok_train", "--dry-run"], "nothing to run: study 'micro' has the steps tok_train, "),
+    (["plan", "micro", "--parameters", "sft", "--hardware", "cpu"], "cannot be combined"), (["plan", "micro", "--hardware", ""], "''"),
+    (["clean", "--older-than", "-3"], "--older-than -3 must be a number of days"), (["clean", "--older-than", "nan"], "--older-than nan"),
+    (["ui", "--host", "192.0.2.1"], "cannot be opened: "),
+])
+def test_words_that_would_do_nothing_are_refused(words, said, store, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.startswith("error: ") and error.count("\n") == 1 and "taken by" not in error
+
+
+@pytest.mark.parametrize("words", [["run", "micro", "--only", ""], ["ui", "--port", "99999"], ["ui", "--port", "-5"]])
+def test_values_that_cannot_be_are_refused_with_the_usage(words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_studies_that_are_no_text_or_empty_and_results_on_a_file_are_refused(tmp_path, monkeypatch, capsys):
+    for content, said in ((b"\xff\xfe", "is not UTF-8 text"), (b"", "must be a mapping of settings, it is empty")):
+        (tmp_path / "tiny.yaml").write_bytes(content)
+        assert main(["plan", str(tmp_path / "tiny.yaml")]) == 2 and said in capsys.readouterr().err
+    monkeypatch.setattr(files, "MLRUNS", tmp_path / "tiny.yaml" / "mlruns")
+    assert main(["plan", "micro"]) == 2 and f"{tmp_path / 'tiny.yaml'} is a file" in capsys.readouterr().err

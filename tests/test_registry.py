@@ -72,6 +72,15 @@ def test_a_checkpoint_is_registered_once_and_takes_its_weights_and_the_code(exec
     assert set(pinned) <= set((files.ROOT / "requirements.lock").read_text().split()) and len(pinned) == len(registry.REQUIREMENTS)
 
 
+def test_a_run_that_evaluated_no_model_does_not_take_the_alias_from_one_that_was(execution, store):
+    registry.register("tiny", [execution])
+    part = tracking.open_execution({"experiment": "tiny", "seed": 7}, "tiny later", "scripts/run_all.py")
+    finished(part, "sft", {}, work_folder="work/tiny/sft/b")
+    line = registry.register_at_end("tiny", [part])
+    assert "is version 1: the sft model, highest ChatCORE (0.2500) of sft; this execution evaluated none" in line
+    assert tracking.client().get_model_version_by_alias("tiny", "best").version in (1, "1")
+
+
 def test_a_model_trained_anew_in_the_same_folder_is_another_version(execution, store):
     """run --fresh has the same fingerprint; other threads or devices give other weights."""
     registry.register("tiny", [execution])

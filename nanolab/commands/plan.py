@@ -21,12 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(given: argparse.Namespace) -> int:
     """Prints the plan, the parameters of one step's notebook, or what the study would cost."""
-    if given.json and not given.hardware:
+    if given.hardware is not None and given.parameters is not None:
+        raise UserError("--hardware and --parameters cannot be combined: one shows costs, the other a step's settings")
+    if given.json and given.hardware is None:
         raise UserError("--json needs --hardware, for example --hardware 8xH100")
-    if given.hardware:
+    if given.hardware is not None:
         from nanolab.commands.costs_table import show_costs
         return show_costs(given.study, given.set, given.hardware, given.json)
-    if given.parameters:
+    if given.parameters is not None:
         return show_parameters(given.study, given.set, given.parameters)
     from nanolab.experiment import load_study
     from nanolab.plan import plan

@@ -7,7 +7,8 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument("studies", nargs="+", metavar="STUDY", help="studies (their latest executions), or run ids of executions")
+    parser.add_argument("studies", nargs="+", metavar="STUDY",
+                        help="studies (the latest execution of each of their seeds), or run ids of executions")
     parser.add_argument("--out", metavar="FILE", help="write it there instead of printing it")
 
 
@@ -17,7 +18,8 @@ def main(given: argparse.Namespace) -> int:
     from nanolab.report import results
     from nanolab.schema import UserError
     found = [compare.find(name) for name in given.studies]  # a study that never ran is refused before anything is printed
-    text = results.to_csv([row for side in found for row in results.of_execution(side.execution.id)])
+    sides = [each for name, side in zip(given.studies, found) for each in ([side] if name == side.execution.id else compare.seeds_of(side))]
+    text = results.to_csv([row for side in sides for row in results.of_execution(side.execution.id)])
     if given.out:
         try:
             files.write_atomic(given.out, text)

@@ -39,14 +39,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError("needs the name of a step")
+    return names
 
 
 def main(given: argparse.Namespace) -> int:
     """Runs the study, or shows what it would run, or the studies that there are."""
     if given.quiet and (given.json or given.verbose):
         raise UserError("--quiet cannot be combined with --json or --verbose")
+    if given.list and given.study:
+        raise UserError(f"--list shows every study: leave {given.study!r} out; the steps of one: --dry-run")
     if given.list or given.study is None:
+        if given.set or given.only or given.start or given.fresh or given.dry_run or given.quiet or given.verbose:
+            raise UserError("which study? name one of experiments/, for example experiments/smoke.yaml; without a study only --list and "
+                            "--json mean something")
         from nanolab.commands.studies import show_studies
         return show_studies(given.json)
     if given.dry_run:

@@ -7,12 +7,19 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument("--port", type=int, default=5000, help="default: 5000")
+    parser.add_argument("--port", type=_port, default=5000, help="default: 5000")
     parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port: a number from 1 to 65535")
+    return int(text)
 
 
 def main(given: argparse.Namespace) -> int:
     """Becomes the server; Ctrl-C ends it."""
+    import errno
     import os
     import socket
     import sys
@@ -27,6 +34,8 @@ def main(given: argparse.Namespace) -> int:
         try:
             probe.bind((given.host, given.port))
         except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise UserError(f"port {given.port} of {given.host} cannot be opened: {error.strerror}") from error
             raise UserError(f"port {given.port} of {given.host} cannot be opened ({error.strerror}), it is taken by "
                             f"{doctor.holder(given.port)}: stop that, or take another port: make ui PORT={given.port + 1}") from error
     tracking.client()  # makes the store where there is none yet

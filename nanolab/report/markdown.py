@@ -199,7 +199,8 @@ def _section(heading: str, step: str, lines: list[Line], values: Values) -> list
             shown.append(Item(line.label, line.missing))
     shown += _task_details(found) + _method_lines(found) + _rl_lines(found)
     if not is_missing(found.get("data")):
-        shown.append(Item("data", text(found["data"]), "data"))
+        world = found.get("data.seed") if found["data"] == "embedded" else None
+        shown.append(Item("data", text(found["data"]) + ("" if is_missing(world) else f", world {world}"), "data"))
     tables = [_points_table(found["points"], found.get("baselines", []))] if found.get("points") else []
     tables += [data_section.kinds_table(found["kinds"])] if found.get("kinds") else []
     return [Part(heading, tuple(shown), step=step), *tables, *_figures(step, values)]

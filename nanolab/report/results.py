@@ -2,6 +2,7 @@
 
 Columns:
     study, execution     the study's name, and the id of the MLflow run of its execution
+    seed                 the seed of the execution
     step, model          the step, and the model that it trained, evaluated or sampled (base, mid, sft, rl, one from outside); empty
                          for the tokenizer
     task                 the task (gsm8k, ...; hellaswag, ... of CORE) of an accuracy; empty for another metric
@@ -31,7 +32,7 @@ from nanolab.report.collect import step_runs
 from nanolab.report.provenance import FINAL, seconds
 from nanolab.tracking import RunRecord
 
-COLUMNS = ("study", "execution", "step", "model", "task", "metric", "method", "setting", "value", "low", "high", "n", "p_value",
+COLUMNS = ("study", "execution", "seed", "step", "model", "task", "metric", "method", "setting", "value", "low", "high", "n", "p_value",
            "positions", "seconds", "run_id", "commit")
 TRAINED = {"base_train": "base", "base_loss": "base", "base_eval": "base", "mid_train": "mid", "sft": "sft", "rl": "rl"}
 DETAILS = {"low": "low", "high": "high", "n": "n", "total": "n", "p_value": "p_value", "positions_per_problem": "positions"}
@@ -46,16 +47,17 @@ def of_execution(parent: str) -> list[Row]:
     """The rows of an execution. Raises UserError for an unknown run."""
     execution, runs = tracking.record(parent), step_runs(parent)
     points = tracking.children(runs["power_ablation"].id) if "power_ablation" in runs else []
-    return result_rows(execution.params.get("experiment", ""), parent, runs, points)
+    return result_rows(execution, runs, points)
 
 
-def result_rows(study: str, execution: str, runs: dict[str, RunRecord], points: list[RunRecord]) -> list[Row]:
+def result_rows(execution: RunRecord, runs: dict[str, RunRecord], points: list[RunRecord]) -> list[Row]:
     """The rows of an execution's steps, the report's left out; `points` are the grandchild runs of its ablation."""
     rows = []
     for step, run in runs.items():
         if step == "report":
             continue
-        common = {"study": study, "execution": execution, "step": step, "seconds": seconds(run), "run_id": run.id, "commit": commit(run),
+        common = {"study": execution.params.get("experiment", ""), "execution": execution.id, "seed": execution.params.get("seed", ""),
+                  "step": step, "seconds": seconds(run), "run_id": run.id, "commit": commit(run),
                   "model": run.params.get("source") or STEPS[step].fixed.get("source", "") if step not in TRAINED and step in STEPS
                   else TRAINED.get(step, "")}
         values = {key.removeprefix(FINAL): value for key, value in run.metrics.items() if key.startswith(FINAL)}
