@@ -51,10 +51,10 @@ def run_stage(stage: str, parameters: dict[str, Any] | None = None, experiment: 
     missing, reused = missing_steps(plan(study, own), own, fresh)
     if study.launch.node_rank > 0:
         return _follow(study, own, missing, reused)
-    with study_lock(study.experiment, parent_run_id or ""):
-        with Execution(study, parent_run_id or "", f"notebooks/{STEPS[own[0]].notebook}.ipynb") as execution:
-            execution.fill(missing, reused, own if fresh else [])
-            execution.result.own = own
+    parent, source = parent_run_id or "", f"notebooks/{STEPS[own[0]].notebook}.ipynb"
+    with study_lock(study.experiment, parent), Execution(study, parent, source) as execution:
+        execution.fill(missing, reused, own if fresh else [])
+        execution.result.own = own
     return execution.result
 
 

@@ -38,7 +38,8 @@ def stages(experiment: str) -> HTML:
     rows += [[cards.link(notebook, f"{notebook}.ipynb"), _what(notebook), "", ""] for notebook in TOOLS]
     path = find_study(experiment)
     file = os.path.relpath(path, ROOT) if path.is_relative_to(ROOT) else str(path)
-    return HTML(_next(study, planned, file) + cards.table(["notebook", "what it does", f"steps of {study.experiment}", "result"], rows, left=4))
+    header = ["notebook", "what it does", f"steps of {study.experiment}", "result"]
+    return HTML(_next(study, planned, file) + cards.table(header, rows, left=4))
 
 
 def studies() -> HTML | Markdown:

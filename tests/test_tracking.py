@@ -65,8 +65,11 @@ def test_everything_a_stage_records_is_in_its_run(parent, tmp_path):
     assert tracking.artifact(run_id, "plots/loss.png").stat().st_size > 1000
     (point,) = tracking.children(run_id)
     assert (point.name, point.params, point.metrics, point.status) == ("alpha=4 T=0.7", {"alpha": "4.0"}, {"accuracy": 0.5}, "FINISHED")
-    (data,) = tracking.client().get_run(run_id).inputs.dataset_inputs
-    assert data.dataset.name == "gsm8k" and data.tags[0].value == "evaluation"
+    for each in (run_id, point.id):
+        (data,) = tracking.client().get_run(each).inputs.dataset_inputs
+        assert data.dataset.name == "gsm8k" and data.tags[0].value == "evaluation"
+    note = point.tags["mlflow.note.content"]
+    assert note.startswith("alpha 4 · **0.500** · a point of [") and run_id in note
     assert [step.id for step in tracking.children(parent)] == [run_id]
 
 
