@@ -79,6 +79,7 @@ def test_an_execution_holds_the_whole_study_and_where_it_comes_from(parent):
     assert run.tags["mlflow.source.name"] == "scripts/run_all.py" and run.tags["nanolab.host"] == socket.gethostname()
     assert tracking.artifact(parent, "a.txt").read_text() == "b"
     assert [execution.id for execution in tracking.executions("tiny")] == [parent] and tracking.executions("unknown") == []
+    assert tracking.newest_study() == ("tiny", run.experiment_id)
 
 
 def test_a_finished_step_is_found_by_its_fingerprint_only(parent, tmp_path):
@@ -126,6 +127,10 @@ def test_a_moved_store_finds_its_artifacts(parent, store, monkeypatch):
     (moved / "x.txt").write_text("x")
     tracking.log_file(run, moved / "x.txt")
     assert (moved / "artifacts" / "tiny" / run / "artifacts" / "x.txt").is_file() and not store.exists()
+
+
+def test_an_empty_store_has_no_newest_study(store):
+    assert tracking.newest_study() is None
 
 
 def test_a_new_store_is_made_whole_with_write_ahead_logging(template_store):
