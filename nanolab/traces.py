@@ -20,6 +20,8 @@ from nanolab.journal import artifact_file
 PROBLEMS = 3  # the first ones of a step
 CALL = re.compile(r"<<(.*?)>>", re.DOTALL)  # as data/chat.py writes a tool call in a text: <<call=output>>
 
+MARKDOWN = re.compile(r"[*_#<>`~|\[\]\\$\n]|^\s|^[-+] |^\d+[.)]")  # what it might read as markup
+
 
 @dataclass
 class Span:
@@ -109,10 +111,12 @@ def tool_spans(text: str, length: int) -> list[Span]:
 
 
 def fenced(value: Any) -> Any:
-    """`value` with its texts as blocks of plain text: the UI reads inputs and outputs as Markdown, which eats the stars of a product."""
+    """`value` with those of its texts that Markdown would change as blocks of plain text: the UI reads inputs and outputs as Markdown,
+    which eats the stars of a product. Others stay as they are, since the UI breaks the lines of a block nowhere.
+    """
     if isinstance(value, dict):
         return {key: fenced(one) for key, one in value.items()}
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not MARKDOWN.search(value):
         return value
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", value)), default=0))
     return f"{fence}text\n{value}\n{fence}"

@@ -41,7 +41,7 @@ def test_a_power_step_s_chains_are_traces_of_its_run(store, tmp_path):
     root, first, moved, rejected = spans.values()
     assert root.parent_id is None and {span.parent_id for span in (first, moved, rejected)} == {root.span_id}
     assert [moved.name, rejected.name] == ["step 1: accepted", "step 2: rejected before its end"]
-    assert (root.inputs, root.outputs) == ("```text\nquestion 0\n```", "```text\n<<2*3=6>>6\n```")  # Markdown eats no star in there
+    assert (root.inputs, root.outputs) == ("question 0", "```text\n<<2*3=6>>6\n```")  # Markdown eats no star in there
     assert moved.outputs["proposal"] == "```text\nso <<2*3=6>>6\n```"
     assert moved.outputs["log_ratio"] == 0.5 and moved.attributes["accepted"] is True and rejected.attributes["log_ratio"] is None
     lengths = [(span.end_time_ns - span.start_time_ns) / 1e6 for span in (first, moved, rejected)]
@@ -76,5 +76,10 @@ def test_calls_of_a_text_are_cut_at_the_output():
     assert traces.tool_spans("<<7>>", 4)[0].outputs is None
 
 
-def test_a_text_with_a_fence_of_its_own_gets_a_longer_one():
-    assert traces.fenced("a ``` b") == "````text\na ``` b\n````" and traces.fenced({"a": ["b", 1.5, None]}) == {"a": ["b", 1.5, None]}
+def test_a_text_that_markdown_would_change_is_fenced_and_a_question_in_words_is_not():
+    for text in ("How many? (22 - 9, at 5%)", "22-9", "-4", ""):
+        assert traces.fenced(text) == text
+    for text in ("2*3", "#### 7", "a_b_c", "one\ntwo", "    x", "- 3", "1. one", "$1 and $2"):
+        assert traces.fenced(text) == f"```text\n{text}\n```"
+    assert traces.fenced("a ``` b") == "````text\na ``` b\n````"
+    assert traces.fenced({"a": "2*3", "b": None}) == {"a": "```text\n2*3\n```", "b": None}
