@@ -226,23 +226,26 @@ class Attempt:
 
 
 def _run_report(study: StudyConfig, parent: str) -> StageResult:
-    """Compiles the report of an execution (default: the latest of run_all, else the latest that finished).
+    """Compiles the report of an execution (default: `execution_to_report`).
 
     A study that has none gets one here: its missing steps are run first, as every notebook does with the steps that it reads.
     """
     source = f"notebooks/{STEPS['report'].notebook}.ipynb"
-    if not parent:
-        executions = tracking.executions(study.experiment)
-        whole = [run for run in executions if run.tags.get("mlflow.source.name") == tracking.RUN_ALL]
-        finished = [run for run in executions if run.status == "FINISHED"]  # of notebooks run alone: an execution of a few steps each
-        parent = next((run.id for run in [*whole, *finished]), "")
-    if parent:
+    if parent := parent or execution_to_report(study.experiment):
         return _compile_report(Execution(study, parent, source))
     own = [step for step in study.steps if step != "report"]
     missing, reused = missing_steps(plan(study, own), own, False)
     with study_lock(study.experiment), Execution(study, "", source) as execution:
         execution.fill(missing, reused, [])
         return _compile_report(execution)
+
+
+def execution_to_report(experiment: str) -> str:
+    """The execution that a report is about where none is named: the latest of run_all, else the latest that finished; "" without one."""
+    executions = tracking.executions(experiment)
+    whole = [run for run in executions if run.tags.get("mlflow.source.name") == tracking.RUN_ALL]
+    finished = [run for run in executions if run.status == "FINISHED"]  # of notebooks run alone: an execution of a few steps each
+    return next((run.id for run in [*whole, *finished]), "")
 
 
 def _compile_report(execution: Execution) -> StageResult:

@@ -275,6 +275,8 @@ def test_the_report_of_a_study_that_never_ran_runs_its_steps_first(lab):
     lab.behave("fail")
     status, output = lab.call("-c", report)
     assert status == 1 and "the stage broke at step 3" in output
+    status, output = lab.call("-m", "nanolab", "report", "tiny")  # the command reads, and starts nothing
+    assert status == 2 and "study 'tiny' has no execution in" in output and "run_all.py tiny" in output
     lab.behave("")
     output = lab.python(report)  # goes on, in an execution of its own: the one that failed stands for nothing
     assert "counting from 4 to 10" in output and output.endswith("{'summary': 'SUMMARY report tok_eval tok_train'} ['report']\n")

@@ -93,3 +93,10 @@ def test_the_report_has_its_figures_in_their_places(result):
     ("power_eval_base", ["GSM8K"]), ("chat_eval_sft", ["GSM8K"]), ("base_eval", ["GSM8K"]), ("report", [])])
 def test_a_step_has_the_headlines_of_its_kind(step, labels):
     assert view.headlines(step, {"gsm8k": 0.5, "other": 1}) == [(label, "50.0%") for label in labels]
+
+
+def test_every_column_of_the_overlap_is_in_words():
+    """Rows of data/contamination.py."""
+    for words in (8, 13):
+        for name in ("long", "any", "text", "chats", "tasks"):
+            assert view.COLUMNS[f"{name}_{words}"].endswith(f"of {words} words")
