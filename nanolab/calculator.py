@@ -15,6 +15,7 @@ MAX_VALUE = 10**18  # every intermediate result stays below
 STRING = re.compile(r"\"[^\"]*\"|'[^']*'")
 SAFE_REST = re.compile(r"(?:[0-9eE.+\-*/%() ]|\.count(?=\())*")  # what may stand outside string literals
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+CALL = re.compile(r"<<(.*?)>>", re.DOTALL)  # a call in a text, with its output if it has one: <<call=output>>, as data/chat.py writes it
 PERCENT = re.compile(r"(\d+\.?\d*|\.\d+)%(?!\s*[\d.(])")  # "20%", but not the remainder "20%3"
 
 BINARY = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,

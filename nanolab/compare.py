@@ -16,7 +16,7 @@ from nanolab.experiment import find_study, load_study
 from nanolab.intervals import mcnemar_exact, newcombe, newcombe_paired
 from nanolab.report import results
 from nanolab.report.collect import recorded_environment, step_runs
-from nanolab.report.provenance import seconds
+from nanolab.report.provenance import hourly_rate, seconds
 from nanolab.schema import UserError
 from nanolab.tracking import RunRecord
 
@@ -100,16 +100,16 @@ def _results(side: Side) -> dict[tuple[str, ...], Row]:
 
 
 def _costs(a: Side, b: Side) -> list[Row]:
-    """Seconds of every step that both have, and of all steps of each; their dollars where both recorded an hourly rate."""
+    """Seconds of every step that both have, and of all steps of each; their dollars where both have an hourly rate."""
     shared = [step for step in a.runs if step in b.runs and step != "report"]
     rows = [dict.fromkeys(COLUMNS) | {"kind": "cost", "step": step, "metric": "seconds", "a": seconds(a.runs[step]),
                                       "b": seconds(b.runs[step]), "run_a": a.runs[step].id, "run_b": b.runs[step].id} for step in shared]
     whole = [sum(seconds(run) for step, run in side.runs.items() if step != "report") for side in (a, b)]
     rows.append(dict.fromkeys(COLUMNS) | {"kind": "cost", "step": "all steps", "metric": "seconds", "a": whole[0], "b": whole[1],
                                           "run_a": a.execution.id, "run_b": b.execution.id})
-    rates = [recorded_environment(side.execution.id)["hardware"]["hourly_rate"] for side in (a, b)]
+    rates = [hourly_rate(side.execution, recorded_environment(side.execution.id)["hardware"]) for side in (a, b)]
     if None not in rates:
-        rows.append(rows[-1] | {"metric": "dollars", **{key: float(rate) * time / 3600 for key, rate, time in zip("ab", rates, whole)}})
+        rows.append(rows[-1] | {"metric": "dollars", **{key: rate * time / 3600 for key, rate, time in zip("ab", rates, whole)}})
     return [row | {"difference": row["b"] - row["a"]} for row in rows]
 
 
@@ -165,7 +165,8 @@ def outcomes(run: RunRecord, task: str, method: str, setting: str, accuracy: flo
         lines = _lines(tracking.artifact(run.id, "problems.jsonl"))
         records = [{"index": line["index"], **line["methods"].get(method, {})} for line in lines]
     else:
-        path = folder / (f"{setting}_{method}.jsonl" if setting else f"{task}.jsonl")  # before_greedy.jsonl of reinforcement learning
+        # before_greedy.jsonl of reinforcement learning, core_hellaswag.jsonl of CORE
+        path = folder / (f"{setting}_{method or task}.jsonl" if setting else f"{task}.jsonl")
         records = _lines(path) if path.is_file() else []
     if len(records) != n or not all("passed" in record for record in records):
         return None

@@ -14,8 +14,9 @@ import math
 import os
 import re
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from nanolab import files
 from nanolab.config import STEPS, StudyConfig
@@ -168,15 +169,14 @@ def finished_steps(root: Path | None = None) -> list[Finished]:
     """The finished steps of every study in the store that say how fast this machine is, for a CPU's plan.
 
     Left out are steps of another version, whose settings this one does not know, those that took more than one attempt (their last one
-    did only a part), and those too small: most of their time is the start.
+    did only a part), and those too small: most of their time is the start. A step ran on a CPU if its result says so; one of a version
+    whose results do not say it, only if it was launched on one by name (launch.device "auto" may have meant a GPU).
     """
     found = []
     for path in sorted(((root or files.MLRUNS) / "work").glob("*/*/*/result.json")):
-        job = path.parent / "job.json"
-        attempts = path.parent / "attempts.json"
-        if not job.is_file() or path.parts[-3] == "report" or (attempts.is_file() and len(json.loads(attempts.read_text())) > 1):
+        result, given, attempts = (_read(path.with_name(name)) for name in ("result.json", "job.json", "attempts.json"))
+        if result is None or given is None or path.parts[-3] == "report" or len(attempts or []) > 1:
             continue
-        result, given = json.loads(path.read_text()), json.loads(job.read_text())
         try:
             study = study_from_dict({**given["study"], STEPS[given["step"]].stage: given["config"]})
             work = step_work(study, given["step"], "cpu", study.launch.nproc)
@@ -184,12 +184,20 @@ def finished_steps(root: Path | None = None) -> list[Finished]:
             continue
         machine = Hardware("cpu", "cpu", 1, cpu_speeds(work.model.width if work.model else 96))
         planned = seconds(work, machine)
-        if study.launch.device == "cuda" or planned is None:
+        if result.get("device", study.launch.device) != "cpu" or planned is None:
             continue
         worked = result["ended"] - result["started"] - planned[0]
         if worked > planned[0] and planned[1] > planned[0] / 2:
             found.append(Finished(work.kind, given["step"], work.model.width if work.model else 0, worked / planned[1], result["ended"]))
     return found
+
+
+def _read(path: Path) -> Any:
+    """What a JSON file holds; None without one: another study may set its folder aside at any moment."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
 
 
 def own_ratio(work: Work, have: list[Finished]) -> tuple[float, int]:
@@ -236,6 +244,13 @@ def total(rows: list[Cost]) -> Cost:
                 sum(known) if known else None, sum(paid) if paid else None, "")
 
 
+def of_all_seeds(study: StudyConfig, one: Cost) -> Cost:
+    """The total of a study that is run whole for each of its seeds, from the total of one."""
+    times = max(1, len(study.seeds))
+    return replace(one, **{key: None if getattr(one, key) is None else times * getattr(one, key) for key in (
+        "tokens_read", "tokens_trained", "tokens_generated", "flops", "disk_gib", "hours", "dollars")})
+
+
 def notes(study: StudyConfig, machine: Hardware, rows: list[Cost]) -> list[str]:
     """What to know before believing the plan."""
     said = [f"speeds: {machine.speeds.source}"]
@@ -258,6 +273,14 @@ def notes(study: StudyConfig, machine: Hardware, rows: list[Cost]) -> list[str]:
         worst = max(over, key=lambda row: row.memory_gib)
         said.append(f"{', '.join(row.step for row in over)}: about {worst.memory_gib:.0f} GiB a GPU is more than its {limit:.0f}: "
                     "lower device_batch_size or batch_rows")
+    processes = study.launch.nproc * study.launch.nnodes
+    if machine.device == "cuda" and processes != machine.count:
+        said.append(f"launch.nproc x launch.nnodes = {processes}, a GPU each: the study uses {machine.name} only with {machine.count}")
+    unknown = [row.step for row in rows if row.hours is None]
+    if unknown:
+        said.append(f"{', '.join(unknown)}: nothing is known of the time of a model from outside, and no total has it")
+    if len(study.seeds) > 1:
+        said.append(f"{len(study.seeds)} seeds: every step {len(study.seeds)} times; the rows are of one seed")
     if machine.rate is None:
         said.append(f"no hourly rate for {machine.name} in the study's hourly_rates: no dollars")
     return said

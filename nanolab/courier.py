@@ -72,15 +72,24 @@ class Courier:
             if self._on_failure:
                 self._on_failure()
             return
-        sampler = Sampler(self.folder)  # here: processor time is counted since the last call of the same thread
+        sampler: Sampler | None = Sampler(self.folder)  # here: processor time is counted since the last call of the same thread
         while not self._stop.wait(POLL_SECONDS):
             try:
                 self._deliver()
-                if sampler.due():
+                if sampler and sampler.due():
                     now, number = round(time.time() * 1000), sampler.count
-                    tracking.log_curves(self.run_id, [(key, value, now, number) for key, value in sampler.sample().items()])
+                    sampler, values = self._sampled(sampler)
+                    tracking.log_curves(self.run_id, [(key, value, now, number) for key, value in values.items()])
             except Exception as error:  # a busy database or a server away: tried again, and finish raises if it stays so
                 self.error = error
+
+    def _sampled(self, sampler: Sampler) -> tuple[Sampler | None, dict[str, float]]:
+        """A sample; none and no sampler any more after a failure, which is printed."""
+        try:
+            return sampler, sampler.sample()
+        except Exception as error:  # nvidia-smi that hangs, a process that may not be read: no reason to end a training
+            print(f"system metrics end here: {type(error).__name__}: {' '.join(str(error).split())}", flush=True)
+            return None, {}
 
     def _deliver(self) -> None:
         records, offset = read_journal_from(self.folder, self._offset)

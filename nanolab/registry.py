@@ -1,8 +1,9 @@
 """The registered model of a study: its best chat model, with the alias `best`, for `mlflow models serve` and `mlflow.pyfunc.load_model`.
 
 The best is the chat model with the highest ChatCORE among those that the study's newest execution evaluated (of equals the later one
-in training); where none was evaluated, the last one trained. A version holds a copy of the final checkpoint's weights, the tokenizer
-and this package's source; no optimizer state. The same checkpoint is registered once: again, only the alias moves.
+in training), for a study with several seeds the newest execution of each of them (of equals the first seed); where none was evaluated,
+the last one trained. A version holds a copy of the final checkpoint's weights, the tokenizer and this package's source; no optimizer
+state. The same weights are registered once: again, only the alias moves.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import shutil
 import tempfile
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class Choice:
     folder: Path
     step: int | None  # of the checkpoint; None: the finished one
     reason: str
+    score: float | None = None  # ChatCORE
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Registered:
     version: str
     source: str
     reason: str
-    new: bool  # False: this checkpoint was registered before
+    new: bool  # False: these weights were registered before
     size: int = 0  # bytes that the version takes in the store
 
     @property
@@ -60,18 +62,20 @@ class Registered:
         return f"{self.uri} is version {self.version}: the {self.source} model, {self.reason} ({made})"
 
 
-def register(study: str, execution: str | None = None) -> Registered:
-    """Registers the best chat model of an execution (None: the study's newest with one) and returns its version.
+def register(study: str, executions: list[str] | None = None) -> Registered:
+    """Registers the best chat model of some executions (None: those of `newest`) and returns its version.
 
     Raises UserError when the study has no chat model, or its checkpoint is gone.
     """
-    chosen = next(filter(None, map(best, [execution] if execution else [run.id for run in tracking.executions(study)])), None)
+    from nanolab import checkpoint
+    chosen = best_of(newest(study) if executions is None else executions)
     if chosen is None:
         raise UserError(f"study {study!r} has no finished chat model in {tracking.store_uri()} (steps mid_train, sft, rl): run one first, "
                         f"python -m nanolab run {study}")
     if not (chosen.folder / "checkpoints").is_dir():
         raise UserError(f"no checkpoints in {chosen.folder}: they stay on the machine that trained them; register the model there")
-    mark = f"{chosen.folder.name} {chosen.step or 'finished'}"
+    weights = files.read_json(checkpoint.find(chosen.folder / "checkpoints", chosen.step) / files.COMPLETE)["files"][checkpoint.WEIGHTS]
+    mark = f"{chosen.folder.name} {chosen.step or 'finished'} {weights['sha256']}"  # a step run anew has the folder of the earlier one
     registry, size = tracking.client(), 0
     version = _known(study, mark)
     new = version is None
@@ -85,19 +89,46 @@ def register(study: str, execution: str | None = None) -> Registered:
     return Registered(study, version, chosen.source, chosen.reason, new, size)
 
 
-def register_at_end(study: str, execution: str) -> str:
+def register_at_end(study: str, executions: list[str]) -> str:
     """`register` for the end of a run, whose study is finished whatever comes of it: what to print, "" where no chat model was trained.
 
-    The execution is tagged `registered` with the same words, a failure's too, so that the runs table shows them.
+    The executions, one for each seed, are tagged `registered` with the same words, a failure's too, so that the runs table shows them.
     """
     try:
-        if best(execution) is None:
+        if best_of(executions) is None:
             return ""
-        line = register(study, execution).line
+        line = register(study, executions).line
     except Exception as error:  # a full disk, a server away, a checkpoint removed: said, not raised, since every step is finished
         line = f"not registered ({' '.join(str(error).split()) or type(error).__name__}); try again with python -m nanolab register {study}"
-    tracking.set_tag(execution, "registered", line)
+    for execution in executions:
+        tracking.set_tag(execution, "registered", line)
     return line
+
+
+def newest(study: str) -> list[str]:
+    """The newest execution with a chat model; of a study with several seeds the newest such execution of each, in their order."""
+    found: dict[str, RunRecord] = {}  # by seed
+    seeds = None  # as the newest execution has them
+    for run in tracking.executions(study):
+        own, seed = run.params.get("seeds", "[]"), run.params.get("seed", "")
+        if seeds in (None, own) and seed not in found and best(run.id):
+            found[seed], seeds = run, own
+            if len(json.loads(seeds)) < 2:
+                break
+    order = list(map(str, json.loads(seeds or "[]")))
+    return [found[seed].id for seed in sorted(found, key=lambda seed: order.index(seed) if seed in order else len(order))]
+
+
+def best_of(executions: list[str]) -> Choice | None:
+    """The chat model to register of several executions, each of another seed; None when they have none."""
+    found = [(choice, tracking.record(execution).params.get("seed")) for execution in executions if (choice := best(execution))]
+    if not found:
+        return None
+    chosen, seed = max(found, key=lambda one: (one[0].score is not None, one[0].score or 0.0))  # the first of equals
+    if len(found) == 1:
+        return chosen
+    which, seeds = "first" if chosen.score is None else "best", ", ".join(str(seed) for _, seed in found)
+    return replace(chosen, reason=f"{chosen.reason}, of seed {seed}, the {which} of seeds {seeds}")
 
 
 def best(execution: str) -> Choice | None:
@@ -110,8 +141,9 @@ def best(execution: str) -> Choice | None:
         scores = {source: run.metrics["final/chat_core"] for source, run in evaluated.items()}
         source = max(scores, key=lambda one: (scores[one], -STAGES.index(one)))
         run, step = evaluated[source], evaluated[source].params.get("step", "None")
-        return Choice(source, runs.get(SOURCE_STEPS[source], run), files.MLRUNS / run.tags[f"input.{SOURCE_STEPS[source]}"],
-                      None if step == "None" else int(step), f"highest ChatCORE ({scores[source]:.4f}) of {', '.join(scores)}")
+        folder = files.MLRUNS / run.tags[f"input.{SOURCE_STEPS[source]}"]
+        return Choice(source, runs.get(SOURCE_STEPS[source], run), folder, None if step == "None" else int(step),
+                      f"highest ChatCORE ({scores[source]:.4f}) of {', '.join(scores)}", scores[source])
     for source in STAGES:
         if SOURCE_STEPS[source] in runs:
             run = runs[SOURCE_STEPS[source]]
@@ -120,7 +152,7 @@ def best(execution: str) -> Choice | None:
 
 
 def _known(name: str, mark: str) -> str | None:
-    """The newest version with this checkpoint; None for a new one."""
+    """The newest version with these weights; None for a new one."""
     from mlflow.exceptions import MlflowException
     try:
         tracking.client().get_registered_model(name)

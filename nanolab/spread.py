@@ -75,8 +75,8 @@ def as_markdown(rows: list[Spread], seeds: list[int]) -> str:
     for row in main_numbers(rows):
         spread = "-" if row.deviation is None else f"{row.deviation:.4f}"
         each = [f"{row.values[seed]:.4f}" if seed in row.values else "-" for seed in seeds]
-        lines.append([row.step, row.metric, f"{row.mean:.4f}", spread, *each])
-    header = ["step", "metric", "mean", "std", *(f"seed {seed}" for seed in seeds)]
+        lines.append([row.step, row.metric, str(len(row.values)), f"{row.mean:.4f}", spread, *each])
+    header = ["step", "metric", "n", "mean", "std", *(f"seed {seed}" for seed in seeds)]
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])
 
 
@@ -87,8 +87,8 @@ def report(study: StudyConfig, planned: list[dict[str, Step]], parents: list[str
     folder = files.MLRUNS / "work" / study.experiment / FOLDER
     shown = as_markdown(rows, study.seeds)
     text = (f"# {study.experiment} over seeds {', '.join(map(str, study.seeds))}\n\nMean and sample standard deviation (n - 1) over "
-            f"{len(study.seeds)} seeds of the study, each of which trains and evaluates anew; seeds.csv beside this file has every "
-            f"final metric.\n\n{shown}\n")
+            f"those of the {len(study.seeds)} seeds that have the metric (column n); each seed trains and evaluates anew. seeds.csv beside "
+            f"this file has every final metric.\n\n{shown}\n")
     files.write_atomic(folder / "seeds.csv", as_csv(rows, study.seeds))
     files.write_atomic(folder / "seeds.md", text)
     for parent in parents:

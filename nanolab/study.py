@@ -56,7 +56,7 @@ def run_study(name: str, overrides: list[str], only: list[str], start: str | Non
             execution = StudyExecution(one, screen, fresh)
             announce(execution.parent)
             parents.append(execution.parent)
-            if status := execution.run():
+            if status := execution.run(parents if one is prepared[-1] else []):
                 return status
         if len(prepared) > 1:
             spread.report(study, [one.planned for one in prepared], parents, screen)
@@ -125,8 +125,8 @@ class StudyExecution:
         self._overheads: list[float] = []  # seconds that a notebook took beside its steps
         self._names = [step for steps in self.groups for step in steps]
 
-    def run(self) -> int:
-        """Runs the steps and returns the exit status."""
+    def run(self, together: list[str]) -> int:
+        """Runs the steps and returns the exit status; at the end the best model of the executions `together` is registered, if any."""
         study, status, full = self.study, "failed", False
         title = f"{study.experiment}{f' seed {study.seed}' if study.seeds else ''}: {study.description}".removesuffix(": ")
         facts = {"study": study.experiment, "seed": study.seed, "store": tracking.store_uri(), "execution": self.parent,
@@ -136,7 +136,7 @@ class StudyExecution:
             self.screen.plan(title + (" (anew)" if self.fresh else ""), self.planned.values(), facts)
             with open(self.log, "a", encoding="utf-8") as log:
                 self._run_groups(Output(log, self.screen.output))
-            self.model = registry.register_at_end(study.experiment, self.parent)
+            self.model = registry.register_at_end(study.experiment, together) if together else ""
             status = "finished"
         except notebooks.NotebookFailed as error:
             self.screen.failed(self._failure(error))

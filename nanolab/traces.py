@@ -8,18 +8,19 @@ its length is its cost instead, one millisecond for each token position forwarde
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nanolab import tracking
+from nanolab.calculator import CALL
 from nanolab.journal import artifact_file
 
 PROBLEMS = 3  # the first ones of a step
-CALL = re.compile(r"<<(.*?)>>", re.DOTALL)  # as data/chat.py writes a tool call in a text: <<call=output>>
-
 MARKDOWN = re.compile(r"[*_#<>`~|\[\]\\$\n]|^\s|^[-+] |^\d+[.)]")  # what it might read as markup
 
 
@@ -54,31 +55,35 @@ def deliver(folder: Path, run_id: str) -> int:
 
 
 def power_generations(folder: Path) -> list[Generation]:
-    """The first problems of a power_eval step (chains.jsonl, problems.jsonl): the first draw, then each step of the chain."""
-    if not (folder / "chains.jsonl").is_file():
-        return []
-    chains = [chain for chain in _lines(folder / "chains.jsonl", PROBLEMS) if chain["chain"] == 0]
-    problems = {one["index"]: one for one in _lines(folder / "problems.jsonl", PROBLEMS)}
-    return [_chain(chain, problems[chain["index"]]["methods"]["plain"]) for chain in chains]
+    """The first chain of each of the first problems of a power_eval step (chains.jsonl): the first draw, then each of its steps."""
+    path = folder / "chains.jsonl"
+    return [_chain(chain) for chain in _lines(path, PROBLEMS, lambda chain: chain["chain"] == 0)] if path.is_file() else []
 
 
-def _chain(chain: dict[str, Any], first: dict[str, Any]) -> Generation:
-    cost = chain["positions"] - sum(step["positions"] for step in chain["steps"])
-    spans = [Span("first draw", "LLM", cost, chain["question"], first["text"], tool_spans(first["text"], cost),
-                  {"log_p": chain["log_p_by_step"][0], "positions": cost})]
-    for number, step in enumerate(chain["steps"], 1):
-        decided = "accepted" if step["moved"] else "accepted, the same text" if step["accepted"] else "rejected"
-        if step["early_rejected"]:
-            decided = "rejected before its end"
-        facts = {key: step[key] for key in ("accepted", "moved", "early_rejected", "log_ratio", "log_u", "log_p", "positions")}
-        spans.append(Span(f"step {number}: {decided}", "LLM", step["positions"], {"cut_at_token": step["cut"], "of_tokens": step["of"]},
-                          {"proposal": step["proposal"], "accepted": step["accepted"], "log_ratio": step["log_ratio"]},
-                          tool_spans(step["proposal"], step["positions"]), facts))
+def _chain(chain: dict[str, Any]) -> Generation:
+    """With several blocks, the steps of the earlier ones stand inside of the first span, whose text the last block began with."""
+    drawing = chain["positions"] - sum(step["positions"] for step in chain["steps"])  # with several blocks, drawing on after each too
+    steps = [_step(number, step) for number, step in enumerate(chain["steps"], 1)]
+    before = len(steps) - (len(chain["log_p_by_step"]) - 1)  # log_p_by_step, as first, is of the last block
+    earlier, cost = steps[:before], drawing + sum(span.length for span in steps[:before])
+    spans = [Span("earlier blocks" if earlier else "first draw", "CHAIN" if earlier else "LLM", cost, chain["question"], chain["first"],
+                  [*earlier, *tool_spans(chain["first"], drawing)], {"log_p": chain["log_p_by_step"][0], "positions": cost}),
+             *steps[before:]]
     accepted = sum(step["accepted"] for step in chain["steps"])
     facts = {"answer": chain["answer"], "log_p": chain["log_p"], "positions": chain["positions"], "steps": len(chain["steps"]),
              "accepted": accepted}
     root = Span(f"power sampling, problem {chain['index']}", "CHAIN", chain["positions"], chain["question"], chain["text"], spans, facts)
     return Generation(root, chain["passed"], chain["expected"])
+
+
+def _step(number: int, step: dict[str, Any]) -> Span:
+    decided = "accepted" if step["moved"] else "accepted, the same text" if step["accepted"] else "rejected"
+    if step["early_rejected"]:
+        decided = "rejected before its end"
+    facts = {key: step[key] for key in ("accepted", "moved", "early_rejected", "log_ratio", "log_u", "log_p", "positions")}
+    return Span(f"step {number}: {decided}", "LLM", step["positions"], {"cut_at_token": step["cut"], "of_tokens": step["of"]},
+                {"proposal": step["proposal"], "accepted": step["accepted"], "log_ratio": step["log_ratio"]},
+                tool_spans(step["proposal"], step["positions"]), facts)
 
 
 def sampled_generations(folder: Path) -> list[Generation]:
@@ -122,10 +127,10 @@ def fenced(value: Any) -> Any:
     return f"{fence}text\n{value}\n{fence}"
 
 
-def _lines(path: Path, count: int) -> list[dict[str, Any]]:
-    """The first lines of a file of records."""
+def _lines(path: Path, count: int, wanted: Callable[[dict[str, Any]], bool] = lambda record: True) -> list[dict[str, Any]]:
+    """The first `count` wanted records of a file."""
     with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line, _ in zip(file, range(count))]
+        return list(itertools.islice(filter(wanted, map(json.loads, file)), count))
 
 
 # ---- MLflow's form

@@ -18,6 +18,7 @@ PREFIX = "mlflow.sharedViewState."
 STEPS, TREE, GRID = "nanolab-steps", "nanolab-tree", "nanolab-ablation"
 NAMES = {STEPS: "Steps", TREE: "Latest execution", GRID: "Ablation"}
 GRID_PARAMS = ["method", "alpha", "temperature", "num_steps", "samples"]
+COMPARED = 100  # runs that the UI's comparison can show legibly; their ids are part of its address, and a tag has a limit
 LATEST = "latest"  # tag of the runs that stand for the steps of a study
 
 
@@ -117,7 +118,8 @@ def study_note(execution: RunRecord, views: list[str], points: list[str]) -> str
     links = [f"[{NAMES[key]}]({page(execution.experiment_id, key)})" for key in views]
     if GRID in views:
         links.append(f"[its charts]({page(execution.experiment_id, GRID, charts=True)})")
-        links.append(f"[side by side]({compare_page(execution.experiment_id, points)})")
+        of = f" (the first {COMPARED} of {len(points)} points)" if len(points) > COMPARED else ""
+        links.append(f"[side by side]({compare_page(execution.experiment_id, points[:COMPARED])}){of}")
     return (f"{execution.params.get('description') or 'A study of nanolab.'} {' · '.join(links)}\n\n"
             "An execution of the study is a parent run; its steps are the runs below it, numbered in order; a point of the ablation's "
             "grid is a run below its step. The column `result` has the main result of each run in words, and the description of each "

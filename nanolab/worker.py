@@ -57,5 +57,6 @@ def work(job_file: Path, run_id: str) -> None:
     dist.barrier(world)  # no rank is still at work when the step counts as finished
     if world.rank == 0:
         run.close()
-        files.write_json(job.folder / RESULT, {"step": job.step, "metrics": metrics, "started": started, "ended": time.time()})
+        files.write_json(job.folder / RESULT, {"step": job.step, "metrics": metrics, "started": started, "ended": time.time(),
+                                              "device": world.device.type})
     dist.close_world(world)

@@ -1,8 +1,13 @@
-"""Writes the README's tables of steps and results from experiments/results/smoke/targets.json: `python scripts/fill_readme.py`."""
+"""Writes the README's tables of steps and results from experiments/results/smoke/targets.json, and its plan of the reference study.
+
+`python scripts/fill_readme.py`; with --check nothing is written, and the status is 1 where the README is another.
+"""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,13 +79,27 @@ def put(text: str, mark: str, lines: list[str]) -> str:
     return text[:start] + "\n".join(lines) + "\n" + text[end:]
 
 
-def main() -> None:
-    """Rewrites README.md."""
+def reference_plan() -> list[str]:
+    """What the command that the README names prints, in a block."""
+    command = [sys.executable, "-m", "nanolab", "plan", "speedrun_powersample", "--hardware", "8xH100"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return ["```text", *done.stdout.splitlines(), "```"]
+
+
+def main() -> int:
+    """Rewrites README.md, or says whether it is current."""
     studies = json.loads((ROOT / "experiments" / "results" / "smoke" / "targets.json").read_text())["studies"]
     readme = ROOT / "README.md"
     text = put(readme.read_text(), "steps", steps_table(studies[0]))
-    readme.write_text(put(text, "results", results_table(studies)))
+    text = put(put(text, "results", results_table(studies)), "plan", reference_plan())
+    if "--check" in sys.argv[1:]:
+        if text != readme.read_text():
+            print("README.md: its tables are not those of experiments/results/smoke and of plan", file=sys.stderr)
+            return 1
+        return 0
+    readme.write_text(text)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

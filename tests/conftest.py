@@ -24,10 +24,15 @@ FAKE_DIST = '''
 from dataclasses import dataclass
 
 
+class Device:
+    type = "cpu"
+
+
 @dataclass(frozen=True)
 class World:
     rank: int = 0
     size: int = 1
+    device: Device = Device()
 
 
 def open_world(device, dtype, threads):

@@ -88,6 +88,28 @@ def test_of_different_numbers_of_problems_the_common_ones_are_paired(store):
     assert row["n"] == 40 and row["a"] == 0.75 and row["note"] == "of the 40 problems that both answered"
 
 
+@pytest.mark.parametrize("records", [True, False])
+def test_tasks_of_core_are_compared_and_paired_where_their_records_are(store, records):
+    """A record of CORE names no expected answer."""
+    for name, passes in (("one", A), ("two", B)):
+        parent, work, n = study(name, passes), f"work/{name}/base_eval/0123456789ab", len(passes)
+        run = tracking.open_step(name, parent, "base_eval", "0123456789ab", DATA, {"work_folder": work})
+        final = {key: sum(passes) / n for key in ("core/arc_easy", "arc_easy")} | {"core/arc_easy/n": n, "arc_easy/n": n}
+        tracking.log_metrics(run, {f"final/{key}": value for key, value in final.items()})
+        tracking.close_run(run, "FINISHED")
+        if records:
+            lines = [json.dumps({"index": index, "passed": passed, "choice": 0}) for index, passed in enumerate(passes)]
+            files.write_atomic(files.MLRUNS / work / "records" / "core_arc_easy.jsonl", "\n".join(lines) + "\n")
+    rows = compare.differences(compare.find("one"), compare.find("two"))
+    found = {row["setting"]: row for row in rows if row["kind"] == "accuracy" and row["step"] == "base_eval"}
+    core, chat = found["core"], found[""]
+    assert core["task"] == chat["task"] == "arc_easy"
+    assert core["difference"] == chat["difference"] == pytest.approx(7 / 50)
+    assert (core["only_a"], core["only_b"], core["note"]) == ((5, 12, "") if records else (
+        None, None, "not paired: no record of each problem is at hand"))
+    assert chat["interval"] == compare.UNPAIRED
+
+
 def test_settings_metrics_time_and_dollars_stand_beside_each_other(store):
     study("one", A, rate=24.0, launch={"nproc": 8})
     study("two", B, seed=1, rate=3.0)

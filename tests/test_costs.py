@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 
@@ -62,11 +63,12 @@ def test_a_model_from_outside_has_no_estimate():
     assert row.hours is None and row.parameters is None
 
 
-def finish(root, study, step, took, attempts=1):
+def finish(root, study, step, took, attempts=1, **said):
     folder = root / "work" / study.experiment / step / "0123456789ab"
     config = to_dict(study.stage("sft"))
     files.write_json(folder / "job.json", {"step": step, "study": to_dict(study), "config": config, "inputs": {}})
-    files.write_json(folder / "result.json", {"step": step, "metrics": {}, "started": time.time() - took, "ended": time.time()})
+    files.write_json(folder / "result.json", {"step": step, "metrics": {}, "started": time.time() - took, "ended": time.time(),
+                                            "device": "cpu", **said})
     files.write_json(folder / "attempts.json", [{"started": 0.0, "seconds": took, "status": "FINISHED"}] * attempts)
 
 
@@ -95,12 +97,48 @@ def test_what_says_nothing_of_the_speed_is_left_out(tmp_path, overrides, took, a
     assert costs.finished_steps(tmp_path) == []
 
 
+@pytest.mark.parametrize("device, launch, counts", [("cpu", "auto", True), ("cuda", "auto", False), (None, "auto", False),
+                                                     (None, "cpu", True), (None, "cuda", False)])
+def test_only_steps_that_ran_on_a_cpu_say_how_fast_it_is(tmp_path, device, launch, counts):
+    finish(tmp_path, load_study("smoke", [f"launch.device={launch}"]), "sft", 60.0)
+    path = next(tmp_path.rglob("result.json"))
+    result = files.read_json(path)
+    files.write_json(path, {key: value for key, value in result.items() if key != "device"} | ({"device": device} if device else {}))
+    assert bool(costs.finished_steps(tmp_path)) == counts
+
+
+@pytest.mark.parametrize("gone", ["result.json", "job.json"])
+def test_a_step_that_is_set_aside_meanwhile_does_not_count(tmp_path, monkeypatch, gone):
+    """Another study's --fresh renames its folders: a file may go between its listing and its reading."""
+    finish(tmp_path, load_study("smoke"), "sft", 60.0)
+    read_text = Path.read_text
+
+    def vanishing(path):
+        if path.name == gone:
+            path.unlink()
+        return read_text(path)
+
+    monkeypatch.setattr(Path, "read_text", vanishing)
+    assert costs.finished_steps(tmp_path) == []
+
+
 def test_notes_say_where_the_speeds_come_from_and_what_does_not_fit():
     study = load_study("speedrun_powersample", ["base_train.device_batch_size=64"])
     machine = costs.hardware("8xH100", {}, 1280)
     text = "\n".join(costs.notes(study, machine, costs.plan_costs(study, machine)))
     assert "nothing here was measured with this code on a GPU" in text and "no hourly rate" in text
     assert "base_train: about" in text and "lower device_batch_size" in text
+
+
+def test_a_note_says_when_the_study_would_not_use_the_machine():
+    def noted(machine, *overrides):
+        study = load_study("speedrun_powersample", list(overrides))
+        found = costs.hardware(machine, {}, 1280)
+        return [note for note in costs.notes(study, found, costs.plan_costs(study, found)) if "launch.nproc" in note]
+
+    assert noted("8xH100") == noted("16xH100", "launch.nnodes=2", "launch.rdzv_endpoint=first:29500") == noted("cpu") == []
+    assert noted("8xH100", "launch.nproc=1") == ["launch.nproc x launch.nnodes = 1, a GPU each: the study uses 8xH100 only with 8"]
+    assert noted("1xH100")
 
 
 def test_models_of_another_study_are_said_to_be_guessed():
@@ -129,3 +167,20 @@ def test_the_command_prints_a_table_or_json(capsys):
     found = json.loads(capsys.readouterr().out)
     assert len(found["steps"]) == 10 and found["total"]["dollars"] == pytest.approx(24 * found["total"]["hours"])
     assert main(["plan", "smoke", "--json"]) == 2
+
+
+def test_a_study_of_several_seeds_costs_as_often(capsys):
+    """`run` does every step anew for each seed."""
+    def planned(*arguments):
+        assert main(["plan", "speedrun_powersample", "--hardware", "8xH100", *arguments]) == 0
+        return capsys.readouterr().out
+
+    alone, both = (json.loads(planned("--json", "--set", f"seeds={seeds}")) for seeds in ("[]", "[0,4]"))
+    assert both["seeds"] == [0, 4] and both["steps"] == alone["steps"] and both["one_seed"] == alone["total"] == alone["one_seed"]
+    for key in ("hours", "dollars", "flops", "tokens_trained", "disk_gib"):
+        assert both["total"][key] == pytest.approx(2 * alone["total"][key])
+    assert both["total"]["memory_gib"] == alone["total"]["memory_gib"] and both["total"]["parameters"] == alone["total"]["parameters"]
+    lines = planned("--set", "seeds=[0,4]").splitlines()
+    one, two = (next(line.split() for line in lines if line.startswith(name)) for name in ("one seed", "2 seeds "))
+    assert float(two[-1]) == pytest.approx(2 * float(one[-1]), abs=0.02)
+    assert "- 2 seeds: every step 2 times; the rows are of one seed" in lines and not any(line.startswith("total") for line in lines)

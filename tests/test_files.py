@@ -1,6 +1,8 @@
 """Files are written whole or not at all, and a damaged one is named."""
 
+import fcntl
 import multiprocessing
+import threading
 import time
 
 import pytest
@@ -86,3 +88,18 @@ def test_a_lock_tells_its_holder_and_is_freed_when_the_holder_is_killed(tmp_path
     process.join()
     with files.file_lock(tmp_path / "lock", wait=False):
         pass
+
+
+def test_looking_at_a_lock_keeps_nobody_from_taking_it(tmp_path):
+    path = tmp_path / ".lock"
+    assert not files.is_locked(path) and not path.exists()
+    with files.file_lock(path):
+        assert files.is_locked(path)
+        with pytest.raises(BlockingIOError), files.file_lock(path, wait=False):
+            pass
+    assert not files.is_locked(path)
+    with open(path) as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        threading.Timer(0.03, fcntl.flock, (look, fcntl.LOCK_UN)).start()
+        with files.file_lock(path, wait=False):
+            pass

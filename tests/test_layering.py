@@ -9,7 +9,7 @@ from nanolab.files import ROOT
 
 FLOORS = [
     ["schema", "grid", "model_source", "config", "files", "experiment", "seeds", "dist", "journal", "progress", "tracking_store",
-     "tracking", "tracking_notes", "tracking_views", "system_metrics", "traces", "courier", "calculator", "intervals", "sandbox_runner",
+     "tracking", "tracking_notes", "tracking_views", "system_metrics", "calculator", "traces", "courier", "intervals", "sandbox_runner",
      "sandbox_levels", "sandbox"],
     ["data.world", "data.published", "data.blocks", "data.local", "data.download", "data.bundle", "data.hub", "data.sources",
      "data.choice", "data.requirements", "data.tokenizer", "data.chat", "data.hf_tokenizer", "data.tokens", "data.batches",

@@ -3,11 +3,16 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from nanolab import files, worker
+from nanolab import files, tracking, worker
 from nanolab.__main__ import main
+from nanolab.config import Job
+from nanolab.experiment import load_study
+from nanolab.plan import write_job
 
 SMALL = "base_train: {steps: 1}\n"
 
@@ -76,6 +81,16 @@ def test_a_job_that_is_missing_or_damaged_is_one_line(tmp_path, capsys):
     assert "is not a job file" in files.read_json(tmp_path / worker.ERROR)["message"]
 
 
+def test_a_result_says_on_what_kind_of_device_it_was_made(tmp_path, monkeypatch):
+    """`plan --hardware cpu` learns from such steps alone, and launch.device = auto does not say it."""
+    study = load_study("smoke", ["launch.device=cpu", f"launch.threads={torch.get_num_threads()}"])
+    job = Job("tok_train", study, study.tokenizer, tmp_path, {})
+    monkeypatch.setitem(sys.modules, "nanolab.stages.tok_train", SimpleNamespace(run=lambda job, world, run: {"coverage": 1.0}))
+    worker.work(write_job(job), "")
+    result = files.read_json(tmp_path / worker.RESULT)
+    assert result["device"] == "cpu" and result["metrics"] == {"coverage": 1.0}
+
+
 def test_plan_shows_each_step_with_its_state_and_fingerprint(lab):
     status, output = lab.call("-m", "nanolab", "plan", "tiny")
     assert status == 0
@@ -104,3 +119,23 @@ def test_a_locale_without_the_symbols_does_not_end_a_command(lab):
     lab.environment |= {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
     status, output = lab.call("scripts/run_all.py", "--list")
     assert status == 0 and "before \\u2192 after" in output
+
+
+def test_ctrl_c_ends_any_command_in_a_word(monkeypatch, capsys):
+    def interrupted(given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nanolab.commands.doctor.main", interrupted)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+
+
+def test_settings_and_files_that_cannot_be_are_one_line(capsys, store, tmp_path):
+    (tmp_path / "file").write_text("")
+    for words, said in ((["chat", "--set", "alpha=["], "--set alpha=["), (["chat", "--set", "alpha"], "KEY=VALUE")):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and said in error and error.count("\n") == 1
+    tracking.close_run(tracking.open_execution({"experiment": "tiny"}, "tiny now", tracking.RUN_ALL), "FINISHED")
+    assert main(["results", "tiny", "--out", str(tmp_path / "file" / "x.csv")]) == 2
+    assert "cannot be written" in capsys.readouterr().err

@@ -51,6 +51,12 @@ def test_a_wrong_path(lab):
     one_line(*lab.call("scripts/run_all.py", "experiments/tyni.yaml"), "no experiment file 'experiments/tyni.yaml'", "has: tiny")
 
 
+def test_a_tracking_server_that_is_not_there(lab):
+    lab.environment["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:9"
+    for words in (RUN, ("-m", "nanolab", "compare", "tiny", "tiny")):
+        one_line(*lab.call(*words), "the tracking server http://127.0.0.1:9 does not answer", "unset MLFLOW_TRACKING_URI")
+
+
 def test_a_port_in_use(lab):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -268,6 +268,12 @@ def test_run_all_is_interrupted_fails_meets_a_mistake_and_goes_on_each_time(lab)
     status, output = run_all("")
     assert status == 0 and output.count(" reused ") == 2 and "counting" not in output
 
+    lab.behave("fail")
+    status, output = lab.call("scripts/run_all.py", "experiments/tiny.yaml", "--fresh")
+    assert status == 1 and "run_all.py experiments/tiny.yaml   (everything so far is kept)" in output  # which goes on with what is anew
+    assert not list(lab.root.glob("mlruns/work/tiny/tok_*/????????????/result.json")) and tracking.find_finished(
+        "tiny", "tok_eval", newest("tok_eval").tags["fingerprint"]) is None
+
 
 @pytest.mark.slow
 def test_the_report_of_a_study_that_never_ran_runs_its_steps_first(lab):

@@ -30,8 +30,8 @@ print(json.dumps([nanolab.__file__, model.predict(pandas.DataFrame(given["rows"]
 """
 
 
-def finished(parent, step, metrics, **tags):
-    run_id = tracking.open_step("tiny", parent, step, "0123456789ab", {"step": None}, dict(tags))
+def finished(parent, step, metrics, study="tiny", **tags):
+    run_id = tracking.open_step(study, parent, step, "0123456789ab", {"step": None}, dict(tags))
     tracking.log_metrics(run_id, metrics)
     tracking.close_run(run_id, "FINISHED")
     return run_id
@@ -48,7 +48,7 @@ def execution(trained_study):
 
 def test_the_best_is_the_highest_chatcore_then_the_later_model(store):
     parent = tracking.open_execution({"experiment": "tiny"}, "tiny now", "scripts/run_all.py")
-    assert registry.best(parent) is None and registry.register_at_end("tiny", parent) == ""
+    assert registry.best(parent) is None and registry.register_at_end("tiny", [parent]) == ""
     finished(parent, "mid_train", {}, work_folder="work/tiny/mid_train/m")
     assert (registry.best(parent).source, registry.best(parent).reason) == ("mid", "the last one trained, none evaluated")
     for source, score in (("mid", 0.5), ("sft", 0.5), ("rl", 0.1)):
@@ -59,7 +59,7 @@ def test_the_best_is_the_highest_chatcore_then_the_later_model(store):
 
 
 def test_a_checkpoint_is_registered_once_and_takes_its_weights_and_the_code(execution, store):
-    first, again = registry.register("tiny", execution), registry.register("tiny")
+    first, again = registry.register("tiny", [execution]), registry.register("tiny")
     assert (first.version, first.new, again.version, again.new) == ("1", True, "1", False)
     version = tracking.client().get_model_version_by_alias("tiny", "best")
     assert version.tags["source"] == "sft" and version.tags["step"] == "7" and "0.2500" in version.description
@@ -72,11 +72,49 @@ def test_a_checkpoint_is_registered_once_and_takes_its_weights_and_the_code(exec
     assert set(pinned) <= set((files.ROOT / "requirements.lock").read_text().split()) and len(pinned) == len(registry.REQUIREMENTS)
 
 
+def test_a_model_trained_anew_in_the_same_folder_is_another_version(execution, store):
+    """run --fresh has the same fingerprint; other threads or devices give other weights."""
+    registry.register("tiny", [execution])
+    checkpoint = store / "work/tiny/sft/b/checkpoints/step-000007"
+    facts, weights = files.read_json(checkpoint / files.COMPLETE), checkpoint / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    files.mark_complete(checkpoint, list(facts.pop("files")), **facts)
+    anew, again = registry.register("tiny", [execution]), registry.register("tiny", [execution])
+    assert (anew.version, anew.new, again.version, again.new) == ("2", True, "2", False)
+    version = tracking.client().get_model_version_by_alias("tiny", "best")
+    assert next(Path(version.source).rglob("model.safetensors")).read_bytes() == bytes(content)
+
+
+def of_seeds(scores, seeds, name="tiny"):
+    """Executions of a study, one for each seed, whose sft models have these scores; None: no chat model."""
+    made = []
+    for seed, score in zip(seeds, scores):
+        made.append(tracking.open_execution({"experiment": name, "seed": seed, "seeds": seeds}, f"seed {seed}", "scripts/run_all.py"))
+        if score is not None:
+            finished(made[-1], "chat_eval_sft", {"final/chat_core": score}, name, **{"input.sft": f"work/tiny/sft/{seed}"})
+    return made
+
+
+def test_of_several_seeds_the_best_is_that_of_all_of_them(store):
+    made = of_seeds([0.1, 0.3, 0.3, -0.2], [5, 1, 2, 3])
+    chosen = registry.best_of(made)
+    assert chosen.folder.name == "1"  # not the last seed's
+    assert chosen.reason == "highest ChatCORE (0.3000) of sft, of seed 1, the best of seeds 5, 1, 2, 3"
+    assert registry.best_of(made[-1:]).reason == "highest ChatCORE (-0.2000) of sft" and registry.best_of([]) is None
+    assert registry.newest("tiny") == made  # what `register` takes, later, is what the run took
+    later = of_seeds([None, 0.2], [1, 2])
+    assert registry.newest("tiny") == later[1:]
+    again = of_seeds([0.4], [1], "other") + of_seeds([0.1], [1], "other")
+    assert registry.newest("other") == again[1:] and registry.newest("nothing") == []
+
+
 def test_a_finished_study_stays_finished_and_says_what_went_wrong(execution, store):
     shutil.rmtree(store / "work/tiny/sft/b/checkpoints")
     with pytest.raises(UserError, match="no checkpoints in"):
-        registry.register("tiny", execution)
-    line = registry.register_at_end("tiny", execution)
+        registry.register("tiny", [execution])
+    line = registry.register_at_end("tiny", [execution])
     assert line.startswith("not registered (no checkpoints in") and line.endswith("python -m nanolab register tiny")
     assert tracking.record(execution).tags["registered"] == line
 
@@ -86,7 +124,7 @@ def test_mlflow_loads_and_serves_it_from_a_moved_store_and_it_answers_as_the_ses
     subject, _ = load_for_chat("tiny", None)
     own = Session(subject, "tiny").answer("Hello", chat_settings(POWER))
     later = Session(subject, "tiny", [{"role": "user", "content": "Hello"}, own.message]).answer("And?", chat_settings(POWER))
-    registry.register("tiny", execution)
+    registry.register("tiny", [execution])
     moved = tmp_path / "elsewhere"
     store.rename(moved)
     monkeypatch.setattr(files, "MLRUNS", moved)

@@ -5,10 +5,11 @@ import json
 
 import pytest
 
-from nanolab import files, spread, tracking
+from nanolab import files, spread, study, tracking
 from nanolab.experiment import study_from_dict
+from nanolab.plan import RESULT
 from nanolab.schema import UserError
-from nanolab.study import per_seed
+from nanolab.study import per_seed, prepare
 
 SMALL = {"experiment": "tiny", "base_train": {"steps": 1}}
 
@@ -23,6 +24,21 @@ def test_seeds_differ_in_the_seed_alone_and_none_means_the_one_seed():
             study_from_dict({**SMALL, "seeds": seeds})
 
 
+def test_only_what_a_run_asks_for_is_refused_and_what_is_finished_beside_it_is_known(store, monkeypatch):
+    def no_text(study, steps, source):
+        if "base_train" in steps:
+            raise UserError("the data has no text")
+
+    monkeypatch.setattr("nanolab.plan.check_data", no_text)
+    study = study_from_dict({**SMALL, "steps": ["tok_train", "tok_eval", "base_train", "report"]})
+    assert prepare(study, ["tok_train"], None).rest == []
+    with pytest.raises(UserError, match="no text"):
+        prepare(study, [], None)
+    for name in ("tok_train", "tok_eval"):
+        files.write_json(prepare(study, [name], None).planned[name].folder / RESULT, {"metrics": {}})
+    assert [step.name for step in prepare(study, ["tok_train"], None).rest] == ["tok_eval"]
+
+
 def test_mean_and_spread_are_those_of_the_seeds_that_have_the_number():
     results = {0: {"sft": {"loss": 1.0, "status": "done", "finished": True}}, 1: {"sft": {"loss": 3.0, "extra": 5}}}
     loss, extra = spread.spreads(results)
@@ -32,6 +48,32 @@ def test_mean_and_spread_are_those_of_the_seeds_that_have_the_number():
     assert rows[0] == {"step": "sft", "metric": "loss", "n": "2", "mean": "2.0", "standard_deviation": "1.4142135623730951", "min": "1.0",
                        "max": "3.0", "seed_0": "1.0", "seed_1": "3.0"}
     assert rows[1]["seed_0"] == "" and rows[1]["standard_deviation"] == ""
+
+
+def test_the_table_says_of_how_many_seeds_each_mean_is():
+    results = {0: {"sft": {"loss": 1.0}}, 1: {"sft": {"loss": 3.0}}, 2: {"rl": {"reward_last": 0.5}}}
+    lines = spread.as_markdown(spread.spreads(results), [0, 1, 2]).splitlines()
+    assert lines[0] == "| step | metric | n | mean | std | seed 0 | seed 1 | seed 2 |"
+    assert "| sft | loss | 2 | 2.0000 | 1.4142 | 1.0000 | 3.0000 | - |" in lines
+
+
+@pytest.mark.parametrize("seeds, together", [("[]", [["seed 0"]]), ("[3,1,2]", [[], [], ["seed 3", "seed 1", "seed 2"]])])
+def test_the_best_model_of_all_seeds_is_registered_once_at_the_end(store, monkeypatch, seeds, together):
+    ran = []
+
+    class Execution:
+        def __init__(self, prepared, screen, fresh):
+            self.parent = f"seed {prepared.study.seed}"
+
+        def run(self, executions):
+            ran.append(list(executions))
+            return 0
+
+    monkeypatch.setattr(study, "StudyExecution", Execution)
+    monkeypatch.setattr(study.signal, "signal", lambda *given: None)
+    monkeypatch.setattr(study.spread, "report", lambda *given: None)
+    assert study.run_study("micro", [f"seeds={seeds}"], [], None, False, study.screens.open_screen("quiet")) == 0
+    assert ran == together
 
 
 @pytest.mark.slow

@@ -125,7 +125,7 @@ def test_a_model_is_registered_with_the_server_and_loads_from_it(server, trained
     parent = tracking.open_execution({"experiment": "shared"}, "shared now", "scripts/run_all.py")
     run_id = tracking.open_step("shared", parent, "sft", "0123456789ab", {}, {"work_folder": "work/tiny/sft/b"})
     tracking.close_run(run_id, "FINISHED")
-    assert registry.register("shared", parent).version == "1"
+    assert registry.register("shared", [parent]).version == "1"
     program = ("import mlflow; model = mlflow.pyfunc.load_model('models:/shared@best')\n"
                "print(len(model.predict([{'prompt': 'Hello'}], params={'max_new_tokens': 16})[0]['parts']))")
     done = subprocess.run([sys.executable, "-c", program], env={**os.environ, "HOME": str(tmp_path)}, cwd=tmp_path,

@@ -2,11 +2,14 @@
 
 import io
 import json
+import subprocess
+import sys
 import time
 
 import pytest
 
 from nanolab import durations, files, follow, screens, terminal, terminal_live
+from nanolab.commands import table
 from nanolab.config import TokenizerConfig
 from nanolab.journal import Run
 from nanolab.plan import JOB, RESULT, Step
@@ -147,3 +150,19 @@ def test_the_line_of_a_finished_step_says_what_mlflow_says_of_it_first():
     assert terminal.finished_line("chat_eval_sft", 7.0, {"chat_core": 0.66, "gsm8k": 0.5}, False).endswith("ChatCORE 0.660")
     assert terminal.finished_line("power_eval", 7.0, {"gsm8k": 0.585, "low": 0.5}, True).endswith("reused       7.0 s   GSM8K 0.585")
     assert terminal.finished_line("sft", 7.0, {}, False) == "sft              finished     7.0 s"
+
+
+def test_a_study_outlives_the_reader_of_its_lines():
+    program = ("import sys\nfrom nanolab import screens, terminal\nscreen = terminal.Lasting(screens.JsonScreen())\n"
+               "for i in range(20000):\n    screen.note('', event='x', i=i)\nprint('done', file=sys.stderr)")
+    done = subprocess.run(["bash", "-c", 'set -o pipefail; "$0" -c "$1" | head -n 1', sys.executable, program], capture_output=True,
+                          text=True, cwd=files.ROOT)
+    assert (done.returncode, done.stderr) == (0, "done\n") and done.stdout.count("\n") == 1
+
+
+def test_brackets_in_a_table_are_no_markup(capsys, monkeypatch):
+    monkeypatch.setattr(table, "is_live", lambda stream: True)
+    table.show_table("differences", ["setting", "a"], [["data.root", "/data/[x]/y"], ["data.cache", "[/data/x]"]])
+    terminal_live.show(terminal_live.state_table(["study", "description"], [["missing", "tiny", "a [/b]"]]))
+    shown = capsys.readouterr().out
+    assert "/data/[x]/y" in shown and "[/data/x]" in shown and "a [/b]" in shown

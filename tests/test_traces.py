@@ -12,12 +12,13 @@ def step(number):
             "moved": number == 1, "early_rejected": number == 2, "positions": 10 * number, "proposal": "so <<2*3=6>>6"}
 
 
-def power_folder(folder):
-    chains = [{"index": i, "question": f"question {i}", "expected": "6", "chain": 0, "passed": i == 0, "answer": "6", "text": "<<2*3=6>>6",
-               "log_p": -2.0, "positions": 130, "log_p_by_step": [-4.0, -3.0, -2.0], "steps": [step(1), step(2)]} for i in range(5)]
-    problems = [{"index": i, "methods": {"plain": {"text": "first <<1+1=2>>2 <<9"}}} for i in range(5)]
-    for name, rows in (("chains", chains), ("problems", problems)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+def power_folder(folder, chains=1, count=2, log_p_by_step=(-4.0, -3.0, -2.0)):
+    """The chains of five problems as a power evaluation writes them: all chains of a problem together."""
+    steps = [step(number) for number in range(1, count + 1)]
+    rows = [{"index": i, "question": f"question {i}", "expected": "6", "chain": chain, "passed": i == 0, "answer": "6",
+             "text": "<<2*3=6>>6", "log_p": -2.0, "positions": 100 + sum(one["positions"] for one in steps),
+             "first": "first <<1+1=2>>2 <<9", "log_p_by_step": log_p_by_step, "steps": steps} for i in range(5) for chain in range(chains)]
+    (folder / "chains.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def deliver(folder, store, name):
@@ -49,6 +50,22 @@ def test_a_power_step_s_chains_are_traces_of_its_run(store, tmp_path):
     tools = [span for span in trace.data.spans if span.span_type == "TOOL"]
     assert [span.inputs for span in tools] == [traces.fenced(call) for call in ("1+1", "2*3", "2*3")]
     assert {span.parent_id for span in tools} == {first.span_id, moved.span_id, rejected.span_id}
+
+
+def test_of_several_chains_the_first_of_each_problem_is_a_trace(tmp_path):
+    power_folder(tmp_path, chains=4)
+    found = traces.power_generations(tmp_path)
+    assert [one.root.name for one in found] == [f"power sampling, problem {i}" for i in range(traces.PROBLEMS)]
+
+
+def test_with_several_blocks_the_first_text_is_that_of_its_log_p(tmp_path):
+    """The record's first text and log_p_by_step belong to the last block; earlier blocks stand inside of the span that led there."""
+    power_folder(tmp_path, count=3, log_p_by_step=(-4.0, -2.0))
+    root = traces.power_generations(tmp_path)[0].root
+    earlier, last = root.inside
+    assert (earlier.name, earlier.outputs, earlier.facts["log_p"]) == ("earlier blocks", "first <<1+1=2>>2 <<9", -4.0)
+    assert [span.name[:6] for span in earlier.inside] == ["step 1", "step 2", "calcul"] and last.name == "step 3: rejected"
+    assert [earlier.length, last.length] == [130, 30] and root.length == 160 and sum(span.length for span in earlier.inside) <= 130
 
 
 def test_an_evaluation_s_shown_samples_are_traces(store, tmp_path):

@@ -6,10 +6,12 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 
 import pandas
 import pytest
 
+from nanolab import courier as courier_module
 from nanolab import tracking
 from nanolab.courier import Courier
 from nanolab.journal import JOURNAL, read_journal
@@ -155,6 +157,35 @@ def test_a_store_that_cannot_be_reached_ends_the_stage_and_is_raised(tmp_path):
     with pytest.raises(ConnectionError, match="no server"):
         courier.finish("FAILED")
     assert called == [True]
+
+
+def test_a_machine_that_cannot_be_measured_is_said_once_and_the_step_goes_on(parent, tmp_path, monkeypatch, capsys):
+    """nvidia-smi may hang, and psutil may be refused: everything else still arrives while the step runs."""
+    class Broken:
+        count = 0
+
+        def __init__(self, disk):
+            pass
+
+        def due(self):
+            return True
+
+        def sample(self):
+            Broken.count += 1
+            raise PermissionError("not\nallowed")
+
+    monkeypatch.setattr(courier_module, "Sampler", Broken)
+    monkeypatch.setattr(courier_module, "POLL_SECONDS", 0.01)
+    run = Run(tmp_path / "work")
+    courier = Courier(tmp_path / "work", lambda: tracking.open_step("tiny", parent, "sft", "0123456789ab", {}, {}))
+    for step in range(3):  # each carried before the next is recorded: the thread is still at work
+        run.metrics({"train/loss": 1.0}, step=step)
+        while courier._offset < (tmp_path / "work" / JOURNAL).stat().st_size:
+            time.sleep(0.01)
+    run.close()
+    run_id = courier.finish("FINISHED", {})
+    assert capsys.readouterr().out == "system metrics end here: PermissionError: not allowed\n" and Broken.count == 1
+    assert len(tracking.history(run_id, "train/loss")) == 3 and courier.error is None
 
 
 def test_null_run_is_a_run_with_every_method_and_keeps_what_it_is_given():

@@ -100,6 +100,23 @@ def test_views_show_the_newest_execution_of_run_all_and_the_points_of_its_ablati
     assert study["point"] in tags["mlflow.note.content"]  # the points side by side
 
 
+def test_a_run_with_a_metric_that_is_no_number_stays_the_latest(study):
+    """NaN differs from itself: records of one run, read twice, are unequal."""
+    again = tracking.open_execution({"experiment": "tiny"}, "tiny again", "scripts/run_all.py")
+    diverged = log_step(again, "sft", {"loss": float("nan")}, "01 sft")
+    tracking.close_run(again, "FINISHED")
+    for _ in range(2):
+        tracking_views.save_views(again)
+        assert tracking.record(diverged).tags["latest"] == "true"
+
+
+def test_a_large_grid_is_compared_in_part_so_that_the_address_fits_a_tag(study):
+    points = [f"{number:032x}" for number in range(5000)]
+    note = tracking_views.study_note(tracking.record(study["parent"]), [tracking_views.GRID], points)
+    assert len(note) < 20_000 and "(the first 100 of 5000 points)" in note and points[99] in note and points[100] not in note
+    assert "the first" not in tracking_views.study_note(tracking.record(study["parent"]), [tracking_views.GRID], points[:100])
+
+
 def test_the_page_of_a_notebook_needs_nothing_from_the_network(tmp_path):
     path = tmp_path / "notebook.ipynb"
     path.write_text((files.ROOT / "notebooks" / "01_tokenizer.ipynb").read_text())

@@ -15,18 +15,26 @@ HEADER = ("step", "parameters", "read", "trained", "generated", "FLOPs", "GiB a 
 
 
 def show_costs(study_name: str, overrides: list[str], hardware: str, as_json: bool) -> int:
-    """Prints the costs of each step and in all, with what they rest on. Raises UserError for an unknown machine."""
+    """Prints the costs of each step (of one seed) and in all (of every seed), with what they rest on.
+
+    Raises UserError for an unknown machine.
+    """
     study = load_study(study_name, overrides)
     machine = costs.hardware(hardware, study.hourly_rates, derive(study.base_train, study.tokenizer.vocab_size).model.width)
     rows = costs.plan_costs(study, machine, costs.finished_steps() if machine.device == "cpu" else None)
-    together, notes = costs.total(rows), costs.notes(study, machine, rows)
+    one, notes = costs.total(rows), costs.notes(study, machine, rows)
+    together = costs.of_all_seeds(study, one)
     if as_json:
         print(json.dumps({"study": study.experiment, "hardware": machine.name, "dollars_an_hour": machine.rate,
-                          "steps": [dataclasses.asdict(row) for row in rows], "total": dataclasses.asdict(together),
-                          "notes": notes}, indent=1))
+                          "seeds": study.seeds or [study.seed], "steps": [dataclasses.asdict(row) for row in rows],
+                          "one_seed": dataclasses.asdict(one), "total": dataclasses.asdict(together), "notes": notes}, indent=1))
         return 0
     rate = "" if machine.rate is None else f", ${machine.rate:.2f} an hour"
-    show_table(f"{study.experiment} on {machine.name}{rate}", HEADER, [cells(row) for row in rows], cells(together))
+    lines = [cells(row) for row in rows]
+    if len(study.seeds) > 1:
+        lines.append(["one seed", *cells(one)[1:]])
+        together = dataclasses.replace(together, step=f"{len(study.seeds)} seeds")
+    show_table(f"{study.experiment} on {machine.name}{rate}", HEADER, lines, cells(together))
     print("\n".join(f"- {note}" for note in notes))
     return 0
 

@@ -7,13 +7,13 @@ Every method keeps one record a problem, so each can be resumed by itself and an
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nanolab import sandbox
+from nanolab.calculator import CALL
 from nanolab.data import chat
 from nanolab.data.tokenizer import Tokenizer
 from nanolab.dist import World
@@ -24,7 +24,6 @@ from nanolab.generation import Completion
 from nanolab.samplers import baselines, power_mh, power_rollout, power_smc
 
 STRETCH = 16  # batches of samples between two writes of records: little is lost to a kill, little to half-empty batches
-TOOL_CALL = re.compile(r"<<(.*?)>>", re.DOTALL)  # as chat.completion_text writes them
 OF_A_LIFE = ("first", "steps", "log_p_by_step", "ids", "forced", "token_log_p")  # kept under a record's chains only
 PROGRAMS = 64  # completions whose programs are run together
 
@@ -198,7 +197,7 @@ def _life(tokenizer: Tokenizer, result: power_mh.ChainResult) -> Record:
             "cut": info.cut, "of": tokens, "log_p": info.log_p_new, "log_ratio": info.log_ratio if finite else None, "log_u": info.log_u,
             "accepted": bool(info.accepted), "moved": bool(info.moved), "early_rejected": bool(info.early_rejected),
             "positions": info.positions, "kept": chat.completion_text(tokenizer, info.proposal.tokens[:info.cut]), "proposal": text,
-            "tool_calls": TOOL_CALL.findall(text)})
+            "tool_calls": CALL.findall(text)})
     first = chat.completion_text(tokenizer, result.states[0].tokens)
     return {"log_p_by_step": [state.sum_log_p for state in result.states], "first": first, "steps": steps, "ids": final.tokens,
             "forced": final.forced, "token_log_p": final.log_p}

@@ -6,12 +6,12 @@ import time
 from html import escape
 from typing import Any
 
+from nanolab.report.collect import MODELS
 from nanolab.report.formats import decimals, duration, hours, is_missing, or_dash, short
 from nanolab.report.html_links import Links, tag
 from nanolab.report.markdown import EXECUTION, METHOD_LABELS, MODEL_LABELS, RL_WAYS, SUMMARY_LABELS, TASK_LABELS, other_power_steps
 
 Values = dict[str, Any]
-MODEL_STEPS = {"base": "base_eval", "mid": "chat_eval_mid", "sft": "chat_eval_sft", "rl": "chat_eval_rl"}
 WIDTH, HEIGHT = 120, 16  # of an interval's drawing, in pixels
 MEMORY_NAMES = {"system/processes_memory_megabytes": "the stage's processes", "system/gpu_0_memory_usage_megabytes": "GPU 0"}
 
@@ -69,7 +69,7 @@ def _table(header: list[str], rows: list[list[str]], numbers: tuple[int, ...] = 
 def tasks(values: Values, links: Links) -> str:
     """Every task by model: accuracy, its interval drawn, its interval in figures."""
     rows = values.get("task_results", [])
-    models = [model for model in MODEL_STEPS if any(row["model"] == model for row in rows)]
+    models = [model for model in MODELS if any(row["model"] == model for row in rows)]
     if not rows:
         return ""
     known = {(row["task"], row["model"]): row for row in rows}
@@ -78,14 +78,14 @@ def tasks(values: Values, links: Links) -> str:
         cells = [tag("b", label)]
         for model in models:
             row = known.get((task, model))
-            cells.append("-" if row is None else tag("span", links.of(MODEL_STEPS[model], decimals(4)(row["accuracy"]), task), class_="big")
+            cells.append("-" if row is None else tag("span", links.of(MODELS[model], decimals(4)(row["accuracy"]), task), class_="big")
                          + interval(row["accuracy"], row.get("low"), row.get("high"), row.get("chance"))
                          + tag("span", _range(row), class_="small"))
         table.append(cells)
     for label, key in SUMMARY_LABELS.items():
-        found = [or_dash(values["steps"].get(MODEL_STEPS[model], {}).get(key), decimals(4)) for model in models]
+        found = [or_dash(values["steps"].get(MODELS[model], {}).get(key), decimals(4)) for model in models]
         if key not in TASK_LABELS.values() and set(found) != {"-"}:
-            table.append([tag("b", label), *(tag("span", links.of(MODEL_STEPS[model], text, key), class_="big")
+            table.append([tag("b", label), *(tag("span", links.of(MODELS[model], text, key), class_="big")
                                              for model, text in zip(models, found))])
     note = "Accuracy with its 95% Wilson interval, on a scale from 0 to 1; the thin tick is chance. Every number links to its MLflow run."
     return _table(["task", *(MODEL_LABELS[model] for model in models)], table).replace("<table>", '<table class="matrix">') \
@@ -154,14 +154,9 @@ def cost(values: Values, links: Links) -> str:
                 *([links.of(step, or_dash(row["peak_gib"], decimals(2)), row["memory_of"])] if peaks else []),
                 *([or_dash(row["planned_dollars"], decimals(2)), or_dash(row["dollars"], decimals(2))] if paid else [])]
 
-    known = [row for row in rows if row["planned_hours"] is not None]
-
-    def added(key: str) -> float | None:
-        have = [row[key] for row in rows if row[key] is not None]
-        return sum(have) if have else None
-
-    whole = dict.fromkeys(rows[0]) | {key: added(key) for key in ("hours", "flops", "planned_dollars", "dollars")}
-    whole["planned_hours"] = added("planned_hours") if len(known) == len(rows) else None
+    sums = {key: [row[key] for row in rows] for key in ("planned_hours", "hours", "flops", "planned_dollars", "dollars")}
+    # no sum of a part of the steps beside a sum of all
+    whole = dict.fromkeys(rows[0]) | {key: None if None in found else sum(found) for key, found in sums.items()}
     lines = [line(escape(row["step"]), row, row["step"]) for row in rows] + [[tag("b", cell) for cell in line("all", whole, "")]]
     table = _table(head, lines, tuple(range(1, len(head))))
     told = [f"Planned for {costs['machine']} by the table of nanolab/costs.py, whose speeds are {costs['source']}."] if planned else \

@@ -36,9 +36,11 @@ class Chain:
 
     def question(self) -> HTML:
         """The question, what the chain made of its answer, and which other problems are worth a look."""
-        before, after = self.problem["methods"]["plain"]["passed"], self.life["passed"]
+        # the plain sample is the first state of the first chain, if the chain has one block; no other first state was graded
+        graded = self.life["chain"] == 0 and len(last_steps(self.life)) == len(self.life["steps"])
+        before = [("first state", _verdict(self.problem["methods"]["plain"]["passed"]))] if graded else []
         facts = [("problem", str(self.life["index"])), ("expected", str(self.life["expected"] or "tests that pass")),
-                 ("first state", _verdict(before)), ("last state", _verdict(after)), ("steps", str(len(last_steps(self.life)))),
+                 *before, ("last state", _verdict(self.life["passed"])), ("steps", str(len(last_steps(self.life)))),
                  ("accepted", str(sum(one["accepted"] for one in last_steps(self.life)))),
                  ("moved", str(sum(one["moved"] for one in last_steps(self.life))))]
         worth = "; ".join(f"{kind}: {', '.join(map(str, found[:MENTIONED]))}{', …' if len(found) > MENTIONED else ''}"
@@ -121,7 +123,8 @@ def find(study: str, step: str = "power_eval", problem: int | None = None, chain
 
 
 def notable(problems: list[Record], lives: list[Record]) -> dict[str, list[int]]:
-    """Which problems' first chains went from wrong to right, and from right to wrong, seen from the plain sample that they began with."""
+    """Which problems' first chains went from wrong to right, and from right to wrong, seen from the plain sample (with one block they
+    began with it)."""
     kinds: dict[str, list[int]] = {"wrong to right": [], "right to wrong": []}
     for life in lives:
         before = problems[life["index"]]["methods"]["plain"]["passed"]

@@ -42,23 +42,44 @@ def planned_and_spent(execution: RunRecord, runs: dict[str, RunRecord], environm
     not in the table. `rows`: step, planned_hours, flops, planned_gib, hours, tokens_per_second, peak_gib and which of MEMORY it is
     (memory_of), planned_dollars, dollars; None where unknown.
     """
-    study, machine = recorded_study(execution), None
-    if study is not None:
-        hardware = environment["hardware"]
-        name = next((gpu for gpu in costs.GPUS if gpu in (hardware.get("gpu_name") or "")), "") if hardware.get("gpu_count") else "cpu"
+    study, machine, hardware = recorded_study(execution), None, environment["hardware"]
+    used = gpus_used(execution, hardware)
+    name = next((gpu for gpu in costs.GPUS if gpu in (hardware.get("gpu_name") or "")), "") if used else "cpu"
+    if study is not None and used is not None and name:
         width = derive(study.base_train, study.tokenizer.vocab_size).model.width
-        if name and hardware["gpu_count"] is not None:
-            machine = costs.hardware(name if name == "cpu" else f"{hardware['gpu_count']}x{name}", study.hourly_rates, width)
+        machine = costs.hardware(f"{used}x{name}" if used else name, study.hourly_rates, width)
     planned = {row.step: row for row in costs.plan_costs(study, machine)} if study is not None and machine is not None else {}
-    rate, rows = environment["hardware"].get("hourly_rate"), []
+    rate, rows = hourly_rate(execution, hardware), []
     for step, run in runs.items():
         row, hours = planned.get(step), seconds(run) / 3600
         peak, memory_of = peak_memory(run)
         rows.append({"step": step, "hours": hours, "tokens_per_second": run.metrics.get(FINAL + "tokens_per_second"), "peak_gib": peak,
-                     "memory_of": memory_of, "dollars": None if rate is None else hours * float(rate),
+                     "memory_of": memory_of, "dollars": None if rate is None else hours * rate,
                      **{key: getattr(row, of) if row else None for key, of in (
                          ("planned_hours", "hours"), ("flops", "flops"), ("planned_gib", "memory_gib"), ("planned_dollars", "dollars"))}})
     return {"machine": machine.name if machine else "", "source": machine.speeds.source if machine else "", "rows": rows}
+
+
+def gpus_used(execution: RunRecord, hardware: dict[str, Any]) -> int | None:
+    """GPUs that an execution's processes use, one each, on all its machines; 0: its processors; None where that was not recorded."""
+    if execution.params.get("launch.device") == "cpu":
+        return 0
+    there = hardware.get("gpu_count")
+    if there is None:
+        return None
+    return min(there, int(execution.params.get("launch.nproc", there))) * int(execution.params.get("launch.nnodes", 1))
+
+
+def hourly_rate(execution: RunRecord, hardware: dict[str, Any]) -> float | None:
+    """Dollars an hour of what an execution used: of its GPUs as recorded (`hardware` has the rate of all of a machine's), else of one
+    machine by the rate of "cpu" in the study; None where there is no rate.
+    """
+    used, rate = gpus_used(execution, hardware), hardware.get("hourly_rate")
+    if used == 0:
+        prefix = "hourly_rates."
+        return costs.rate_of("cpu", {key.removeprefix(prefix): float(value) for key, value in execution.params.items()
+                                     if key.startswith(prefix)})
+    return None if rate is None else float(rate) * (used / hardware["gpu_count"] if used else 1)
 
 
 def recorded_study(execution: RunRecord) -> Any:

@@ -4,10 +4,11 @@ Columns:
     study, execution     the study's name, and the id of the MLflow run of its execution
     step, model          the step, and the model that it trained, evaluated or sampled (base, mid, sft, rl, one from outside); empty
                          for the tokenizer
-    task                 the task (gsm8k, ...) of an accuracy; empty for another metric
+    task                 the task (gsm8k, ...; hellaswag, ... of CORE) of an accuracy; empty for another metric
     metric               accuracy, pass_at_4, loss, validation_bits_per_byte, tokens_per_second, ...
     method               how answers were drawn: power, greedy, plain, best_of, ...; empty where that does not apply
-    setting              what else tells a row from others: a grid point's alpha, temperature, ...; before or after learning
+    setting              what else tells a row from others: a grid point's alpha, temperature, ...; before or after learning; core for
+                         the tasks of CORE, some of which are chat tasks too (arc_easy), asked in another way
     value                the number
     low, high            its 95% interval (Wilson), where it is a share
     n                    problems it is a share of
@@ -71,7 +72,12 @@ def metric_rows(step: str, values: dict[str, float]) -> list[Row]:
     for key, value in values.items():
         head, _, last = key.rpartition("/")
         task = next((task for task in CHAT_TASKS if task in values), "") if sampling else ""
-        if found := re.fullmatch(r"(before|after)(_\w+)?", last):  # of reinforcement learning, beside the paired test
+        if found := re.fullmatch(r"core/([^/]+)(?:/(\w+))?", key):
+            if not found[2]:
+                rows.append({"task": found[1], "metric": "accuracy", "setting": "core", "value": value, **_details(values, f"{key}/")})
+            elif found[2] not in COUNTED:
+                rows.append({"task": found[1], "metric": found[2], "setting": "core", "value": value})
+        elif found := re.fullmatch(r"(before|after)(_\w+)?", last):  # of reinforcement learning, beside the paired test
             if not found[2]:
                 details = {"low": values.get(f"{key}_low"), "high": values.get(f"{key}_high"), "n": values.get(f"{head}/n"),
                            "p_value": values.get(f"{head}/p_value") if last == "after" else None}

@@ -7,13 +7,14 @@ import time
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from nanolab import files, tracking
 from nanolab.experiment import load_study
 from nanolab.journal import Run
-from nanolab.report import collect, environment, html, html_overview, markdown
+from nanolab.report import collect, environment, html, html_overview, markdown, provenance
 from nanolab.report.blocks import Grid, Part, Text
 from nanolab.schema import to_dict
 from nanolab.stages import report as report_stage
@@ -173,6 +174,41 @@ def test_the_overview_has_intervals_paired_tests_and_the_plan_beside_the_actual_
     assert values["costs"]["machine"] == "cpu" and row["hours"] == pytest.approx(43 / 3600)
     assert row["planned_hours"] == pytest.approx(43 / 3600, rel=0.1) and row["flops"] == pytest.approx(4.7e12, rel=0.05)
     assert "Planned for cpu" in text and "31.9k" in text
+
+
+FACTS = environment.unknown()["hardware"]
+H100 = FACTS | {"gpu_count": 8, "gpu_name": "NVIDIA H100 80GB HBM3", "hourly_rate": 24.0}
+
+
+@pytest.mark.parametrize("hardware, launch, machine, rate", [
+    (H100, ["launch.nproc=8"], "8xH100", 24.0), (H100, ["launch.nproc=2"], "2xH100", 6.0), (H100, ["launch.nproc=16"], "8xH100", 24.0),
+    (H100, ["launch.nproc=8", "launch.nnodes=2", "launch.rdzv_endpoint=first:29500"], "16xH100", 48.0),
+    (H100, ["launch.device=cpu"], "cpu", 0.5), (FACTS | {"gpu_count": 0}, [], "cpu", 0.5), (FACTS, [], "", None),
+    (H100 | {"gpu_name": "Some GPU", "hourly_rate": None}, [], "", None)])
+def test_plan_and_dollars_are_those_of_the_devices_that_the_study_uses(module_store, hardware, launch, machine, rate):
+    """Not of every GPU that the machine has; and a CPU has a rate too, if the study states one."""
+    study = to_dict(load_study("smoke", ["experiment=golden", *launch])) | {"hourly_rates": {"cpu": 0.5, "H100": 3.0}}
+    parent = tracking.open_execution(study, "golden now", "scripts/run_all.py", {})
+    facts = environment.unknown() | {"hardware": hardware}
+    run = tracking.record(log_step(parent, "sft", {"loss": 2.0}, seconds=3600.0))
+    found = provenance.planned_and_spent(tracking.record(parent), {"sft": run}, facts)
+    (row,) = found["rows"]
+    assert found["machine"] == machine and row["dollars"] == (None if rate is None else pytest.approx(rate))
+    assert row["planned_dollars"] == (pytest.approx(row["planned_hours"] * rate) if machine else None)
+
+
+def test_the_row_of_all_steps_sums_nothing_that_a_step_lacks():
+    row = {"step": "sft", "hours": 1.0, "planned_hours": 2.0, "flops": 1e15, "planned_dollars": 4.0, "dollars": 2.5,
+           "tokens_per_second": None, "planned_gib": 1.0, "peak_gib": None, "memory_of": ""}
+    outside = row | {"step": "power_eval", **dict.fromkeys(("planned_hours", "flops", "planned_dollars", "planned_gib"))}
+
+    def last(rows):
+        links = SimpleNamespace(of=lambda step, text, key: text)
+        page = html_overview.cost({"costs": {"machine": "cpu", "source": "x", "rows": rows}}, links)
+        return re.findall(r"<td[^>]*>(?:<b>)?([^<]*)", page.split("<tr>")[-1])
+
+    assert last([row, row]) == ["all", "4h00m", "2h00m", "0.50", "2.0e+15", "-", "-", "8.00", "5.00"]
+    assert last([row, outside]) == ["all", "-", "2h00m", "-", "-", "-", "-", "-", "5.00"]
 
 
 def test_an_execution_without_settings_has_times_and_no_plan(module_store, tmp_path):

@@ -1,5 +1,7 @@
 """Claims: a chain reads step by step as it was recorded, and the problem shown first is one whose answer sharpening changed."""
 
+from dataclasses import replace
+
 import pytest
 
 from nanolab import files, tracking
@@ -37,6 +39,14 @@ def test_every_step_says_what_was_kept_redrawn_and_decided(chain):
     assert html[first:second].count("<pre") == 3  # kept, replaced, redrawn
     assert html[second:html.index("step 3: ")].count("<pre") == 0
     assert "2 &lt; 3 boxes" in chain.question().data and "wrong to right: 0" in chain.question().data
+
+
+def test_the_first_state_has_a_verdict_only_where_it_was_graded(chain):
+    """As the plain sample, with which the first chain of one block begins; no other first state was graded."""
+    assert ">first state<" in chain.question().data
+    for life in (LIFE | {"chain": 1}, LIFE | {"log_p_by_step": [-2.0, -2.0]}):  # of four steps one in the last block
+        html = replace(chain, life=life).question().data
+        assert ">first state<" not in html and ">last state<" in html
 
 
 def test_the_answers_of_the_other_methods_stand_below(chain):

@@ -42,6 +42,16 @@ def test_tasks_of_an_evaluation_and_the_two_sides_of_reinforcement_learning():
     assert after["setting"] == "after" and after["p_value"] == 0.001
 
 
+def test_a_task_of_core_is_told_from_the_chat_task_of_its_name():
+    one = {"": 0.25, "/n": 4.0, "/passed": 1.0, "/low": 0.05, "/high": 0.7, "/chance": 0.25}
+    values = {"CORE": 0.1, **{f"{task}{key}": value for task in ("core/arc_easy", "core/sums", "arc_easy") for key, value in one.items()}}
+    accuracy = {"metric": "accuracy", "value": 0.25, "low": 0.05, "high": 0.7, "n": 4.0}
+    chance = {"metric": "chance", "value": 0.25}
+    core = [{"task": task, "setting": "core", **row} for task in ("arc_easy", "sums") for row in (accuracy, chance)]
+    assert rows_of("base_eval", values) == [{"metric": "CORE", "value": 0.1}, *core,
+                                            {"task": "arc_easy", **accuracy}, {"task": "arc_easy", **chance}]
+
+
 def test_an_execution_becomes_a_table_with_its_runs_commit_and_grid_points(store):
     parent = tracking.open_execution({"experiment": "own"}, "own now", "scripts/run_all.py", {})
     start = round(time.time() * 1000)

@@ -129,7 +129,8 @@ def test_the_commands_of_the_pages_that_read_a_finished_study_run(finished_study
     program = "import json, sys; from nanolab.__main__ import main; print([main(words) for words in json.loads(sys.argv[1])])"
     done = subprocess.run([sys.executable, "-c", program, json.dumps(commands)], cwd=ROOT, capture_output=True, text=True, timeout=300,
                           stdin=subprocess.DEVNULL, env={**os.environ, "NANOLAB_MLRUNS": str(store)})
-    assert done.returncode == 0 and done.stdout.splitlines()[-1] == str([0] * len(commands)), done.stdout[-3000:] + done.stderr[-3000:]
+    ends = [2 if "PLAN" in words else 0 for words in commands]  # PLAN stands for an id that somebody saw: as it is here, it is refused
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == str(ends), done.stdout[-3000:] + done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("damage, words", [("truncate", "is truncated"), ("tokenizer", "was trained with tokenizer")])
