@@ -20,6 +20,8 @@ from nanolab.schema import UserError
 
 STYLES = {"text": "", "python": "bold cyan", "output": "green", "new": "bold", "cost": "dim", "note": "yellow", "error": "bold red"}
 FRAME_SECONDS = 1 / 30  # between two pictures of a growing answer
+ENDS = ("/quit", "/exit", "quit", "exit")
+EXAMPLE = "Mia has 12 coins. Mia buys 7 more coins. How many coins does Mia have now?"  # as the embedded world asks
 MOVES = {(True, True): "+", (True, False): "=", (False, False): "."}  # (accepted, moved)
 HELP = """\
 /greedy                    the likeliest token at each place
@@ -68,7 +70,7 @@ class Screen:
         self.session, self.settings, self.console, self.load = session, settings, console, load
 
     def talk(self, read: Callable[[], str]) -> None:
-        """Answers what `read` gives until it raises EOFError or says /quit."""
+        """Answers what `read` gives until it raises EOFError or says /quit (or another of ENDS)."""
         self._greet()
         while True:
             try:
@@ -79,7 +81,7 @@ class Screen:
             except KeyboardInterrupt:
                 self._note("\nCtrl-D or /quit ends the program")
                 continue
-            if line == "/quit":
+            if line in ENDS:
                 return
             try:
                 if line.startswith("/"):
@@ -97,6 +99,8 @@ class Screen:
         if name in SWITCHES:
             self.settings = switched(self.settings, name, words)
             self._note(self.settings.line if SWITCHES[name][0] else f"{name} {words[0]}")
+            if self.settings.max_new_tokens >= (context := self.session.subject.context) and name == "tokens":
+                self._note(f"an answer also ends where the model's context does: {context} tokens, with the question and all before it")
         elif name == "new":
             self.session.clear()
             self._note("a new conversation")
@@ -126,6 +130,9 @@ class Screen:
         self.console.print(Text(f"{self.session.name}: {self.settings.line}. /help lists the commands."), soft_wrap=True)
         if self.session.subject.plain:
             self._note('a base model is asked in plain text ("Question: ... Answer:"), each question by itself')
+
+        if self.session.subject.facts.get("data") == "embedded":  # the model knows no other world
+            self._note(f"for example: {EXAMPLE}")
 
     def _note(self, text: str) -> None:
         self.console.print(Text(text, STYLES["note"]), soft_wrap=True)
@@ -180,7 +187,7 @@ def cost(answer: Answer) -> str:
     if answer.steps is not None:
         facts.append(f"{answer.accepted} of {answer.steps} steps accepted")
     if answer.votes is not None:
-        facts.append(f"{answer.votes} votes")
+        facts.append(f"{answer.votes} vote{'s' * (answer.votes != 1)}")
     if not answer.ended:
         facts.append(f"cut at {answer.tokens} tokens")
     if answer.dropped:

@@ -29,7 +29,7 @@ class Courier:
         self._open_run, self._on_failure, self._offset = open_run, on_failure, 0
         self._points: dict[str, str] = {}  # grid point -> run id
         self._last_start = 0  # of a grid point, in milliseconds: no two are equal, since the UI orders the points by it
-        self._values: dict[str, dict[str, float]] = {}  # run id of a grid point -> its metrics
+        self._datasets: list[dict[str, Any]] = []  # that the step reads; so do its grid points
         self._tables: dict[str, dict[str, Any]] = {}  # run id -> file name -> its entry in the tag that makes the UI show tables
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -52,9 +52,13 @@ class Courier:
                 tracking.set_tag(self.run_id, f"final/{key}", value if isinstance(value, str) else json.dumps(value))
         if status == "FINISHED":
             traces.deliver(self.folder, self.run_id)
+        step = tracking.record(self.run_id)
         for point in self._points.values():
-            if tracking.record(point).status == "RUNNING":
+            made = tracking.record(point)
+            if made.status == "RUNNING":
                 tracking.close_run(point, "FAILED")
+            else:
+                tracking_notes.describe_point(made, step)
         tracking.close_run(self.run_id, status, None if ended is None else round(ended * 1000))
         if status == "FINISHED":
             tracking_notes.describe_step(tracking.record(self.run_id))
@@ -96,8 +100,6 @@ class Courier:
             run_id = self._run_of(item)
             if item["kind"] == "metrics":
                 step = item["step"] or 0
-                if item["point"] is not None:
-                    self._values.setdefault(run_id, {}).update(item["metrics"])
                 curves.setdefault(run_id, []).extend((key, value, item["time"], step) for key, value in item["metrics"].items())
             else:
                 self._deliver_other(run_id, item)
@@ -112,6 +114,8 @@ class Courier:
         if point not in self._points:
             self._last_start = max(self._last_start + 1, item["time"])
             self._points[point] = tracking.open_point(self.run_id, point, self._last_start)
+            for dataset in self._datasets:
+                self._deliver_other(self._points[point], dataset)
         return self._points[point]
 
     def _deliver_other(self, run_id: str, item: dict[str, Any]) -> None:
@@ -122,8 +126,9 @@ class Courier:
             tracking.set_tag(run_id, item["key"], item["value"])
         elif kind == "end":
             tracking.close_run(run_id, item["status"], max(item["time"], self._last_start))
-            tracking.set_tag(run_id, "result", tracking_notes.result_of("point", self._values.get(run_id, {})))
         elif kind == "dataset":
+            if run_id == self.run_id:
+                self._datasets.append(item)
             tracking.log_dataset(run_id, item["name"], item["source"], item["digest"], item["context"], item.get("rows"))
         elif kind == "artifact":
             folder = str(Path(item["name"]).parent)

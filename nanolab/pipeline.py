@@ -51,18 +51,10 @@ def run_stage(stage: str, parameters: dict[str, Any] | None = None, experiment: 
     missing, reused = missing_steps(plan(study, own), own, fresh)
     if study.launch.node_rank > 0:
         return _follow(study, own, missing, reused)
-    with study_lock(study.experiment, parent_run_id or ""):
-        execution = Execution(study, parent_run_id or "", f"notebooks/{STEPS[own[0]].notebook}.ipynb")
-        try:
-            for step in missing:
-                execution.run(step, fresh and step.name in own)
-            for step in reused:
-                execution.reuse(step)
-            execution.result.own = own
-        except BaseException:
-            execution.close("FAILED")
-            raise
-        execution.close("FINISHED")
+    parent, source = parent_run_id or "", f"notebooks/{STEPS[own[0]].notebook}.ipynb"
+    with study_lock(study.experiment, parent), Execution(study, parent, source) as execution:
+        execution.fill(missing, reused, own if fresh else [])
+        execution.result.own = own
     return execution.result
 
 
@@ -171,10 +163,20 @@ class Execution:
                 tracking.set_tag(self.parent(), f"reused.{step.name}", run_id)
         self._add(step, run_id)
 
-    def close(self, status: str) -> None:
+    def fill(self, missing: list[Step], reused: list[Step], fresh: list[str]) -> None:
+        """Runs the missing steps, those of `fresh` anew, and notes the finished ones."""
+        for step in missing:
+            self.run(step, step.name in fresh)
+        for step in reused:
+            self.reuse(step)
+
+    def __enter__(self) -> Execution:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         """Ends the parent run, if this execution opened it."""
         if self._opened:
-            close_execution(self._parent, status)
+            close_execution(self._parent, "FAILED" if kind else "FINISHED")
 
     def _add(self, step: Step, run_id: str) -> None:
         self.result.metrics[step.name] = step.result()
@@ -224,18 +226,35 @@ class Attempt:
 
 
 def _run_report(study: StudyConfig, parent: str) -> StageResult:
-    """Compiles the report of an execution (default: the latest of run_all, else the latest) in this process."""
-    if not parent:
-        executions = tracking.executions(study.experiment)
-        if not executions:
-            raise UserError(f"study {study.experiment!r} has no execution in {tracking.store_uri()}: run it first")
-        whole = [run for run in executions if run.tags.get("mlflow.source.name") == tracking.RUN_ALL]
-        parent = (whole or executions)[0].id  # a notebook run alone is an execution too, of a few steps
+    """Compiles the report of an execution (default: `execution_to_report`).
+
+    A study that has none gets one here: its missing steps are run first, as every notebook does with the steps that it reads.
+    """
+    source = f"notebooks/{STEPS['report'].notebook}.ipynb"
+    if parent := parent or execution_to_report(study.experiment):
+        return _compile_report(Execution(study, parent, source))
+    own = [step for step in study.steps if step != "report"]
+    missing, reused = missing_steps(plan(study, own), own, False)
+    with study_lock(study.experiment), Execution(study, "", source) as execution:
+        execution.fill(missing, reused, [])
+        return _compile_report(execution)
+
+
+def execution_to_report(experiment: str) -> str:
+    """The execution that a report is about where none is named: the latest of run_all, else the latest that finished; "" without one."""
+    executions = tracking.executions(experiment)
+    whole = [run for run in executions if run.tags.get("mlflow.source.name") == tracking.RUN_ALL]
+    finished = [run for run in executions if run.status == "FINISHED"]  # of notebooks run alone: an execution of a few steps each
+    return next((run.id for run in [*whole, *finished]), "")
+
+
+def _compile_report(execution: Execution) -> StageResult:
+    """Runs step report below an execution's parent run, in this process."""
+    study, parent = execution.study, execution.parent()
     step = Step("report", study.report, parent[:12], files.work_folder(study.experiment, "report", parent[:12]))
     if step.folder.exists():
         shutil.rmtree(step.folder)  # made again from the same records
     write_job(_job(study, step))
-    execution = Execution(study, parent, f"notebooks/{STEPS['report'].notebook}.ipynb")
     attempt = Attempt(step)
     run_id = execution._open_step(step, attempt)
     courier = Courier(step.folder, lambda: run_id)

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
-NEEDS = "a row needs a prompt (text) or messages (a list of {role, content}), one of the two"
+NEEDS = 'a row needs a prompt (text) or messages (a list of {role, content}), one of the two, for example [{"prompt": "..."}]'
 FACTS = "model.json"  # beside checkpoints/ and tokenizer/: the source and the name
 
 

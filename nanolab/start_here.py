@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import Any
 
 from IPython.display import HTML, Markdown
 
-from nanolab import tracking
+from nanolab import notebooks, tracking
 from nanolab.config import ROOT, STEPS, StudyConfig
-from nanolab.experiment import load_study
-from nanolab.plan import Step, plan
+from nanolab.experiment import find_study, load_study
+from nanolab.plan import Step, plan, step_config
 from nanolab.report import cards, collect, records
 from nanolab.report.cards import Markup
 from nanolab.report.view import headlines
 from nanolab.terminal import STATES, state_of
+from nanolab.tracking import RunRecord
 
 TOOLS = ("11_compare", "12_one_chain")  # notebooks that read records and run no stage
 RESULTS = {"base bits per byte": ("base_train", "validation_bits_per_byte"), "SFT GSM8K": ("chat_eval_sft", "gsm8k"),
@@ -34,7 +36,10 @@ def stages(experiment: str) -> HTML:
                      _lines([_state(study, planned.get(step), step) for step in steps]),
                      _lines([_result(planned.get(step)) for step in steps])])
     rows += [[cards.link(notebook, f"{notebook}.ipynb"), _what(notebook), "", ""] for notebook in TOOLS]
-    return HTML(_next(study, planned) + cards.table(["notebook", "what it does", f"steps of {study.experiment}", "result"], rows, left=4))
+    path = find_study(experiment)
+    file = os.path.relpath(path, ROOT) if path.is_relative_to(ROOT) else str(path)
+    header = ["notebook", "what it does", f"steps of {study.experiment}", "result"]
+    return HTML(_next(study, planned, file) + cards.table(header, rows, left=4))
 
 
 def studies() -> HTML | Markdown:
@@ -50,31 +55,70 @@ def studies() -> HTML | Markdown:
     if not rows:
         return Markdown(records.NOTHING)
     header = ["study", "executions", "latest execution", "finished steps", *RESULTS]
-    note = cards.muted(f"The links lead to {tracking.server_address()}, which `make ui` serves.")
+    note = cards.muted(Markup(f"The links lead to {tracking.server_address()}, which <code>make ui</code> serves."))
     return HTML(f'{cards.table(header, rows, left=3)}<div style="font-size:12px">{note}</div>')
 
 
 # ---- cells of the map
 
-def _next(study: StudyConfig, planned: dict[str, Step]) -> str:
-    """A button to the notebook whose step is the first that is missing."""
-    missing = [step for step in study.steps if step in planned and not planned[step].finished]
+def _next(study: StudyConfig, planned: dict[str, Step], file: str) -> str:
+    """The first step that is missing: a button to its notebook, or the commands that run it where the notebook holds other values."""
+    missing = [step for step in study.steps if not (planned[step].finished if step in planned else _reports(study))]
+    everything = f"or all of them in a terminal: {_code(f'scripts/run_all.py {file}')}"
+    report = STEPS["report"].notebook
+    read = _button(report) + _setting({} if _is_held(report, file) else {"experiment": study.experiment})
     if not missing:
-        text, step = f"Every step of {study.experiment} is finished. Read its report:", "report"
+        parts = [f"Every step of {cards.escape(study.experiment)} is finished. Read its report: {read}"]
+        parts.append("Then: " + " · ".join(cards.link(tool, f"{tool}.ipynb") for tool in TOOLS))
+    elif missing == ["report"]:
+        parts = [f"Every step of {cards.escape(study.experiment)} but its report is finished. Next: {read}"]
     else:
-        begun = planned[missing[0]].started
-        text, step = f"{len(missing)} of {len(study.steps)} steps of {study.experiment} are not finished. " + (
-            "Go on with:" if begun else "Next:"), missing[0]
-    notebook = STEPS[step].notebook
-    command = f"<code>.venv/bin/python scripts/run_all.py {_name(study)}</code>"
-    whole = f"or all of them in a terminal: {command}" if missing else "Then: " + " · ".join(
-        cards.link(tool, f"{tool}.ipynb") for tool in TOOLS)
-    return (f'<div style="{cards.FONT};margin:8px 0 14px">{cards.escape(text)} <a style="{BUTTON}" href="{notebook}.ipynb">'
-            f'{notebook}</a><div style="font-size:12px;margin-top:6px">{whole}</div></div>')
+        step, said = missing[0], f"{len(missing)} of {len(study.steps)} steps of {cards.escape(study.experiment)} are not finished. "
+        said += "Go on with:" if planned[step].started else "Next:"
+        other = _other_values(study, step, file)
+        if other is None:
+            parts = [f"{said} {_code(f'scripts/run_all.py {file} --only {step}')}", everything,
+                     f"The notebooks' parameters cells hold the values of another study. To run one with the values of {file}: "
+                     + _code(f"-m nanolab plan {file} --parameters {step} > parameters.yaml") + ", then "
+                     + f"<code>.venv/bin/papermill notebooks/{STEPS[step].notebook}.ipynb out.ipynb -f parameters.yaml</code>"]
+        else:
+            parts = [f"{said} {_button(STEPS[step].notebook)}{_setting(other)}", everything]
+    small = "".join(f'<div style="font-size:12px;margin-top:6px">{part}</div>' for part in parts[1:])
+    return f'<div style="{cards.FONT};margin:8px 0 14px">{parts[0]}{small}</div>'
 
 
-def _name(study: StudyConfig) -> str:
-    return f"experiments/{study.experiment}.yaml" if (ROOT / "experiments" / f"{study.experiment}.yaml").is_file() else "STUDY.yaml"
+def _other_values(study: StudyConfig, step: str, file: str) -> dict[str, Any] | None:
+    """What is to be set in a step's notebook before it is run: what the step fixes; None where it holds another study's values."""
+    have = notebooks.defaults(notebooks.notebook_file(step))
+    want = notebooks.parameters(STEPS[step].stage, step_config(study, step), have["experiment"])
+    differing = {key: value for key, value in want.items() if have.get(key) != value}
+    return differing if _is_held(STEPS[step].notebook, file) and set(differing) <= set(STEPS[step].fixed) else None
+
+
+def _is_held(notebook: str, file: str) -> bool:
+    """Whether a notebook names the study of this file."""
+    return find_study(notebooks.defaults(ROOT / "notebooks" / f"{notebook}.ipynb")["experiment"]) == find_study(file)
+
+
+def _setting(values: dict[str, Any]) -> str:
+    """What is to be set in a notebook's parameters cell first."""
+    said = ", ".join(f"<code>{key} = {cards.escape(json.dumps(value))}</code>" for key, value in values.items())
+    return f" with {said}" if said else ""
+
+
+def _reports(study: StudyConfig) -> list[RunRecord]:
+    """The reports of a study, newest first; each belongs to an execution."""
+    condition = "tags.step = 'report' and attributes.status = 'FINISHED'"
+    return tracking.search(study.experiment, condition) if records.store_exists() else []
+
+
+def _button(notebook: str) -> str:
+    return f'<a style="{BUTTON}" href="{notebook}.ipynb">{notebook}</a>'
+
+
+def _code(arguments: str) -> str:
+    """A command line of Python as it is typed in the repository."""
+    return f"<code>.venv/bin/python {cards.escape(arguments)}</code>"
 
 
 def _what(notebook: str) -> Markup:
@@ -90,8 +134,7 @@ def _lines(pieces: list[str]) -> Markup:
 
 def _state(study: StudyConfig, step: Step | None, name: str) -> str:
     if step is None:  # the report, which is made again for each execution
-        having = records.store_exists()
-        made = tracking.search(study.experiment, "tags.step = 'report' and attributes.status = 'FINISHED'") if having else []
+        made = _reports(study)
         return f'{_sign("finished" if made else "missing")} {name} {records.run_link(made[0].id) if made else ""}'
     earlier = any(step.folder.parent.glob("*/result.json"))  # finished with other settings, or by an older version of the code
     state = "outdated" if earlier and state_of(step) == "missing" else state_of(step)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from nanolab.calculator import CALL
 from nanolab.journal import artifact_file
 
 PROBLEMS = 3  # the first ones of a step
+MARKDOWN = re.compile(r"[*_#<>`~|\[\]\\$\n]|^\s|^[-+] |^\d+[.)]")  # what it might read as markup
 
 
 @dataclass
@@ -113,6 +115,18 @@ def tool_spans(text: str, length: int) -> list[Span]:
     return [Span("calculator", "TOOL", max(1, length // (2 * len(calls))), call, output) for call, output in calls]
 
 
+def fenced(value: Any) -> Any:
+    """`value` with those of its texts that Markdown would change as blocks of plain text: the UI reads inputs and outputs as Markdown,
+    which eats the stars of a product. Others stay as they are, since the UI breaks the lines of a block nowhere.
+    """
+    if isinstance(value, dict):
+        return {key: fenced(one) for key, one in value.items()}
+    if not isinstance(value, str) or not MARKDOWN.search(value):
+        return value
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", value)), default=0))
+    return f"{fence}text\n{value}\n{fence}"
+
+
 def _lines(path: Path, count: int, wanted: Callable[[dict[str, Any]], bool] = lambda record: True) -> list[dict[str, Any]]:
     """The first `count` wanted records of a file."""
     with open(path, encoding="utf-8") as file:
@@ -150,8 +164,8 @@ def _spans(root: Span, trace_id: str, mark: str, start: int) -> list[Any]:
 
     def add(span: Span, parent: str, begin: int) -> None:
         own = hashlib.sha256(f"{mark} {len(made)}".encode()).hexdigest()[:16]
-        attributes = {"mlflow.traceRequestId": trace_id, "mlflow.spanType": span.kind, "mlflow.spanInputs": span.inputs,
-                      "mlflow.spanOutputs": span.outputs, **span.facts}
+        attributes = {"mlflow.traceRequestId": trace_id, "mlflow.spanType": span.kind, "mlflow.spanInputs": fenced(span.inputs),
+                      "mlflow.spanOutputs": fenced(span.outputs), **span.facts}
         made.append(MlflowSpan.from_dict({
             "trace_id": trace_id, "span_id": own, "parent_span_id": parent, "name": span.name, "start_time_unix_nano": begin,
             "end_time_unix_nano": begin + span.length * 1_000_000, "status": {"code": "STATUS_CODE_OK", "message": ""},

@@ -194,6 +194,13 @@ def executions(experiment: str) -> list[RunRecord]:
     return search(experiment, "tags.`nanolab.kind` = 'execution'")
 
 
+def newest_study() -> tuple[str, str] | None:
+    """Name and experiment id of the study that has run last; None in an empty store."""
+    names = {found.experiment_id: found.name for found in client().search_experiments()}
+    runs = client().search_runs(list(names), "tags.`nanolab.kind` = 'execution'", max_results=1, order_by=["attributes.start_time DESC"])
+    return (names[runs[0].info.experiment_id], runs[0].info.experiment_id) if runs else None
+
+
 def latest_whole(experiment: str, **params: str) -> RunRecord | None:
     """What stands for a study where one execution must: the newest finished one of run_all, before others one with every step.
 

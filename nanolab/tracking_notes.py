@@ -96,8 +96,18 @@ def describe_step(run: RunRecord, report: str = "") -> None:
             found = _made_by(folder)
             links += [f"reads {link(found)}"] if found else []
     about = ABOUT.get(step) or ABOUT.get(STEPS[step].module if step in STEPS else "", "")
-    lines = [f"**{said}**" if said else "", about, " · ".join(links)]
+    lines = [f"**{said}**" if said else "", " · ".join(links), about]  # the UI hides what comes after some lines
     tracking.set_tag(run.id, "mlflow.note.content", "\n\n".join(line for line in lines if line))
+    if said:
+        tracking.set_tag(run.id, "result", said)
+
+
+def describe_point(run: RunRecord, step: RunRecord) -> None:
+    """Writes a finished grid point's main result and its description: setting, result, a link to its step."""
+    said = say_result(run)
+    setting = ", ".join(f"{key} {value.replace('_', ' ').removesuffix('.0')}" for key, value in run.params.items())
+    parts = [setting, f"**{said}**" if said else "", f"a point of {link(step)}"]
+    tracking.set_tag(run.id, "mlflow.note.content", " · ".join(part for part in parts if part))
     if said:
         tracking.set_tag(run.id, "result", said)
 

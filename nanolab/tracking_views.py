@@ -19,7 +19,7 @@ STEPS, TREE, GRID = "nanolab-steps", "nanolab-tree", "nanolab-ablation"
 NAMES = {STEPS: "Steps", TREE: "Latest execution", GRID: "Ablation"}
 GRID_PARAMS = ["method", "alpha", "temperature", "num_steps", "samples"]
 COMPARED = 100  # runs that the UI's comparison can show legibly; their ids are part of its address, and a tag has a limit
-LATEST = "latest"  # tag of the newest finished run of each step
+LATEST = "latest"  # tag of the runs that stand for the steps of a study
 
 
 def page(experiment_id: str, view: str, charts: bool = False) -> str:
@@ -40,11 +40,15 @@ def address(experiment: str, view: str = STEPS) -> str:
 
 
 def save_views(parent: str) -> None:
-    """Makes the views of a study show execution `parent` and the newest finished run of each step, and describes the study."""
+    """Makes the views of a study show what stands for it, and describes it. `parent` is the execution that has just ended.
+
+    That is the newest finished execution of run_all with its steps, so that a notebook run beside it changes nothing here; a study
+    that has none shows execution `parent`, and the newest finished run of each step.
+    """
     execution = tracking.record(parent)
-    experiment_id = execution.experiment_id
-    steps = mark_latest(execution)
-    views = {STEPS: steps_view(), TREE: tree_view(parent)}
+    experiment_id, whole = execution.experiment_id, tracking.latest_whole(execution.params["experiment"])
+    steps = mark_latest(execution.params["experiment"], whole)
+    views = {STEPS: steps_view(), TREE: tree_view(whole.id if whole else parent)}
     points = []
     if "power_ablation" in steps:
         views[GRID] = grid_view(steps["power_ablation"].id)
@@ -56,23 +60,24 @@ def save_views(parent: str) -> None:
     tracking.set_experiment_tag(experiment_id, "mlflow.note.content", study_note(execution, list(views), points))
 
 
-def mark_latest(execution: RunRecord) -> dict[str, RunRecord]:
-    """Moves the tag `latest` to the runs that the execution made or reused; gives the newest finished run of each step."""
-    experiment = execution.params["experiment"]
-    before = {run.tags["step"]: run for run in tracking.search(experiment, f"tags.{LATEST} = 'true'")}
-    reused = [tracking.record(run_id) for key, run_id in execution.tags.items() if key.startswith("reused.")]
-    own = [run for run in tracking.children(execution.id) if "step" in run.tags and run.status == "FINISHED"]
-    after = before | {run.tags["step"]: run for run in [*reused, *own] if run.experiment_id == execution.experiment_id}
-    for step, run in after.items():
-        if step not in before or run.id != before[step].id:  # not the records: a metric that is NaN differs from itself
-            tracking.set_tag(run.id, LATEST, "true")
-            if step in before:
-                tracking.set_tag(before[step].id, LATEST, "false")
+def mark_latest(experiment: str, whole: RunRecord | None) -> dict[str, RunRecord]:
+    """Moves the tag `latest` to the finished run of each step that execution `whole` made or reused (None: to the newest of each step)."""
+    before = {run.id for run in tracking.search(experiment, f"tags.{LATEST} = 'true'")}
+    finished = tracking.search(experiment, "tags.`nanolab.kind` = 'step' and attributes.status = 'FINISHED'")
+    if whole:
+        reused = {run_id for key, run_id in whole.tags.items() if key.startswith("reused.")}
+        finished = [run for run in finished if run.tags.get("mlflow.parentRunId") == whole.id or run.id in reused]
+    after: dict[str, RunRecord] = {}
+    for run in finished:  # newest first
+        after.setdefault(run.tags["step"], run)
+    marked = {run.id for run in after.values()}
+    for run_id in before ^ marked:
+        tracking.set_tag(run_id, LATEST, "true" if run_id in marked else "false")
     return after
 
 
 def steps_view() -> dict[str, Any]:
-    """The newest finished run of each step, a row each, in the order of a study."""
+    """The run of each step that stands for it, a row each, in the order of a study."""
     return {"searchFilter": f"tags.{LATEST} = 'true'", "orderByKey": "tags.`mlflow.runName`", "orderByAsc": True,
             **columns({"tags.`result`": 560, "attributes.`Dataset`": 300})}
 

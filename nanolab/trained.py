@@ -34,9 +34,12 @@ def load_trained(study: str, source: str = "sft", step: int | None = None, devic
 
 
 def load_step(folder: Path, source: str, step: int | None = None, device: str = "cpu") -> Subject:
-    """The model in the work folder of a finished training step, with its tokenizer."""
-    tokenizer = Tokenizer.load(read_job(folder / JOB).inputs["tok_train"] / "tokenizer")
-    return trained_subject(folder / "checkpoints", tokenizer, source, step, torch.device(device))
+    """The model in the work folder of a finished training step, with its tokenizer; its fact `data` is the study's data source."""
+    job = read_job(folder / JOB)
+    tokenizer = Tokenizer.load(job.inputs["tok_train"] / "tokenizer")
+    subject = trained_subject(folder / "checkpoints", tokenizer, source, step, torch.device(device))
+    subject.facts["data"] = job.study.data.source
+    return subject
 
 
 def load_outside(source: str, device: str = "cpu") -> HFSubject:

@@ -2,13 +2,14 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from nanolab.__main__ import main
-from nanolab.chat_screen import SWITCHES, Screen, common_start, shown, switched
-from nanolab.chat_session import ChatSettings, Session
+from nanolab.chat_screen import ENDS, EXAMPLE, SWITCHES, Screen, common_start, cost, shown, switched
+from nanolab.chat_session import Answer, ChatSettings, Session
 from nanolab.schema import UserError
 from nanolab.trained import load_for_chat
 
@@ -57,6 +58,22 @@ def test_a_conversation_goes_on_after_mistakes_and_interrupts(trained_study):
     for line in ("Ctrl-D or /quit ends", "power, alpha 4, 2 steps", "unknown command '/nonsense'", "alpha = 0.0 is out of range"):
         assert line in out
     assert "\x1b" not in out  # no terminal, no colours
+
+
+def test_a_conversation_begins_with_a_question_of_the_model_s_world_and_ends_as_people_end_things(trained_study):
+    for end in ENDS:
+        out = talk(trained_study, [end, "/greedy"])
+        assert f"for example: {EXAMPLE}" in out and out.count("greedy") == 1, end  # the greeting's
+
+
+def test_a_limit_beyond_the_context_is_said(trained_study):
+    assert "model's context does: 96 tokens" in talk(trained_study, ["/tokens 99999"])
+    assert "context does" not in talk(trained_study, ["/tokens 20"])
+
+
+def test_one_vote_is_no_votes():
+    answer = Answer("a", [], -1.0, 3, 9, 0.1, True, "majority of 1", votes=1)
+    assert "1 vote]" in cost(answer) and "2 votes]" in cost(replace(answer, votes=2))
 
 
 def test_a_terminal_gets_colours_and_NO_COLOR_takes_them(trained_study, monkeypatch):

@@ -276,6 +276,23 @@ def test_run_all_is_interrupted_fails_meets_a_mistake_and_goes_on_each_time(lab)
 
 
 @pytest.mark.slow
+def test_the_report_of_a_study_that_never_ran_runs_its_steps_first(lab):
+    report = "from nanolab import pipeline; r = pipeline.run_stage('report', experiment='tiny'); print(r.metrics['report'], r.own)"
+    lab.behave("fail")
+    status, output = lab.call("-c", report)
+    assert status == 1 and "the stage broke at step 3" in output
+    status, output = lab.call("-m", "nanolab", "report", "tiny")  # the command reads, and starts nothing
+    assert status == 2 and "study 'tiny' has no execution in" in output and "run_all.py tiny" in output
+    lab.behave("")
+    output = lab.python(report)  # goes on, in an execution of its own: the one that failed stands for nothing
+    assert "counting from 4 to 10" in output and output.endswith("{'summary': 'SUMMARY report tok_eval tok_train'} ['report']\n")
+    assert "counting" not in lab.python(report)
+    made, failed = tracking.executions("tiny")
+    assert (made.status, failed.status, made.tags["mlflow.source.name"]) == ("FINISHED", "FAILED", "notebooks/10_report.ipynb")
+    assert [run.tags["step"] for run in tracking.children(made.id)] == ["tok_train", "tok_eval", "report", "report"]
+
+
+@pytest.mark.slow
 def test_plain_papermill_takes_the_parameters_that_plan_writes(lab):
     status, parameters = lab.call("-m", "nanolab", "plan", "tiny", "--set", "tokenizer.vocab_size=268", "--parameters", "tok_train")
     assert status == 0

@@ -158,6 +158,8 @@ def test_mlflow_loads_and_serves_it_from_a_moved_store_and_it_answers_as_the_ses
         messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": own.text}, {"role": "user", "content": "And?"}]
         status, found = post(port, {"dataframe_records": [{"messages": messages}], "params": POWER})
         assert status == 200 and found["predictions"][0]["text"] == later.text
+        status, found = post(port, {"inputs": ["Hello"]})  # a bare text has no column, and MLflow drops what has none
+        assert status == 400 and '[{"prompt": "..."}]' in found["message"]
         status, found = post(port, {"dataframe_records": [{"prompt": "Hello"}], "params": {"alpha": 0.5}})
         assert status == 400 and "alpha = 0.5 is out of range" in found["message"] and "stack_trace" not in found
     finally:

@@ -42,12 +42,13 @@ def test_a_power_step_s_chains_are_traces_of_its_run(store, tmp_path):
     root, first, moved, rejected = spans.values()
     assert root.parent_id is None and {span.parent_id for span in (first, moved, rejected)} == {root.span_id}
     assert [moved.name, rejected.name] == ["step 1: accepted", "step 2: rejected before its end"]
-    assert (root.inputs, root.outputs) == ("question 0", "<<2*3=6>>6")
+    assert (root.inputs, root.outputs) == ("question 0", "```text\n<<2*3=6>>6\n```")  # Markdown eats no star in there
+    assert moved.outputs["proposal"] == "```text\nso <<2*3=6>>6\n```"
     assert moved.outputs["log_ratio"] == 0.5 and moved.attributes["accepted"] is True and rejected.attributes["log_ratio"] is None
     lengths = [(span.end_time_ns - span.start_time_ns) / 1e6 for span in (first, moved, rejected)]
     assert lengths == [100, 10, 20] and moved.start_time_ns == first.end_time_ns  # the cost in positions
     tools = [span for span in trace.data.spans if span.span_type == "TOOL"]
-    assert [(span.inputs, span.outputs) for span in tools] == [("1+1", "2"), ("2*3", "6"), ("2*3", "6")]
+    assert [span.inputs for span in tools] == [traces.fenced(call) for call in ("1+1", "2*3", "2*3")]
     assert {span.parent_id for span in tools} == {first.span_id, moved.span_id, rejected.span_id}
 
 
@@ -79,7 +80,7 @@ def test_an_evaluation_s_shown_samples_are_traces(store, tmp_path):
     _, found = deliver(folder, store, "chat_eval_sft")
     (trace,) = found.values()
     assert [span.span_type for span in trace.data.spans] == ["CHAIN", "LLM", "TOOL"]
-    assert trace.data.spans[0].inputs == "How many?" and trace.info.assessments[0].value is False
+    assert trace.data.spans[0].inputs == traces.fenced("How many?") and trace.info.assessments[0].value is False
 
 
 def test_a_step_without_generations_has_no_traces(tmp_path):
@@ -90,3 +91,12 @@ def test_calls_of_a_text_are_cut_at_the_output():
     assert [(span.inputs, span.outputs) for span in traces.tool_spans("a<<1+1=2>> <<'a=b'.count('=')=1>> <<3", 8)] == [
         ("1+1", "2"), ("'a=b'.count('=')", "1")]
     assert traces.tool_spans("<<7>>", 4)[0].outputs is None
+
+
+def test_a_text_that_markdown_would_change_is_fenced_and_a_question_in_words_is_not():
+    for text in ("How many? (22 - 9, at 5%)", "22-9", "-4", ""):
+        assert traces.fenced(text) == text
+    for text in ("2*3", "#### 7", "a_b_c", "one\ntwo", "    x", "- 3", "1. one", "$1 and $2"):
+        assert traces.fenced(text) == f"```text\n{text}\n```"
+    assert traces.fenced("a ``` b") == "````text\na ``` b\n````"
+    assert traces.fenced({"a": "2*3", "b": None}) == {"a": "```text\n2*3\n```", "b": None}

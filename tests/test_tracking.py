@@ -67,8 +67,11 @@ def test_everything_a_stage_records_is_in_its_run(parent, tmp_path):
     assert tracking.artifact(run_id, "plots/loss.png").stat().st_size > 1000
     (point,) = tracking.children(run_id)
     assert (point.name, point.params, point.metrics, point.status) == ("alpha=4 T=0.7", {"alpha": "4.0"}, {"accuracy": 0.5}, "FINISHED")
-    (data,) = tracking.client().get_run(run_id).inputs.dataset_inputs
-    assert data.dataset.name == "gsm8k" and data.tags[0].value == "evaluation"
+    for each in (run_id, point.id):
+        (data,) = tracking.client().get_run(each).inputs.dataset_inputs
+        assert data.dataset.name == "gsm8k" and data.tags[0].value == "evaluation"
+    note = point.tags["mlflow.note.content"]
+    assert note.startswith("alpha 4 · **0.500** · a point of [") and run_id in note
     assert [step.id for step in tracking.children(parent)] == [run_id]
 
 
@@ -78,6 +81,7 @@ def test_an_execution_holds_the_whole_study_and_where_it_comes_from(parent):
     assert run.tags["mlflow.source.name"] == "scripts/run_all.py" and run.tags["nanolab.host"] == socket.gethostname()
     assert tracking.artifact(parent, "a.txt").read_text() == "b"
     assert [execution.id for execution in tracking.executions("tiny")] == [parent] and tracking.executions("unknown") == []
+    assert tracking.newest_study() == ("tiny", run.experiment_id)
 
 
 def test_a_finished_step_is_found_by_its_fingerprint_only(parent, tmp_path):
@@ -125,6 +129,10 @@ def test_a_moved_store_finds_its_artifacts(parent, store, monkeypatch):
     (moved / "x.txt").write_text("x")
     tracking.log_file(run, moved / "x.txt")
     assert (moved / "artifacts" / "tiny" / run / "artifacts" / "x.txt").is_file() and not store.exists()
+
+
+def test_an_empty_store_has_no_newest_study(store):
+    assert tracking.newest_study() is None
 
 
 def test_a_new_store_is_made_whole_with_write_ahead_logging(template_store):

@@ -24,7 +24,7 @@ def study(store):
     sft = log_step(parent, "sft", {"loss": 0.5, "steps": 4}, "01 sft")
     ablation = log_step(parent, "power_ablation", {"best_accuracy": 0.5, "points": 1, "problems": 4}, "02 power_ablation",
                         tags={"input.sft": "work/tiny/sft/0123456789ab"})
-    point = tracking.open_point(ablation, "power alpha=4 T=0.7 steps=2", 1000)
+    point = tracking.open_point(ablation, "α=4 T=.7 2 steps", 1000)
     tracking.close_run(parent, "FINISHED")
     tracking_notes.describe_execution(parent)
     tracking_views.save_views(parent)
@@ -47,25 +47,55 @@ def test_a_main_result_leaves_out_what_is_not_known():
 def test_descriptions_lead_from_run_to_run(study):
     runs = {name: tracking.record(run_id) for name, run_id in study.items()}
     note = runs["power_ablation"].tags["mlflow.note.content"]
-    assert note.startswith("**best 0.500 of 1 points on 4 problems**") and f"reads [01 sft](#/experiments/1/runs/{study['sft']}?" in note
+    assert note.startswith("**best 0.500 of 1 points on 4 problems**\n\nreads [01 sft](#/experiments/1/runs/" + study["sft"])
+    assert note.endswith(tracking_notes.ABOUT["power_ablation"])  # the UI hides the end
     assert runs["sft"].tags["result"] == "loss 0.500, 4 steps"
     whole = runs["parent"].tags["mlflow.note.content"]
     assert whole.startswith("A tiny study.") and re.findall(r"\[(\d\d \w+)\]", whole) == ["01 sft", "02 power_ablation"]
     assert {run.tags["execution"] for run in runs.values()} == {study["parent"]}
 
 
-def test_views_show_the_newest_run_of_each_step_and_the_points_of_its_ablation(study):
+def latest():
+    return {run.tags["step"]: run.id for run in tracking.search("tiny", "tags.latest = 'true'")}
+
+
+def shown(view):
+    """The runs that a view shows."""
+    state = json.loads(json.loads(tracking.client().get_experiment("1").tags[tracking_views.PREFIX + view])["state"])
+    return {run.id for run in tracking.search("tiny", state["searchFilter"])}
+
+
+def test_a_notebook_run_beside_a_study_changes_none_of_its_views(study):
+    """Its model is another one than that of the study's evaluations."""
+    alone = tracking.open_execution({"experiment": "tiny"}, "tiny alone", "notebooks/06_sft.ipynb")
+    log_step(alone, "sft", {"loss": 0.1}, "01 sft")
+    tracking.close_run(alone, "FINISHED")
+    tracking_views.save_views(alone)
+    assert latest() == {"sft": study["sft"], "power_ablation": study["power_ablation"]}
+    assert shown(tracking_views.TREE) == {study["parent"], study["sft"], study["power_ablation"], study["point"]}
+
+
+def test_a_study_of_notebooks_alone_shows_the_newest_run_of_each_step(store):
+    made = []
+    for step in ("sft", "rl", "sft"):
+        alone = tracking.open_execution({"experiment": "tiny"}, "tiny alone", "notebooks/06_sft.ipynb")
+        made.append(log_step(alone, step, {"loss": 0.1}))
+        tracking.close_run(alone, "FINISHED")
+        tracking_views.save_views(alone)
+    assert latest() == {"sft": made[2], "rl": made[1]} and shown(tracking_views.TREE) == {alone, made[2]}
+
+
+def test_views_show_the_newest_execution_of_run_all_and_the_points_of_its_ablation(study):
     again = tracking.open_execution({"experiment": "tiny"}, "tiny again", "scripts/run_all.py")
     newer = log_step(again, "sft", {"loss": 0.4}, "01 sft")
+    tracking.set_tag(again, "reused.power_ablation", study["power_ablation"])
+    tracking.close_run(again, "FINISHED")
     tracking_views.save_views(again)
-    latest = {run.tags["step"]: run.id for run in tracking.search("tiny", "tags.latest = 'true'")}
-    assert latest == {"sft": newer, "power_ablation": study["power_ablation"]}
+    assert latest() == {"sft": newer, "power_ablation": study["power_ablation"]}
     tags = tracking.client().get_experiment("1").tags
-    views = {key: json.loads(tags[tracking_views.PREFIX + key]) for key in tracking_views.NAMES}
-    states = {key: json.loads(view["state"]) for key, view in views.items()}
-    found = {key: {run.id for run in tracking.search("tiny", state["searchFilter"])} for key, state in states.items()}
-    assert found == {tracking_views.STEPS: {newer, study["power_ablation"]}, tracking_views.TREE: {again, newer},
-                     tracking_views.GRID: {study["point"]}}
+    want = {tracking_views.STEPS: {newer, study["power_ablation"]}, tracking_views.TREE: {again, newer},
+            tracking_views.GRID: {study["point"]}}
+    assert {key: shown(key) for key in want} == want and set(want) == set(tracking_views.NAMES)
     assert tracking_views.address("tiny") == "http://127.0.0.1:5000/" + tracking_views.page("1", tracking_views.STEPS)
     assert study["point"] in tags["mlflow.note.content"]  # the points side by side
 
@@ -74,6 +104,7 @@ def test_a_run_with_a_metric_that_is_no_number_stays_the_latest(study):
     """NaN differs from itself: records of one run, read twice, are unequal."""
     again = tracking.open_execution({"experiment": "tiny"}, "tiny again", "scripts/run_all.py")
     diverged = log_step(again, "sft", {"loss": float("nan")}, "01 sft")
+    tracking.close_run(again, "FINISHED")
     for _ in range(2):
         tracking_views.save_views(again)
         assert tracking.record(diverged).tags["latest"] == "true"

@@ -24,7 +24,7 @@ def main(given: argparse.Namespace) -> int:
     import socket
     import sys
 
-    from nanolab import doctor, tracking
+    from nanolab import doctor, tracking, tracking_views
     from nanolab.schema import UserError
     uri = tracking.store_uri()
     if uri.startswith(("http://", "https://")):
@@ -42,6 +42,9 @@ def main(given: argparse.Namespace) -> int:
     # MLflow imports a part of its web framework that is to go one day: nothing that whoever looks at runs could mend
     known = "ignore::UserWarning:mlflow.server.fastapi_app"
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), known)))
-    print(f"http://{given.host}:{given.port}   (Ctrl-C ends it)", flush=True)
+    server = f"http://{given.host}:{given.port}"
+    print(f"{server}   (Ctrl-C ends it)", flush=True)
+    if newest := tracking.newest_study():  # MLflow's own first pages lead elsewhere
+        print(f"the steps of {newest[0]}: {server}/{tracking_views.page(newest[1], tracking_views.STEPS)}", flush=True)
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", given.host,
                               "--port", str(given.port), "--workers", "1"])

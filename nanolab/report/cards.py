@@ -90,15 +90,16 @@ def tiles(values: Sequence[tuple[str, str]]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> str:
-    """A table whose first `left` columns are text and the others numbers."""
+    """A table whose first `left` columns are text and the others numbers; one that is too wide for its page can be scrolled."""
     def cell(tag: str, place: int, value: Any) -> str:
         side = "left" if place < left else "right"
         return f'<{tag} style="text-align:{side};padding:3px 12px 3px 4px;vertical-align:top">{escape(value)}</{tag}>'
 
     head = "".join(cell("th", place, text) for place, text in enumerate(header))
     body = "".join("<tr>" + "".join(cell("td", place, value) for place, value in enumerate(row)) + "</tr>" for row in rows)
-    return (f'<table style="border-collapse:collapse;font-size:13px;margin:4px 0;{FONT}"><thead><tr>{head}</tr></thead>'
-            f"<tbody>{body}</tbody></table>")
+    return (f'<div style="overflow-x:auto">'
+            f'<table style="border-collapse:collapse;font-size:13px;margin:4px 0;{FONT}"><thead><tr>{head}</tr></thead>'
+            f"<tbody>{body}</tbody></table></div>")
 
 
 def fold(summary: str, content: str) -> str:

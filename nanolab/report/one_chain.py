@@ -107,10 +107,12 @@ def find(study: str, step: str = "power_eval", problem: int | None = None, chain
     if not runs:
         return Nothing(f"Study `{study}` has no finished step `{step}` in this store. Run [07_power_eval.ipynb](07_power_eval.ipynb) "
                        "first, or name another study in `experiment`" + _have(step))
-    problems, lives = (_lines(runs[0].id, name) for name in ("problems.jsonl", "chains.jsonl"))
-    if not all("kept" in one for life in lives for one in life["steps"]):
-        raise UserError(f"the chains of {study}, {step} were recorded by an older version, without the kept text: run "
-                        "07_power_eval.ipynb with fresh = True")
+    names = ("problems.jsonl", "chains.jsonl")
+    having = set(names) <= set(tracking.artifact_names(runs[0].id))
+    problems, lives = (_lines(runs[0].id, name) if having else [] for name in names)
+    if not having or not all("kept" in one for life in lives for one in life["steps"]):
+        raise UserError(f"the newest finished {step} of {study} is of an older version, which kept no chains or not the text of their "
+                        f"steps: run it again, python -m nanolab run {study} --only {step} --fresh")
     others = notable(problems, lives)
     number = problem if problem is not None else interesting(lives, others)
     found = [life for life in lives if (life["index"], life["chain"]) == (number, chain)]

@@ -156,11 +156,11 @@ def _scores(rows: list[dict[str, Any] | None], cost: bool = False) -> list[str]:
         if row is None:
             cells.append("–")
             continue
-        small = interval(row)
+        small = [" · ".join(interval(row))]  # on lines of their own: four studies stand beside each other
         if cost and row.get("positions_per_problem") is not None:
             small.append(f"{float(row['positions_per_problem']):,.0f} positions")
-        share = f"<b>{cards.percent(row['accuracy'])}</b>"
-        cells.append(Markup(f'{share}<div style="font-size:11px;white-space:nowrap">{cards.muted(" · ".join(small))}</div>'))
+        lines = "".join(f'<div style="font-size:11px;white-space:nowrap">{cards.muted(line)}</div>' for line in small)
+        cells.append(Markup(f"<b>{cards.percent(row['accuracy'])}</b>{lines}"))
     return cells
 
 

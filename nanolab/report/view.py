@@ -23,6 +23,7 @@ from nanolab.report.markdown import METHOD_LABELS, RL_WAYS, TASK_LABELS
 FIGURE_WIDTH = 560  # pixels on the screen; the files have more
 ROWS = 12  # of a table that are shown; a click shows the rest
 LONG = 60  # characters of a cell that are shown as they are; longer texts may break
+FIRST = ("tasks", "accuracy_by_positions")  # figures of the report
 TASKS = {task: label for label, task in TASK_LABELS.items()}
 
 Headline = tuple[str, str]  # label, key of the metric
@@ -48,8 +49,8 @@ HEADLINES: dict[str, list[Headline]] = {  # step, or the start of its name -> wh
            ("sampled after", "sampled/after"), ("updates", "steps"), ("reward, first 3 updates", "reward_first"),
            ("reward, last 3 updates", "reward_last")],
 }
-COLUMNS = {"count": "tokens", **{f"{text}_{words}": f"{said} of {words} words" for words in (8, 13) for text, said in (
-    ("long", "items"), ("text", "in text, runs"), ("chats", "in chats, runs"), ("tasks", "in task rows, runs"))}}  # of a table -> header
+OVERLAP = {"long": "items", "any": "in any, runs", "text": "in text, runs", "chats": "in chats, runs", "tasks": "in task rows, runs"}
+COLUMNS = {"count": "tokens", **{f"{name}_{words}": f"{said} of {words} words" for words in (8, 13) for name, said in OVERLAP.items()}}
 SETTINGS = {"best_alpha", "best_temperature", "best_num_steps"}
 SHARES = {*TASKS, "best_accuracy", "reward_first", "reward_last", "mfu", "acceptance"}
 
@@ -274,12 +275,17 @@ def tasks(result: Any, step: str) -> Image:
 
 
 def report(result: Any) -> Markdown:
-    """The report with its figures in their places."""
-    run_id = result.run_ids["report"]
+    """The report in short: where its page is, the summary, the two figures to look at first; all of it behind a click."""
+    run_id, folder = result.run_ids["report"], result.folders["report"]
 
     def inline(found: re.Match[str]) -> str:
         content = base64.b64encode(tracking.artifact(run_id, found[2]).read_bytes()).decode()
         return f'<img alt="{found[1]}" width="{FIGURE_WIDTH}" src="data:image/png;base64,{content}">'
 
-    text = tracking.artifact(run_id, "report.md").read_text()
-    return Markdown(re.sub(r"^!\[(.*)\]\((.*\.png)\)$", inline, text, flags=re.MULTILINE))
+    text = re.sub(r"^!\[(.*)\]\((.*\.png)\)$", inline, tracking.artifact(run_id, "report.md").read_text(), flags=re.MULTILINE)
+    page = records.run_address(run_id).replace("?", "/artifacts/report.html?", 1)
+    links = [f"[**The report as a page**]({page}) (`make ui` serves it)", f"as files in `{short(folder)}`"]
+    drawn = tracking.artifact_names(run_id, "figures")
+    first = [f"![{name}](figures/{name}.png)" for name in FIRST if f"figures/{name}.png" in drawn]
+    shown = [" · ".join(links), result.metrics["report"].get("summary", ""), *(re.sub(r"!\[(.*)\]\((.*)\)", inline, one) for one in first)]
+    return Markdown("\n\n".join([*filter(None, shown), f"<details><summary>the whole report</summary>\n\n{text}\n\n</details>"]))

@@ -158,7 +158,7 @@ def problems_of(job: Job, world: World, run: Run, subject: Subject, source: Data
     longest = max((len(prompt) for prompt in prompts), default=1)
     if config.max_new_tokens > subject.context:
         raise UserError(f"max_new_tokens = {config.max_new_tokens} is more than the {subject.context} tokens that {subject.source} was "
-                        "trained on; answers that pass them together with their prompt are counted as beyond_context")
+                        f"trained on: set max_new_tokens to at most {subject.context}, or train with a larger base_train.sequence_length")
     if longest >= subject.context:
         place = max(range(len(prompts)), key=lambda index: len(prompts[index]))
         raise UserError(f"{task} problem {place} has a prompt of {longest} tokens, which leaves no room in the {subject.context} tokens "

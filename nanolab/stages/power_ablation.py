@@ -44,7 +44,7 @@ def run(job: Job, world: World, run: Run) -> dict[str, Any]:
             records = methods.power(problems, named(point, settings), power_settings(config, point), read)
             accepted = acceptance_by_step(records)
             series += [setting_of(point) | {"step": step, "acceptance": share} for step, share in accepted]
-            found = [power_point(run, named(point, settings), point, settings, steps, records, accepted, greedy) for steps in read]
+            found = [power_point(run, point, settings, steps, records, accepted, greedy) for steps in read]
             points += found
         else:
             found = [other_point(run, problems, config, point, settings, greedy)]
@@ -80,6 +80,12 @@ def named(point: dict[str, Any], settings: list[dict[str, Any]]) -> str:
     return " ".join(start + [f"{SHORT.get(key, key)}={point[key]:.12g}" for key in keys])
 
 
+def titled(point: dict[str, Any], settings: list[dict[str, Any]], steps: int | None = None) -> str:
+    """The name of a point's run, "α=4 T=.25 10 steps": what `named` says, short enough for the column of names in MLflow's tables."""
+    words = named(point, settings).replace("alpha=", "α=").replace("=0.", "=.").replace("particles=", "n=").replace("rollouts=", "n=")
+    return words if steps is None else f"{words} {steps} steps"
+
+
 def power_settings(config: PowerAblationConfig, point: dict[str, Any]) -> PowerSettings:
     """The trajectory that is read at every num_steps."""
     return PowerSettings(num_steps=max(config.num_steps), top_k=config.top_k, max_new_tokens=config.max_new_tokens, **setting_of(point))
@@ -108,7 +114,7 @@ def measured(records: list[Record], greedy: list[Record]) -> dict[str, float]:
     return values | ({"log_p": sum(log_p) / len(log_p)} if log_p else {})
 
 
-def power_point(run: Run, name: str, point: dict[str, Any], settings: list[dict[str, Any]], steps: int, records: list[Record],
+def power_point(run: Run, point: dict[str, Any], settings: list[dict[str, Any]], steps: int, records: list[Record],
                 accepted: list[tuple[int, float]], greedy: list[Record]) -> dict[str, Any]:
     """The point of a trajectory after `steps` steps: recorded as a grandchild run, and given as a row for the figures."""
     state = methods.state_records(records, steps)
@@ -117,7 +123,7 @@ def power_point(run: Run, name: str, point: dict[str, Any], settings: list[dict[
     if share is not None:
         values["acceptance"] = share
     setting = {"method": "power", **setting_of(point), "num_steps": steps}
-    with run.point(f"power {name} steps={steps}", shown(setting, settings)) as child:
+    with run.point(titled(point, settings, steps), shown(setting, settings)) as child:
         child.metrics(values)
         for step, rate in accepted[:steps]:
             child.metrics({"acceptance_by_step": rate}, step)
@@ -134,7 +140,7 @@ def other_point(run: Run, problems: methods.Problems, config: PowerAblationConfi
         n, records = point["rollouts"], methods.rollout(problems, name, RolloutSettings(**common))
     setting = {"method": point["sampler"], "n": n, **setting_of(point)}
     values = measured(records, greedy)
-    with run.point(name, shown(setting, settings)) as child:
+    with run.point(titled(point, settings), shown(setting, settings)) as child:
         child.metrics(values)
     return setting | values
 

@@ -17,6 +17,7 @@ from nanolab.data.text_kinds import public_encodings, text_kinds
 from nanolab.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from nanolab.files import sha256_text
 from nanolab.journal import Run
+from nanolab.report import canvas
 from nanolab.report.data_plots import OURS, bytes_per_token
 from nanolab.stages.tok_train import held_out
 
@@ -120,19 +121,21 @@ def figures(tokenizer: Tokenizer, counts: Counter[int]) -> dict[str, tuple[Figur
         used[size[token]] += n
     lengths = pandas.DataFrame([{"bytes": length, "share_of_vocabulary": vocabulary[length] / vocabulary.total(),
                                  "share_of_held_out_tokens": used[length] / total} for length in sorted(vocabulary)])
-    length_figure = Figure(figsize=(6.4, 4))
-    axes = length_figure.subplots()
-    axes.bar(lengths["bytes"] - 0.2, lengths["share_of_vocabulary"], width=0.4, label="of the vocabulary")
-    axes.bar(lengths["bytes"] + 0.2, lengths["share_of_held_out_tokens"], width=0.4, label="of held-out tokens")
-    axes.set(xlabel="bytes of a token", ylabel="share", title="Token lengths")
-    axes.legend()
+    length_figure, (axis,) = canvas.new_figure()
+    axis.bar(lengths["bytes"] - 0.2, lengths["share_of_vocabulary"], width=0.4, color=canvas.PALE, label="of the vocabulary")
+    axis.bar(lengths["bytes"] + 0.2, lengths["share_of_held_out_tokens"], width=0.4, color=canvas.BLUE, label="of held-out tokens")
+    axis.set_xlabel("bytes of a token")
+    canvas.percent_axis(axis, "share")
+    canvas.set_title(axis, "Token lengths")
+    axis.legend(fontsize=8, frameon=False)
     ranked = counts.most_common()
     frequencies = pandas.DataFrame({"rank": range(1, len(ranked) + 1), "token": [repr(tokenizer.decode([token])) for token, _ in ranked],
                                     "count": [n for _, n in ranked], "share": [n / total for _, n in ranked]})
-    frequency_figure = Figure(figsize=(6.4, 4))
-    axes = frequency_figure.subplots()
-    axes.loglog(frequencies["rank"], frequencies["share"])
-    axes.set(xlabel="rank of the token", ylabel="share of held-out tokens", title="Token frequencies")
+    frequency_figure, (axis,) = canvas.new_figure()
+    axis.loglog(frequencies["rank"], frequencies["share"], color=canvas.BLUE, linewidth=1.5)
+    axis.set_xlabel("rank of the token")
+    axis.set_ylabel("share of held-out tokens")
+    canvas.set_title(axis, "Token frequencies")
     return {"token_length": (length_figure, lengths), "token_frequency": (frequency_figure, frequencies)}
 
 

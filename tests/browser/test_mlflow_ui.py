@@ -51,7 +51,7 @@ def test_the_ui_shows_a_study_as_steps_as_a_tree_and_its_ablation(finished_study
         for axis in ("method", "alpha", "temperature", "num_steps", "samples", "positions_per_problem", "accuracy"):
             page.get_by_text(axis, exact=True).first.wait_for()
         text = page.locator("body").inner_text()
-        assert "power alpha=4 T=0.7" in text and "majority n=2" in text
+        assert "α=4 T=.7" in text and "majority n=2" in text
         page.screenshot(path=pictures / "mlflow_ablation.png")
 
         look(pages["compare"], "Comparing 11 Runs", "mlflow_compare")

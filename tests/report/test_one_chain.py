@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from nanolab import files, tracking
 from nanolab.report import canvas, one_chain, records
 from nanolab.report.view import coloured
 from nanolab.schema import UserError
@@ -89,9 +90,19 @@ def test_records_without_the_kept_text_are_refused_with_the_way_out(monkeypatch)
     monkeypatch.setattr(one_chain.tracking, "search", lambda *query: [type("Run", (), {"id": "run"})])
     old = {**LIFE, "steps": [{key: value for key, value in one.items() if key != "kept"} for one in LIFE["steps"]]}
     monkeypatch.setattr(one_chain, "_lines", lambda run_id, name: [old] if name == "chains.jsonl" else [PROBLEM])
-    with pytest.raises(UserError, match="fresh = True"):
+    monkeypatch.setattr(one_chain.tracking, "artifact_names", lambda run_id: ["chains.jsonl", "problems.jsonl"])
+    with pytest.raises(UserError, match="not the text of their steps: run it again"):
         one_chain.find("smoke")
     monkeypatch.setattr(one_chain, "_lines", lambda run_id, name: [LIFE] if name == "chains.jsonl" else [PROBLEM])
     assert one_chain.find("smoke").life == LIFE
     with pytest.raises(UserError, match="problem 7, chain 0 was not run: power_eval has problems 0 to 0"):
         one_chain.find("smoke", problem=7)
+
+
+def test_a_step_of_a_version_without_chains_is_refused_in_a_line(store):
+    parent = tracking.open_execution({"experiment": "tiny"}, "tiny now", tracking.RUN_ALL)
+    run = tracking.open_step("tiny", parent, "power_eval", "0123456789ab", {}, {})
+    tracking.log_file(run, files.ROOT / "LICENSE")
+    tracking.close_run(run, "FINISHED")
+    with pytest.raises(UserError, match=r"power_eval of tiny is of an older version.*python -m nanolab run tiny --only power_eval --fresh"):
+        one_chain.find("tiny")

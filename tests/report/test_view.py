@@ -33,12 +33,13 @@ def result(monkeypatch, tmp_path):
         return path
 
     monkeypatch.setattr(view.tracking, "artifact", artifact)
-    monkeypatch.setattr(view.tracking, "artifact_names", lambda run_id, folder="": [*TABLES, "plots/drawn.png"])
-    monkeypatch.setattr(records, "run_address", lambda run_id: f"http://127.0.0.1:5000/#/experiments/1/runs/{run_id}")
-    steps = {"power_eval": POWER, "rl": {"steps": 30, "reward_first": 0.54, "reward_last": 0.85, "greedy/before": 0.555,
+    monkeypatch.setattr(view.tracking, "artifact_names", lambda run_id, folder="": [*TABLES, "plots/drawn.png", "figures/tasks.png"])
+    monkeypatch.setattr(records, "run_address", lambda run_id: f"http://127.0.0.1:5000/#/experiments/1/runs/{run_id}?workflow")
+    steps = {"power_eval": POWER, "report": {"summary": "| Metric |\n| --- |"},
+             "rl": {"steps": 30, "reward_first": 0.54, "reward_last": 0.85, "greedy/before": 0.555,
                                          "greedy/after": 0.855, "greedy/n": 200, "greedy/p_value": 5.9e-15, "greedy/before_low": 0.48,
                                          "greedy/before_high": 0.62, "greedy/after_low": 0.8, "greedy/after_high": 0.9}}
-    return SimpleNamespace(metrics=steps, own=["power_eval"], reused={"power_eval"}, run_ids=dict.fromkeys([*steps, "report"], "abc"),
+    return SimpleNamespace(metrics=steps, own=["power_eval"], reused={"power_eval"}, run_ids=dict.fromkeys(steps, "abc"),
                            folders={step: files.ROOT / "mlruns" / step for step in steps})
 
 
@@ -84,9 +85,18 @@ def test_figures_have_the_width_of_half_a_page_and_an_absent_one_is_said(result)
 def test_the_report_has_its_figures_in_their_places(result):
     text = view.report(result).data
     assert '<img alt="Loss"' in text and "data:image/png;base64," in text and "figures/loss.png" not in text and "![no](x)" in text
+    assert text.index("/runs/abc/artifacts/report.html?workflow") < text.index("| Metric |") < text.index('alt="tasks"')
+    assert text.index('alt="tasks"') < text.index("<details>") < text.index("# Report") < text.index("</details>")
 
 
 @pytest.mark.parametrize(("step", "labels"), [
     ("power_eval_base", ["GSM8K"]), ("chat_eval_sft", ["GSM8K"]), ("base_eval", ["GSM8K"]), ("report", [])])
 def test_a_step_has_the_headlines_of_its_kind(step, labels):
     assert view.headlines(step, {"gsm8k": 0.5, "other": 1}) == [(label, "50.0%") for label in labels]
+
+
+def test_every_column_of_the_overlap_is_in_words():
+    """Rows of data/contamination.py."""
+    for words in (8, 13):
+        for name in ("long", "any", "text", "chats", "tasks"):
+            assert view.COLUMNS[f"{name}_{words}"].endswith(f"of {words} words")

@@ -11,6 +11,7 @@ from nanolab.config import Job, StudyConfig, TokenizerConfig
 from nanolab.data.sources import CoreTask, Document
 from nanolab.data.tokenizer import Tokenizer, train_tokenizer
 from nanolab.journal import NullRun
+from nanolab.report import canvas
 from nanolab.schema import UserError
 from nanolab.stages import tok_eval, tok_train
 
@@ -92,6 +93,7 @@ def test_evaluation_agrees_with_a_count_by_hand(job):
     assert metrics["compression_ratio"] == pytest.approx(trained["compression_ratio"]) and metrics["eval_chars"] == 600
     assert metrics["vocabulary_use"] == pytest.approx(100 * len(counts) / 321)
     assert set(run.figures) == {"plots/token_length.png", "plots/token_frequency.png", "plots/bytes_per_token.png"}
+    assert all(figure.get_size_inches()[0] == canvas.SIZE[0] for figure, _ in run.figures.values())  # the style of all figures
     lengths = run.figures["plots/token_length.png"][1]
     assert lengths["share_of_vocabulary"].sum() == pytest.approx(1) and lengths["share_of_held_out_tokens"].sum() == pytest.approx(1)
     assert list(run.figures["plots/token_frequency.png"][1]["count"]) == sorted(counts.values(), reverse=True)
