@@ -268,12 +268,6 @@ def test_run_all_is_interrupted_fails_meets_a_mistake_and_goes_on_each_time(lab)
     status, output = run_all("")
     assert status == 0 and output.count(" reused ") == 2 and "counting" not in output
 
-    lab.behave("fail")
-    status, output = lab.call("scripts/run_all.py", "experiments/tiny.yaml", "--fresh")
-    assert status == 1 and "run_all.py experiments/tiny.yaml   (everything so far is kept)" in output  # which goes on with what is anew
-    assert not list(lab.root.glob("mlruns/work/tiny/tok_*/????????????/result.json")) and tracking.find_finished(
-        "tiny", "tok_eval", newest("tok_eval").tags["fingerprint"]) is None
-
 
 @pytest.mark.slow
 def test_the_report_of_a_study_that_never_ran_runs_its_steps_first(lab):
@@ -286,10 +280,9 @@ def test_the_report_of_a_study_that_never_ran_runs_its_steps_first(lab):
     lab.behave("")
     output = lab.python(report)  # goes on, in an execution of its own: the one that failed stands for nothing
     assert "counting from 4 to 10" in output and output.endswith("{'summary': 'SUMMARY report tok_eval tok_train'} ['report']\n")
-    assert "counting" not in lab.python(report)
     made, failed = tracking.executions("tiny")
     assert (made.status, failed.status, made.tags["mlflow.source.name"]) == ("FINISHED", "FAILED", "notebooks/10_report.ipynb")
-    assert [run.tags["step"] for run in tracking.children(made.id)] == ["tok_train", "tok_eval", "report", "report"]
+    assert [run.tags["step"] for run in tracking.children(made.id)] == ["tok_train", "tok_eval", "report"]
 
 
 @pytest.mark.slow

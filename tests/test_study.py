@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from nanolab import files, spread, study, tracking
+from nanolab import files, pipeline, spread, study, tracking
 from nanolab.experiment import study_from_dict
 from nanolab.plan import RESULT
 from nanolab.schema import UserError
-from nanolab.study import per_seed, prepare
+from nanolab.study import command, per_seed, prepare
 
 SMALL = {"experiment": "tiny", "base_train": {"steps": 1}}
 
@@ -37,6 +37,19 @@ def test_only_what_a_run_asks_for_is_refused_and_what_is_finished_beside_it_is_k
     for name in ("tok_train", "tok_eval"):
         files.write_json(prepare(study, [name], None).planned[name].folder / RESULT, {"metrics": {}})
     assert [step.name for step in prepare(study, ["tok_train"], None).rest] == ["tok_eval"]
+
+
+def test_a_fresh_run_sets_its_steps_aside_and_the_command_that_goes_on_is_not_fresh(store, monkeypatch):
+    study = study_from_dict({**SMALL, "steps": ["tok_train", "tok_eval"]})
+    planned = prepare(study, [], None).planned
+    for step in planned.values():
+        files.write_json(step.folder / RESULT, {"metrics": {}})
+    pipeline.set_steps_aside(study, list(planned.values()))
+    assert not any(step.started or step.finished for step in planned.values())
+    assert all((step.folder.with_name(f"{step.folder.name}.1") / RESULT).is_file() for step in planned.values())
+    monkeypatch.setattr("sys.argv", ["scripts/run_all.py", "tiny", "--fresh", "--set", "seeds=[0, 1]"])
+    monkeypatch.setattr("sys.executable", "/my env/bin/python")
+    assert command() == "'/my env/bin/python' scripts/run_all.py tiny --set 'seeds=[0, 1]'"
 
 
 def test_mean_and_spread_are_those_of_the_seeds_that_have_the_number():

@@ -189,6 +189,7 @@ def test_20000_chains_follow_the_target_and_wrong_kernels_do_not(toy, monkeypatc
     settings = settings_of(toy, temperature=1.0, num_steps=steps)
     assert verdict(last_states(toy, settings, chains, "right"), states, pi, chains)
 
+    chains = 5_000  # enough to see a wrong kernel
     with monkeypatch.context() as patch:
         patch.setattr(power_mh, "log_index_law", lambda first, restart_prob, count: numpy.zeros(count))
         assert not verdict(last_states(toy, settings, chains, "no index"), states, pi, chains)
