@@ -198,7 +198,7 @@ class Lab:
 def lab(tmp_path, template_store, monkeypatch):
     root = tmp_path / "lab"
     monkeypatch.setattr(files, "MLRUNS", root / "mlruns")  # so that a test reads the lab's store in its own process
-    shutil.copytree(ROOT / "nanolab", root / "nanolab", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "nanolab", root / "nanolab")  # with its compiled modules, which each of its processes would compile anew
     stages = root / "nanolab" / "stages"
     (root / "nanolab" / "dist.py").write_text(FAKE_DIST)
     (root / "nanolab" / "data" / "sources.py").write_text(FAKE_SOURCES)

@@ -93,7 +93,7 @@ def apply(block: Block, root: Path) -> None:
 def test_following_a_page_gives_what_it_promises(page, tmp_path, finished_study):
     root, store = tmp_path / "nanolab", tmp_path / "mlruns"
     for name in ("nanolab", "notebooks", "scripts", "experiments", "tests"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "results", "*.ipynb_checkpoints"))
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("results", "*.ipynb_checkpoints"))
     shutil.copy(ROOT / "pyproject.toml", root)
     shutil.copytree(finished_study[0], store)
     for block in blocks(page):
