@@ -27,7 +27,10 @@ import bench_data
 import bench_power
 import psutil
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from nanolab.files import MLRUNS, ROOT
+
 CHAT_TASKS = ("arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval")
 
 
@@ -63,7 +66,7 @@ def run_study(experiment: str, seed: int, overrides: list[str]) -> dict[str, obj
     code = process.wait()
     stop.set()
     steps = {}
-    for result in (ROOT / "mlruns" / "work" / experiment).glob("*/*/result.json"):
+    for result in (MLRUNS / "work" / experiment).glob("*/*/result.json"):
         if result.stat().st_mtime >= start:
             steps[result.parent.parent.name] = json.loads(result.read_text())
     wall = round(time.time() - start, 1)
@@ -101,7 +104,11 @@ def targets(study: dict) -> dict[str, dict[str, object]]:
 
 def keep_report(experiment: str, folder: Path) -> None:
     """Copy the newest report of a study as text, page and CSV, with its figures and their data, to `folder`."""
-    reports = sorted((ROOT / "mlruns" / "work" / experiment / "report").glob("*/report.md"), key=lambda path: path.stat().st_mtime)
+    reports = sorted((MLRUNS / "work" / experiment / "report").glob("*/report.md"), key=lambda path: path.stat().st_mtime)
+    if not reports:
+        print(f"error: no report of a study {experiment} in {MLRUNS}: run it first, with scripts/run_all.py", file=sys.stderr)
+        sys.exit(2)
+    folder.mkdir(parents=True, exist_ok=True)
     for name in ("report.md", "report.html", "results.csv"):
         shutil.copy(reports[-1].with_name(name), folder / name)
     shutil.copytree(reports[-1].parent / "figures", folder / "figures", dirs_exist_ok=True)
@@ -119,7 +126,6 @@ def smoke(seeds: int, overrides: list[str]) -> int:
     held = {name: sum(study["targets"][name]["met"] for study in studies) for name in studies[0]["targets"]}
     emit(benchmark="smoke", seeds=seeds, targets_met_by_seeds=held)
     folder = ROOT / "experiments" / "results" / "smoke"
-    folder.mkdir(parents=True, exist_ok=True)
     keep_report("bench-smoke-0", folder)
     given = "".join(f" --set {setting}" for setting in overrides)
     record = {"command": f"python scripts/bench.py smoke --seeds {seeds}{given}", "commit": commit, "dirty": dirty}

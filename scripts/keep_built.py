@@ -6,6 +6,7 @@ answers without a tool call, its cost in token positions, and the exact McNemar 
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import sys
@@ -16,13 +17,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench import ROOT, keep_report
 
 from nanolab.evals import methods
+from nanolab.files import MLRUNS
 
 COLUMNS = ["step", "method", "alpha", "temperature", "num_steps", "passed", "total", "accuracy", "low", "high", "no_tool_share",
            "positions_per_problem", "p_value"]
 
 
 def newest(experiment: str, step: str) -> Path:
-    return max((ROOT / "mlruns" / "work" / experiment / step).glob("*/result.json"), key=lambda path: path.stat().st_mtime).parent
+    return max((MLRUNS / "work" / experiment / step).glob("*/result.json"), key=lambda path: path.stat().st_mtime).parent
 
 
 def read(path: Path) -> list[dict]:
@@ -49,9 +51,10 @@ def compared(experiment: str) -> list[dict]:
 
 
 def main() -> int:
-    (experiment,) = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", help="a finished study of a built world: trap or length_bias")
+    experiment = parser.parse_args().experiment
     folder = ROOT / "experiments" / "results" / experiment
-    folder.mkdir(parents=True, exist_ok=True)
     keep_report(experiment, folder)
     with (folder / "methods.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
