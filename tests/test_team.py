@@ -39,7 +39,8 @@ def server():
         port = free_port()
         command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database, "--artifacts-destination",
                    str(folder / "artifacts"), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                       "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         stack.enter_context(running(command, environment, f"http://127.0.0.1:{port}/health", folder / "server.log"))
         yield f"http://127.0.0.1:{port}", folder / "artifacts"
 
