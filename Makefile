@@ -16,7 +16,7 @@ run: .venv/ready
 	$(BIN)/python scripts/run_all.py $(STUDY)
 
 test: .venv/ready-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3
 
 check: .venv/ready-test
 	$(BIN)/ruff check .

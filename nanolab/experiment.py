@@ -137,6 +137,9 @@ def study_from_dict(values: dict[str, Any]) -> StudyConfig:
             raise UserError(f"{name}.num_blocks = {count} must be at most max_new_tokens = {study.stage(name).max_new_tokens}")
     if not re.fullmatch(NAME, study.experiment):
         raise UserError(f"experiment = {study.experiment!r} names a folder: use letters, digits, '.', '_' and '-' only")
+    if study.launch.node_rank >= study.launch.nnodes:
+        raise UserError(f"launch.node_rank = {study.launch.node_rank} is the number of a machine, from 0 to launch.nnodes - 1 = "
+                        f"{study.launch.nnodes - 1}")
     if study.launch.nnodes > 1 and not study.launch.rdzv_endpoint:
         raise UserError(f"launch.nnodes = {study.launch.nnodes} needs launch.rdzv_endpoint: host:port of machine 0")
     return study

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nanolab import durations, files, launch, live, tracking, tracking_notes, tracking_views
-from nanolab.config import STEPS, Job, StudyConfig
+from nanolab import durations, files, launch, live, machines, tracking, tracking_notes, tracking_views
+from nanolab.config import STEPS, StudyConfig
 from nanolab.courier import Courier
-from nanolab.plan import ERROR, JOB, LOG, RESULT, Step, plan, resolve, step_config, steps_of, write_job
+from nanolab.plan import ERROR, JOB, LOG, RESULT, Step, job_of, plan, resolve, step_config, steps_of, write_job
 from nanolab.report import environment
 from nanolab.schema import UserError, to_dict
 
@@ -50,7 +50,7 @@ def run_stage(stage: str, parameters: dict[str, Any] | None = None, experiment: 
     own = steps_of(stage, study)
     missing, reused = missing_steps(plan(study, own), own, fresh)
     if study.launch.node_rank > 0:
-        return _follow(study, own, missing, reused)
+        return _take_part(study, own, missing, reused)
     parent, source = parent_run_id or "", f"notebooks/{STEPS[own[0]].notebook}.ipynb"
     with study_lock(study.experiment, parent), Execution(study, parent, source) as execution:
         execution.fill(missing, reused, own if fresh else [])
@@ -134,7 +134,7 @@ class Execution:
         aside = _set_aside(step.folder) if fresh and step.folder.exists() else None
         attempt = Attempt(step)
         (step.folder / ERROR).unlink(missing_ok=True)
-        job_file = write_job(_job(self.study, step))
+        job_file = write_job(job_of(self.study, step))
         settings = self.study.launch
         process = launch.Stage(launch.command(job_file, settings), step.folder / LOG, launch.threads(settings))
         courier = Courier(step.folder, lambda: self._open_step(step, attempt, aside), process.terminate)
@@ -254,13 +254,13 @@ def _compile_report(execution: Execution) -> StageResult:
     step = Step("report", study.report, parent[:12], files.work_folder(study.experiment, "report", parent[:12]))
     if step.folder.exists():
         shutil.rmtree(step.folder)  # made again from the same records
-    write_job(_job(study, step))
+    write_job(job_of(study, step))
     attempt = Attempt(step)
     run_id = execution._open_step(step, attempt)
     courier = Courier(step.folder, lambda: run_id)
     try:
         with tracking.Run(step.folder, run_id) as run:
-            metrics = importlib.import_module("nanolab.stages.report").run(_job(study, step), run)
+            metrics = importlib.import_module("nanolab.stages.report").run(job_of(study, step), run)
         files.write_json(step.folder / RESULT, {"step": "report", "metrics": metrics, "started": attempt.started, "ended": time.time()})
         attempt.end("FINISHED")
     except BaseException:
@@ -272,20 +272,12 @@ def _compile_report(execution: Execution) -> StageResult:
     return execution.result
 
 
-def _follow(study: StudyConfig, own: list[str], missing: list[Step], reused: list[Step]) -> StageResult:
-    """What machines after the first do: take part in each missing step; the first machine keeps the records.
-
-    All machines must see the same mlruns folder.
-    """
+def _take_part(study: StudyConfig, own: list[str], missing: list[Step], reused: list[Step]) -> StageResult:
+    """What a stage is on machines after the first, which keeps the records."""
     result = StageResult(reused={step.name for step in reused}, own=own)
     for step in missing:
-        step.folder.mkdir(parents=True, exist_ok=True)
-        job_file = write_job(_job(study, step))
-        log = step.folder / f"log-{study.launch.node_rank}.txt"
         with live.view(step.name, step.folder) as show:
-            launch.Stage(launch.command(job_file, study.launch), log, launch.threads(study.launch)).wait(show)
-        while not step.finished:  # the first machine writes it, a moment later
-            time.sleep(1)
+            machines.run_step(study, step, show)
     for step in [*missing, *reused]:
         result.metrics[step.name], result.folders[step.name] = step.result(), step.folder
     return result
@@ -294,10 +286,6 @@ def _follow(study: StudyConfig, own: list[str], missing: list[Step], reused: lis
 def numbered(study: StudyConfig, step: str) -> str:
     """The name of a step's run: its place in the study first, so that runs sorted by name stand in order."""
     return f"{study.steps.index(step) + 1:02d} {step}" if step in study.steps else step
-
-
-def _job(study: StudyConfig, step: Step) -> Job:
-    return Job(step.name, study, step.config, step.folder, {name: given.folder for name, given in step.inputs.items()})
 
 
 def _params(study: StudyConfig, config: Any) -> dict[str, Any]:

@@ -162,6 +162,11 @@ def experiment_name(study: str) -> str:
 
 # ---- job files
 
+def job_of(study: StudyConfig, step: Step) -> Job:
+    """What the processes of a step are told."""
+    return Job(step.name, study, step.config, step.folder, {name: given.folder for name, given in step.inputs.items()})
+
+
 def write_job(job: Job) -> Path:
     """Writes job.json in the step's work folder; folders are kept relative to mlruns/, which may move."""
     path = job.folder / JOB

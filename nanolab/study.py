@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from nanolab import durations, files, notebooks, pipeline, registry, screens, spread, terminal, tracking, tracking_views
+from nanolab import durations, files, machines, notebooks, pipeline, registry, screens, spread, terminal, tracking, tracking_views
 from nanolab.config import STEPS, StudyConfig
 from nanolab.experiment import load_study
 from nanolab.follow import Follower
@@ -36,6 +36,11 @@ class Prepared:
     planned: dict[str, Step]
     rest: list[Step]  # finished ones of the study that are not asked for: the report shows them too
 
+    @property
+    def asked(self) -> list[str]:
+        """The planned steps that are asked for, in order: not those that they need, nor the report, which needs no plan."""
+        return [step for steps in self.groups for step in steps if step in self.planned]
+
 
 def run_study(name: str, overrides: list[str], only: list[str], start: str | None, fresh: bool, screen: Screen | None = None) -> int:
     """Runs the steps of a study, for each of its seeds, and returns the exit status: 0, 1 for a failed step, 130 when interrupted.
@@ -47,10 +52,16 @@ def run_study(name: str, overrides: list[str], only: list[str], start: str | Non
     prepared = [prepare(each, only, start) for each in per_seed(study)]
     screen = Lasting(screen or screens.open_screen())
     signal.signal(signal.SIGTERM, _interrupt)  # the default would leave the kernel's children behind
+    if study.launch.node_rank > 0:
+        if fresh:
+            raise UserError("--fresh is for machine 0 alone: start it there first, then the other machines without it")
+        parts = [(one.study, pipeline.missing_steps(one.planned, one.asked, False)[0]) for one in prepared]
+        with screen:
+            return machines.take_part(parts, command(), screen)
     with pipeline.study_lock(study.experiment) as announce, screen:
         if fresh:  # all of them before the first runs: the same command without --fresh goes on from wherever this one ends
             for one in prepared:
-                pipeline.set_steps_aside(one.study, [one.planned[step] for steps in one.groups for step in steps if step in one.planned])
+                pipeline.set_steps_aside(one.study, [one.planned[step] for step in one.asked])
         parents = []
         for one in prepared:
             execution = StudyExecution(one, screen, fresh)
@@ -105,11 +116,11 @@ def select(study: StudyConfig, only: list[str], start: str | None) -> list[str]:
 
 
 def grouped(steps: list[str]) -> list[list[str]]:
-    """The steps joined where one notebook execution fills several of them."""
+    """The steps joined where one notebook execution fills several of them, with those that it fills beside the ones asked for."""
     groups: dict[tuple, list[str]] = {}
     for step in steps:
-        spec = STEPS[step]
-        groups.setdefault((spec.notebook, tuple(spec.fixed.items())), []).append(step)
+        fills = (STEPS[step].notebook, tuple(STEPS[step].fixed.items()))
+        groups[fills] = [name for name, spec in STEPS.items() if (spec.notebook, tuple(spec.fixed.items())) == fills]
     return list(groups.values())
 
 

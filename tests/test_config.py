@@ -44,6 +44,7 @@ def write(tmp_path, text):
     ({"chat_eval": {"tasks": []}}, "chat_eval.tasks is empty"),
     ({"experiment": "../x"}, "experiment = '../x' names a folder"),
     ({"launch": {"nnodes": 2}}, "needs launch.rdzv_endpoint"),
+    ({"launch": {"node_rank": 1}}, r"launch.node_rank = 1 is the number of a machine, from 0 to launch.nnodes - 1 = 0"),
     ({"mid_train": {"share_chats": 0.0, "share_problems": 0.0, "share_choices": 0.0, "share_programs": 0.0}}, "shares of conversations"),
 ])
 def test_a_mistake_names_the_key_and_what_was_expected(values, words):

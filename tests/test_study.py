@@ -26,17 +26,24 @@ def test_seeds_differ_in_the_seed_alone_and_none_means_the_one_seed():
 
 def test_only_what_a_run_asks_for_is_refused_and_what_is_finished_beside_it_is_known(store, monkeypatch):
     def no_text(study, steps, source):
-        if "base_train" in steps:
+        if "mid_train" in steps:
             raise UserError("the data has no text")
 
     monkeypatch.setattr("nanolab.plan.check_data", no_text)
-    study = study_from_dict({**SMALL, "steps": ["tok_train", "tok_eval", "base_train", "report"]})
+    study = study_from_dict({**SMALL, "steps": ["tok_train", "base_train", "mid_train", "report"]})
     assert prepare(study, ["tok_train"], None).rest == []
     with pytest.raises(UserError, match="no text"):
         prepare(study, [], None)
-    for name in ("tok_train", "tok_eval"):
+    for name in ("tok_train", "base_train"):
         files.write_json(prepare(study, [name], None).planned[name].folder / RESULT, {"metrics": {}})
-    assert [step.name for step in prepare(study, ["tok_train"], None).rest] == ["tok_eval"]
+    assert [step.name for step in prepare(study, ["tok_train"], None).rest] == ["base_train"]
+
+
+def test_the_plan_has_all_that_a_notebook_fills(store):
+    study = study_from_dict({**SMALL, "steps": ["tok_train", "base_train", "base_loss", "chat_eval_mid", "chat_eval_sft"]})
+    assert prepare(study, [], None).groups == [["tok_train", "tok_eval"], ["base_train"], ["base_loss", "base_eval"], ["chat_eval_mid"],
+                                               ["chat_eval_sft"]]
+    assert list(prepare(study, ["tok_train"], None).planned) == ["tok_train", "tok_eval"]
 
 
 def test_a_fresh_run_sets_its_steps_aside_and_the_command_that_goes_on_is_not_fresh(store, monkeypatch):

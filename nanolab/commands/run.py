@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, HELP
     parser.add_argument("study", nargs="?", help="experiments/NAME.yaml or NAME; without one the studies are listed")
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change a setting; may be repeated")
-    parser.add_argument("--only", type=_names, default=[], metavar="STEP,..", help="run these steps, and what they need")
+    parser.add_argument("--only", type=_names, default=[], metavar="STEP,..",
+                        help="run these steps, what they need, and what their notebooks fill beside them")
     parser.add_argument("--from", dest="start", metavar="STEP", help="leave out the steps before this one")
     parser.add_argument("--fresh", action="store_true", help="run finished steps anew")
     parser.add_argument("--dry-run", action="store_true", help="show the plan and stop")

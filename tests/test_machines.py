@@ -1,0 +1,106 @@
+"""Claims: machines after the first run their part of each step in the first one's order, wait for its results, and keep no records."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from nanolab import files, machines, tracking
+from nanolab.experiment import study_from_dict
+from nanolab.launch import StageFailed
+from nanolab.plan import RESULT, plan
+from nanolab.schema import UserError
+from nanolab.study import run_study
+from nanolab.terminal import Screen
+
+SECOND = {"experiment": "tiny", "steps": ["tok_train", "tok_eval", "report"],
+          "launch": {"nnodes": 2, "node_rank": 1, "rdzv_endpoint": "127.0.0.1:29500"}}
+
+
+class Told(Screen):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.events = []
+
+    def started(self, step, folder, place):
+        self.events.append(f"[{place}] {step}")
+
+    def finished(self, step, seconds, metrics, reused):
+        self.events.append(f"{step} {metrics}")
+
+    def failed(self, failure):
+        self.events.append(f"{failure.step}: {failure.error}, {failure.log.name}, {failure.command}")
+
+    def ended(self, ending):
+        self.events.append(ending.status)
+
+
+@pytest.fixture
+def part(store, monkeypatch):
+    """Takes part in the study SECOND, whose stages end with `error`; a first machine writes each result when it is waited for."""
+    study, told, launched = study_from_dict(SECOND), Told(), []
+
+    def take_part(error=None):
+        steps = list(plan(study, ["tok_train", "tok_eval"]).values())
+
+        class Stage:
+            def __init__(self, command, log, threads):
+                launched.append((command, log))
+
+            def wait(self, show):
+                if error:
+                    raise error
+
+        monkeypatch.setattr(machines.launch, "Stage", Stage)
+        monkeypatch.setattr(machines.time, "sleep", lambda _: files.write_json(
+            next(step for step in steps if not step.finished).folder / RESULT, {"metrics": {"vocabulary": 300}}))
+        return machines.take_part([(study, steps)], "the same again", told)
+
+    return take_part, told, launched
+
+
+def test_the_steps_run_in_order_as_this_machine_s_part_and_each_result_is_waited_for(part):
+    take_part, told, launched = part
+    assert take_part() == 0
+    assert told.events == ["[1/2] tok_train", "tok_train {'vocabulary': 300}", "[2/2] tok_eval", "tok_eval {'vocabulary': 300}", "finished"]
+    assert [log.name for _, log in launched] == ["log-1.txt", "log-1.txt"]
+    assert all({"--nnodes=2", "--node-rank=1", "--master-port=29500"} <= set(command) for command, _ in launched)
+
+
+def test_a_failed_stage_an_interrupt_and_a_mistake_end_the_part(part):
+    take_part, told, _ = part
+    assert take_part(StageFailed("the stage failed with exit status 1; its last lines: ...")) == 1
+    assert told.events[-2:] == ["tok_train: the stage failed with exit status 1, log-1.txt, the same again", "failed"]
+    assert take_part(KeyboardInterrupt()) == 130
+    assert told.events[-1] == "interrupted"
+    mistake = StageFailed("the stage failed")
+    mistake.mistake = "no text"
+    with pytest.raises(UserError, match=r"^tok_train: no text$"):
+        take_part(mistake)
+
+
+def test_only_the_first_machine_sets_finished_steps_aside(store, tmp_path):
+    with pytest.raises(UserError, match="--fresh is for machine 0 alone"):
+        run_study("micro", ["launch.nnodes=2", "launch.node_rank=1", "launch.rdzv_endpoint=127.0.0.1:29500"], [], None, True, Told())
+
+
+@pytest.mark.dist
+def test_two_launches_are_two_machines_of_one_study(tmp_path, monkeypatch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "NANOLAB_MLRUNS": str(tmp_path / "mlruns")}
+    command = [sys.executable, "scripts/run_all.py", "micro", "--only", "tok_train", "--set", "launch.nnodes=2", "--set",
+               f"launch.rdzv_endpoint=127.0.0.1:{port}"]
+    started = [subprocess.Popen([*command, "--set", f"launch.node_rank={rank}"], env=environment, cwd=files.ROOT, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for rank in (1, 0)]
+    second, first = (process.communicate(timeout=120)[0] for process in started)
+    assert [process.returncode for process in started] == [0, 0], second + first
+    assert "machine 1 takes part (of 2, from 0 on)" in second and "finished after" in second
+    monkeypatch.setattr(files, "MLRUNS", tmp_path / "mlruns")
+    assert len(tracking.executions("micro")) == 1  # the second keeps no records
+    (folder,) = (tmp_path / "mlruns" / "work" / "micro" / "tok_train").iterdir()
+    assert (folder / "log.txt").is_file() and (folder / "log-1.txt").is_file()
