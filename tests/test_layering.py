@@ -25,7 +25,7 @@ FLOORS = [
      "report.provenance", "report.collect", "report.results", "report.html_links", "report.html_overview", "report.html",
      "report.records", "report.view", "report.one_chain", "report.side_by_side"],
     ["stages"],
-    ["fingerprint", "launch", "plan", "compare", "fetch", "durations", "terminal", "live", "pipeline", "worker", "notebooks",
+    ["fingerprint", "launch", "plan", "compare", "fetch", "durations", "terminal", "live", "machines", "pipeline", "worker", "notebooks",
      "notebook_page", "start_here", "trained", "terminal_live", "screens", "follow", "spread", "chat_session", "chat_screen",
      "served_model", "registry", "study", "doctor", "clean", "lm_eval_adapter", "commands", "__main__"],
 ]
@@ -33,8 +33,8 @@ PLACES = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, 
 TORCH_FREE = ["grid", "model_source", "config", "experiment", "schema", "files", "journal", "progress", "seeds", "tracking_store",
               "tracking", "traces", "tracking_notes", "tracking_views", "system_metrics", "courier", "calculator", "intervals",
               "sandbox_runner", "sandbox_levels", "sandbox", "model.scaling", "work", "costs", "samplers.diagnostics", "fingerprint",
-              "launch", "plan", "compare", "fetch", "live", "pipeline", "worker", "notebooks", "notebook_page", "start_here", "durations",
-              "terminal", "terminal_live", "screens", "follow", "spread", "registry", "study", "doctor", "clean", "__main__"]
+              "launch", "plan", "compare", "fetch", "live", "machines", "pipeline", "worker", "notebooks", "notebook_page", "start_here",
+              "durations", "terminal", "terminal_live", "screens", "follow", "spread", "registry", "study", "doctor", "clean", "__main__"]
 MLFLOW = ["tracking_store", "tracking", "traces", "registry", "served_model"]  # the last is what MLflow itself runs
 PACKAGE = ROOT / "nanolab"
 FILES = sorted(PACKAGE.rglob("*.py"))
