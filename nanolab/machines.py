@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from nanolab import files, launch
+from nanolab import durations, files, launch
 from nanolab.config import StudyConfig
 from nanolab.plan import Step, job_of, write_job
 from nanolab.schema import UserError
@@ -48,12 +48,17 @@ def take_part(studies: list[tuple[StudyConfig, list[Step]]], command: str, scree
 def run_step(study: StudyConfig, step: Step, show: Callable[[str], None]) -> None:
     """Runs this machine's processes of a step, and waits for the result that the first machine writes; `show` is handed each line.
 
-    All machines must see the same mlruns folder. Raises launch.StageFailed when a process fails.
+    All machines must see the same mlruns folder. Raises launch.StageFailed when a process fails, or when the step failed there.
     """
     step.folder.mkdir(parents=True, exist_ok=True)
     job_file = write_job(job_of(study, step))
     launch.Stage(launch.command(job_file, study.launch), _log(study, step), launch.threads(study.launch)).wait(show)
+    tries = step.folder / durations.ATTEMPTS
     while not step.finished:  # the first machine writes it, a moment later
+        if tries.is_file():
+            last = files.read_json(tries)[-1]
+            if last["seconds"] is not None and last["status"] == "FAILED":  # seconds: it has ended
+                raise launch.StageFailed("the step failed on machine 0; its log there says why")
         time.sleep(1)
 
 

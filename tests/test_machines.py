@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from nanolab import files, machines, tracking
+from nanolab import durations, files, machines, tracking
 from nanolab.experiment import study_from_dict
 from nanolab.launch import StageFailed
 from nanolab.plan import RESULT, plan
@@ -80,6 +80,18 @@ def test_a_failed_stage_an_interrupt_and_a_mistake_end_the_part(part):
     mistake.mistake = "no text"
     with pytest.raises(UserError, match=r"^tok_train: no text$"):
         take_part(mistake)
+
+
+def test_a_step_that_failed_on_the_first_machine_is_not_waited_for(part, monkeypatch):
+    take_part, told, _ = part
+    step = plan(study_from_dict(SECOND), ["tok_train"])["tok_train"]
+    earlier, running = {"started": 1.0, "seconds": 2.0, "status": "FAILED"}, {"started": 4.0, "seconds": None, "status": "FAILED"}
+    files.write_json(step.folder / durations.ATTEMPTS, [earlier, running])
+    assert take_part() == 0
+    (step.folder / RESULT).unlink()
+    files.write_json(step.folder / durations.ATTEMPTS, [earlier, {**running, "seconds": 3.0}])
+    assert take_part() == 1
+    assert told.events[-2:] == ["tok_train: the step failed on machine 0, log-1.txt, the same again", "failed"]
 
 
 def test_only_the_first_machine_sets_finished_steps_aside(store, tmp_path):
