@@ -245,6 +245,7 @@ class Program:
             if len(line) == REPLY_BYTES:
                 raise Ended("output")
             status = os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
+            self.child = None  # its number may be another's now
             raise Ended(f"signal {-status}" if status < 0 else f"exit {status}")
         try:
             said = json.loads(line)
@@ -333,10 +334,11 @@ def main():
         os.close(handle)
     after_fork(call, settings)
     check = json.loads(os.pread(0, os.fstat(0).st_size - end, end))
-    error = judge(Program(child, ask[1], answer[0]), check)
+    program = Program(child, ask[1], answer[0])
+    error = judge(program, check)
     os.write(settings["verdict"], (check["word"] if error is None else "!" + error).encode("utf-8", "replace"))
-    if not settings["seccomp"]:
-        os.kill(child, 9)
+    if not settings["seccomp"] and program.child is not None:
+        os.kill(program.child, 9)
     os._exit(0)
 
 

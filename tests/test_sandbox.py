@@ -55,6 +55,12 @@ def test_each_ending_has_its_verdict(level, program, error):
 
 
 @strongest_and_weakest()
+def test_a_program_that_ends_its_process_leaves_no_words_of_ours(level):
+    assert run_python("import os\nos._exit(3)", 10, level=level) == PythonResult(False, "", "exit 3")
+    assert run_python("import os\nos.abort()", 10, level=level).output == ""
+
+
+@strongest_and_weakest()
 @pytest.mark.parametrize("program", [
     "while True: pass", "import time\ntime.sleep(99)", "import signal, time\nsignal.signal(15, lambda *a: None)\ntime.sleep(99)",
     "while True:\n    try:\n        while True: pass\n    except BaseException: pass", "print(9 ** 9 ** 9)"])
