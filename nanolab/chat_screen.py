@@ -130,7 +130,6 @@ class Screen:
         self.console.print(Text(f"{self.session.name}: {self.settings.line}. /help lists the commands."), soft_wrap=True)
         if self.session.subject.plain:
             self._note('a base model is asked in plain text ("Question: ... Answer:"), each question by itself')
-
         if self.session.subject.facts.get("data") == "embedded":  # the model knows no other world
             self._note(f"for example: {EXAMPLE}")
 

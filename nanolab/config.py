@@ -296,7 +296,7 @@ class StudyConfig:
     seeds: list[int] = setting([], "run the whole study once for each of these seeds; empty: for seed alone")
     data: DataConfig = field(default_factory=DataConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
-    hourly_rates: dict[str, float] = setting({}, "dollars an hour of one device, by a part of its name")
+    hourly_rates: dict[str, float] = setting({"H100": 3.0, "H200": 3.8, "A100": 1.8}, "dollars an hour of one device, by part of its name")
     steps: list[str] = setting([name for name in STEPS if not name.startswith(("power_eval_", "chat_eval_hf"))], "steps of a run, in order")
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     base_train: BaseTrainConfig = field(default_factory=BaseTrainConfig)

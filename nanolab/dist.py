@@ -29,13 +29,18 @@ class World:
     dtype: torch.dtype
 
 
+def check_device(device: str, setting: str = "launch.device") -> None:
+    """Raises UserError when cuda is asked for, by `setting`, and there is none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"{setting} = cuda, but torch finds no CUDA device here; use {setting}=cpu")
+
+
 def open_world(device: str = "auto", dtype: str = "auto", threads: int | None = None) -> World:
     """Join the process group that torchrun describes (RANK, WORLD_SIZE, LOCAL_RANK), or stand alone.
 
     Raises UserError when cuda is asked for and there is none.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("launch.device = cuda, but torch finds no CUDA device here; use launch.device=auto or cpu")
+    check_device(device)
     kind = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     place = torch.device(kind, int(os.environ.get("LOCAL_RANK", 0))) if kind == "cuda" else torch.device("cpu")

@@ -44,6 +44,12 @@ def took(folder: Path) -> float:
     return known + result["ended"] - result["started"]
 
 
+def failed(folder: Path) -> bool:
+    """Whether the newest attempt at a step has ended, and failed."""
+    attempts = files.read_json(folder / ATTEMPTS) if (folder / ATTEMPTS).is_file() else []
+    return bool(attempts) and attempts[-1]["status"] == "FAILED" and attempts[-1]["seconds"] is not None
+
+
 def _config(job: Path) -> Any:
     return _cached(job, job.stat().st_mtime_ns)["config"] if job.is_file() else None
 

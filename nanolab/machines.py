@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from nanolab import durations, files, launch
+from nanolab import durations, launch
 from nanolab.config import StudyConfig
 from nanolab.plan import Step, job_of, write_job
 from nanolab.schema import UserError
@@ -23,7 +23,7 @@ def take_part(studies: list[tuple[StudyConfig, list[Step]]], command: str, scree
         for study, steps in studies:
             rank = study.launch.node_rank
             title = f"{study.experiment}: machine {rank} takes part (of {study.launch.nnodes}, from 0 on); machine 0 keeps the records"
-            screen.plan(title, steps, {"study": study.experiment, "seed": study.seed, "store": str(files.MLRUNS), "node_rank": rank,
+            screen.plan(title, steps, {"study": study.experiment, "seed": study.seed, "store": None, "execution": None, "node_rank": rank,
                                        "log": f"log-{rank}.txt in each step's folder"})
             for number, step in enumerate(steps):
                 started = time.time()
@@ -53,12 +53,9 @@ def run_step(study: StudyConfig, step: Step, show: Callable[[str], None]) -> Non
     step.folder.mkdir(parents=True, exist_ok=True)
     job_file = write_job(job_of(study, step))
     launch.Stage(launch.command(job_file, study.launch), _log(study, step), launch.threads(study.launch)).wait(show)
-    tries = step.folder / durations.ATTEMPTS
     while not step.finished:  # the first machine writes it, a moment later
-        if tries.is_file():
-            last = files.read_json(tries)[-1]
-            if last["seconds"] is not None and last["status"] == "FAILED":  # seconds: it has ended
-                raise launch.StageFailed("the step failed on machine 0; its log there says why")
+        if durations.failed(step.folder):
+            raise launch.StageFailed("the step failed on machine 0; its log there says why")
         time.sleep(1)
 
 

@@ -90,7 +90,7 @@ def prepare(study: StudyConfig, only: list[str], start: str | None) -> Prepared:
     planned = plan(study, [step for steps in groups for step in steps])
     if "base_eval" in planned and study.data.source == "hub" and not (study.data.root or os.environ.get("NANOLAB_DATA")):
         raise UserError("base_eval needs the CORE tasks, which have no hub set: set data.root, or the variable NANOLAB_DATA, "
-                        "to a folder with core/tasks.json, or leave base_eval out of steps")
+                        "to a folder with core/tasks.json, or leave base_loss and base_eval out of steps (one notebook fills both)")
     return Prepared(study, groups, planned, finished_rest(study, planned))
 
 

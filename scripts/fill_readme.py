@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -88,11 +89,14 @@ def reference_plan() -> list[str]:
 
 def main() -> int:
     """Rewrites README.md, or says whether it is current."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; the status is 1 where the README is another")
+    given = parser.parse_args()
     studies = json.loads((ROOT / "experiments" / "results" / "smoke" / "targets.json").read_text())["studies"]
     readme = ROOT / "README.md"
     text = put(readme.read_text(), "steps", steps_table(studies[0]))
     text = put(put(text, "results", results_table(studies)), "plan", reference_plan())
-    if "--check" in sys.argv[1:]:
+    if given.check:
         if text != readme.read_text():
             print("README.md: its tables are not those of experiments/results/smoke and of plan", file=sys.stderr)
             return 1

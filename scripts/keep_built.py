@@ -14,10 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import ROOT, keep_report
+from bench import keep_report
 
 from nanolab.evals import methods
-from nanolab.files import MLRUNS
+from nanolab.files import MLRUNS, ROOT
 
 COLUMNS = ["step", "method", "alpha", "temperature", "num_steps", "passed", "total", "accuracy", "low", "high", "no_tool_share",
            "positions_per_problem", "p_value"]

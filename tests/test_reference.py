@@ -41,6 +41,7 @@ def test_the_api_reference_builds(tmp_path):
     pdoc = pytest.importorskip("pdoc", reason="the extra docs is not installed")
     pdoc.pdoc("nanolab.seeds", "nanolab.intervals", output_directory=tmp_path)
     assert "def uniform" in re.sub("<.*?>", "", (tmp_path / "nanolab" / "seeds.html").read_text())
+    assert "pdoc" in (ROOT / "Makefile").read_text()
 
 
 @pytest.mark.parametrize("script", ["write_settings_page", "fill_readme"])

@@ -6,10 +6,11 @@ import json
 import pytest
 
 from nanolab import files, pipeline, spread, study, tracking
+from nanolab.config import STEPS
 from nanolab.experiment import study_from_dict
-from nanolab.plan import RESULT
+from nanolab.plan import RESULT, steps_of
 from nanolab.schema import UserError
-from nanolab.study import command, per_seed, prepare
+from nanolab.study import command, grouped, per_seed, prepare
 
 SMALL = {"experiment": "tiny", "base_train": {"steps": 1}}
 
@@ -37,6 +38,13 @@ def test_only_what_a_run_asks_for_is_refused_and_what_is_finished_beside_it_is_k
     for name in ("tok_train", "base_train"):
         files.write_json(prepare(study, [name], None).planned[name].folder / RESULT, {"metrics": {}})
     assert [step.name for step in prepare(study, ["tok_train"], None).rest] == ["base_train"]
+
+
+@pytest.mark.parametrize("step", [step for step in STEPS if step not in ("report", "chat_eval_hf")])
+def test_the_steps_that_a_plan_joins_are_those_that_the_notebook_fills(step):
+    spec = STEPS[step]
+    study = study_from_dict({**SMALL, "steps": [step], **({spec.stage: spec.fixed} if spec.fixed else {})})
+    assert grouped([step]) == [steps_of(spec.stage, study)]
 
 
 def test_the_plan_has_all_that_a_notebook_fills(store):

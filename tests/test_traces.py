@@ -48,7 +48,7 @@ def test_a_power_step_s_chains_are_traces_of_its_run(store, tmp_path):
     lengths = [(span.end_time_ns - span.start_time_ns) / 1e6 for span in (first, moved, rejected)]
     assert lengths == [100, 10, 20] and moved.start_time_ns == first.end_time_ns  # the cost in positions
     tools = [span for span in trace.data.spans if span.span_type == "TOOL"]
-    assert [span.inputs for span in tools] == [traces.fenced(call) for call in ("1+1", "2*3", "2*3")]
+    assert [(span.inputs, span.outputs) for span in tools] == [("1+1", "2"), ("```text\n2*3\n```", "6"), ("```text\n2*3\n```", "6")]
     assert {span.parent_id for span in tools} == {first.span_id, moved.span_id, rejected.span_id}
 
 

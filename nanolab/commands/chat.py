@@ -33,13 +33,11 @@ def main(given: argparse.Namespace) -> int:
 
     from rich.console import Console
 
+    from nanolab import dist
     from nanolab.chat_screen import Screen
     from nanolab.chat_session import Session, chat_settings
     from nanolab.trained import load_for_chat
-    if given.device == "cuda":
-        import torch
-        if not torch.cuda.is_available():
-            raise UserError("--device cuda: torch finds no CUDA device here; leave --device out to answer on the processor")
+    dist.check_device(given.device, "--device")
     settings = chat_settings({"sampler": given.sampler} | _values(given.set))
 
     def load(source: str | None) -> Session:

@@ -30,7 +30,7 @@ def fetch_bundle(core: Path) -> None:
             size = int(response.headers["Content-Length"])
     except (*NETWORK_ERRORS, TypeError, ValueError) as error:
         raise UserError(f"the CORE bundle ({ADDRESS}) could not be read ({reason_of(error)}); put tasks.json and data/*.jsonl.gz in "
-                        f"{core}, leave base_eval out of steps, or {ADVICE}") from error
+                        f"{core}, leave base_loss and base_eval out of steps, or {ADVICE}") from error
     path = core / "eval_bundle.zip"
     download(HubFile(ADDRESS, path.name, size), path)
     try:
