@@ -20,6 +20,7 @@ test: .venv/ready-test
 
 check: .venv/ready-test
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 ui: .venv/ready
 	@$(BIN)/python -m nanolab ui --port $(PORT)

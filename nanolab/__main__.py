@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 
 if sys.version_info < (3, 11):  # noqa: UP036  (before anything is imported that an older Python cannot even read)
-    sys.exit("error: nanolab needs Python 3.11 or newer, this is {}.{}: run it with .venv/bin/python, or `make setup PYTHON=python3.11`"
-             .format(*sys.version_info[:2]))
+    sys.exit(
+        "error: nanolab needs Python 3.11 or newer, this is {}.{}: run it with .venv/bin/python, or `make setup PYTHON=python3.11`".format(
+            *sys.version_info[:2]
+        )
+    )
 
 import argparse
 import importlib
@@ -34,7 +37,9 @@ COMMANDS = {  # name: what `--help` says of it
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
     """The commands, and the arguments of `command`, whose file alone is imported."""
-    main = argparse.ArgumentParser(prog="nanolab", description="A small-LLM research lab: raw text to reinforcement learning.")
+    main = argparse.ArgumentParser(
+        prog="nanolab", description="A small-LLM research lab: raw text to reinforcement learning."
+    )
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
         added = commands.add_parser(name, help=text, description=text)
@@ -47,10 +52,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit status: 2 with one line for a person's mistake."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a locale without UTF-8 must not end a run that says "→"
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # as stderr: a locale without UTF-8 must not end a run that says "→"
     try:
         given = parser(arguments[0] if arguments else None).parse_args(arguments)
         from nanolab import files
+
         files.check_mlruns()
         status = importlib.import_module(f"nanolab.commands.{given.command}").main(given)
         sys.stdout.flush()
@@ -63,10 +71,14 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except ModuleNotFoundError as error:  # an interrupted or an old install, or another Python than the one it went to
+    except (
+        ModuleNotFoundError
+    ) as error:  # an interrupted or an old install, or another Python than the one it went to
         if (error.name or "").split(".")[0] == "nanolab":
             raise
-        return _mistake(f"the package {error.name} is not installed for {sys.executable}: run `make setup`, and use .venv/bin/python")
+        return _mistake(
+            f"the package {error.name} is not installed for {sys.executable}: run `make setup`, and use .venv/bin/python"
+        )
     except Exception as error:
         if not files.is_full(error):
             raise

@@ -13,13 +13,22 @@ MAX_LENGTH = 200  # characters
 MAX_EXPONENT = 64
 MAX_VALUE = 10**18  # every intermediate result stays below
 STRING = re.compile(r"\"[^\"]*\"|'[^']*'")
-SAFE_REST = re.compile(r"(?:[0-9eE.+\-*/%() ]|\.count(?=\())*")  # what may stand outside string literals
+SAFE_REST = re.compile(
+    r"(?:[0-9eE.+\-*/%() ]|\.count(?=\())*"
+)  # what may stand outside string literals
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
-CALL = re.compile(r"<<(.*?)>>", re.DOTALL)  # a call in a text, with its output if it has one: <<call=output>>, as data/chat.py writes it
+CALL = re.compile(
+    r"<<(.*?)>>", re.DOTALL
+)  # a call in a text, with its output if it has one: <<call=output>>, as data/chat.py writes it
 PERCENT = re.compile(r"(\d+\.?\d*|\.\d+)%(?!\s*[\d.(])")  # "20%", but not the remainder "20%3"
 
-BINARY = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
-          ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod}
+BINARY = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
 
 
 class _RefusedError(Exception):
@@ -34,7 +43,11 @@ def calculate(expression: str) -> str | None:
     decimals and fifteen significant digits.
     """
     text = expression.strip()
-    if len(text) > MAX_LENGTH or "\\" in text or not SAFE_REST.fullmatch(STRING.sub("", _plain(text))):
+    if (
+        len(text) > MAX_LENGTH
+        or "\\" in text
+        or not SAFE_REST.fullmatch(STRING.sub("", _plain(text)))
+    ):
         return None
     try:
         return _written(_value(ast.parse(_plain(text), mode="eval").body))
@@ -69,7 +82,9 @@ def _value(node: ast.AST) -> int | float:
 
 def _binary(op: ast.operator, left: int | float, right: int | float) -> int | float:
     if isinstance(op, ast.Div):
-        exact = isinstance(left, int) and isinstance(right, int) and right != 0 and left % right == 0
+        exact = (
+            isinstance(left, int) and isinstance(right, int) and right != 0 and left % right == 0
+        )
         return left // right if exact else left / right
     if isinstance(op, ast.Pow):
         if abs(right) > MAX_EXPONENT:
@@ -85,7 +100,11 @@ def _count(node: ast.Call) -> int:
     function = node.func
     whole = isinstance(function, ast.Attribute) and function.attr == "count" and function.value
     literals = [whole, *node.args]
-    if node.keywords or len(literals) != 2 or not all(isinstance(x, ast.Constant) and isinstance(x.value, str) for x in literals):
+    if (
+        node.keywords
+        or len(literals) != 2
+        or not all(isinstance(x, ast.Constant) and isinstance(x.value, str) for x in literals)
+    ):
         raise _RefusedError
     return literals[0].value.count(literals[1].value)
 

@@ -18,7 +18,15 @@ from rich.text import Text
 from nanolab.chat_session import Answer, ChatSettings, Moment, Session, chat_settings
 from nanolab.schema import UserError
 
-STYLES = {"text": "", "python": "bold cyan", "output": "green", "new": "bold", "cost": "dim", "note": "yellow", "error": "bold red"}
+STYLES = {
+    "text": "",
+    "python": "bold cyan",
+    "output": "green",
+    "new": "bold",
+    "cost": "dim",
+    "note": "yellow",
+    "error": "bold red",
+}
 FRAME_SECONDS = 1 / 30  # between two pictures of a growing answer
 ENDS = ("/quit", "/exit", "quit", "exit")
 EXAMPLE = "Mia has 12 coins. Mia buys 7 more coins. How many coins does Mia have now?"  # as the embedded world asks
@@ -50,15 +58,21 @@ SWITCHES: dict[str, tuple[dict[str, Any], Sequence[tuple[str, type]]]] = {
 def switched(settings: ChatSettings, command: str, words: Sequence[str]) -> ChatSettings:
     """The settings after a command such as ("power", ["4", "10"]); raises UserError for a word that is not what it takes."""
     fixed, names = SWITCHES[command]
-    usage = f"/{command}" + "".join(f" [{name.upper()}]" if fixed else f" {name.upper()}" for name, _ in names)
+    usage = f"/{command}" + "".join(
+        f" [{name.upper()}]" if fixed else f" {name.upper()}" for name, _ in names
+    )
     if len(words) > len(names) or (not fixed and not words):
-        raise UserError(f"/{command} takes {len(names)} value{'s' * (len(names) != 1)}{' at most' if fixed and names else ''}: {usage}")
+        raise UserError(
+            f"/{command} takes {len(names)} value{'s' * (len(names) != 1)}{' at most' if fixed and names else ''}: {usage}"
+        )
     values = dict(fixed)
     for word, (name, kind) in zip(words, names):
         try:
             values[name] = kind(word)
         except ValueError as error:
-            raise UserError(f"{word!r} is not {'a whole number' if kind is int else 'a number'}: {usage}") from error
+            raise UserError(
+                f"{word!r} is not {'a whole number' if kind is int else 'a number'}: {usage}"
+            ) from error
     chat_settings(values)  # the ranges
     return replace(settings, **values)
 
@@ -66,7 +80,13 @@ def switched(settings: ChatSettings, command: str, words: Sequence[str]) -> Chat
 class Screen:
     """A conversation at a terminal. `load` gives the session of another model of the study by its source."""
 
-    def __init__(self, session: Session, settings: ChatSettings, console: Console, load: Callable[[str], Session]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        settings: ChatSettings,
+        console: Console,
+        load: Callable[[str], Session],
+    ) -> None:
         self.session, self.settings, self.console, self.load = session, settings, console, load
 
     def talk(self, read: Callable[[], str]) -> None:
@@ -99,8 +119,13 @@ class Screen:
         if name in SWITCHES:
             self.settings = switched(self.settings, name, words)
             self._note(self.settings.line if SWITCHES[name][0] else f"{name} {words[0]}")
-            if self.settings.max_new_tokens >= (context := self.session.subject.context) and name == "tokens":
-                self._note(f"an answer also ends where the model's context does: {context} tokens, with the question and all before it")
+            if (
+                self.settings.max_new_tokens >= (context := self.session.subject.context)
+                and name == "tokens"
+            ):
+                self._note(
+                    f"an answer also ends where the model's context does: {context} tokens, with the question and all before it"
+                )
         elif name == "new":
             self.session.clear()
             self._note("a new conversation")
@@ -120,16 +145,23 @@ class Screen:
             answer = self.session.answer(prompt, self.settings)
             self.console.print(shown(answer.parts), soft_wrap=True)
         else:
-            with Live(console=self.console, auto_refresh=False, vertical_overflow="visible") as live:
+            with Live(
+                console=self.console, auto_refresh=False, vertical_overflow="visible"
+            ) as live:
                 answer = self.session.answer(prompt, self.settings, _Growing(live, self.settings))
                 live.update(shown(answer.parts), refresh=True)
         self.console.print(Text(cost(answer), STYLES["cost"]), soft_wrap=True)
         return answer
 
     def _greet(self) -> None:
-        self.console.print(Text(f"{self.session.name}: {self.settings.line}. /help lists the commands."), soft_wrap=True)
+        self.console.print(
+            Text(f"{self.session.name}: {self.settings.line}. /help lists the commands."),
+            soft_wrap=True,
+        )
         if self.session.subject.plain:
-            self._note('a base model is asked in plain text ("Question: ... Answer:"), each question by itself')
+            self._note(
+                'a base model is asked in plain text ("Question: ... Answer:"), each question by itself'
+            )
         if self.session.subject.facts.get("data") == "embedded":  # the model knows no other world
             self._note(f"for example: {EXAMPLE}")
 
@@ -154,13 +186,22 @@ class _Growing:
             picture.stylize(STYLES["new"], common_start(picture.plain, self.before))
             self.before = picture.plain
             log_p = "" if moment.log_p is None else f", log p {moment.log_p:.2f}"
-            picture = Group(picture, Text(f"step {moment.step}/{self.settings.num_steps} {self.moves[-60:]}{log_p}", STYLES["cost"]))
+            picture = Group(
+                picture,
+                Text(
+                    f"step {moment.step}/{self.settings.num_steps} {self.moves[-60:]}{log_p}",
+                    STYLES["cost"],
+                ),
+            )
         self.live.update(picture, refresh=True)
 
 
 def common_start(text: str, before: str) -> int:
     """Characters with which two texts both begin."""
-    return next((i for i, (one, other) in enumerate(zip(text, before)) if one != other), min(len(text), len(before)))
+    return next(
+        (i for i, (one, other) in enumerate(zip(text, before)) if one != other),
+        min(len(text), len(before)),
+    )
 
 
 def shown(parts: Sequence[dict[str, str]]) -> Text:
@@ -172,7 +213,9 @@ def shown(parts: Sequence[dict[str, str]]) -> Text:
             text.append(f"<<{part['text']}{'' if answered else '>>'}", STYLES["python"])
             opened = answered
         elif part["type"] == "output":
-            text.append("=" if opened else "<<=", STYLES["python"]).append(part["text"], STYLES["output"]).append(">>", STYLES["python"])
+            text.append("=" if opened else "<<=", STYLES["python"]).append(
+                part["text"], STYLES["output"]
+            ).append(">>", STYLES["python"])
             opened = False
         else:
             text.append(part["text"].rstrip("\N{REPLACEMENT CHARACTER}"), STYLES["text"])
@@ -181,8 +224,13 @@ def shown(parts: Sequence[dict[str, str]]) -> Text:
 
 def cost(answer: Answer) -> str:
     """What an answer cost, in one line."""
-    facts = [f"{answer.tokens} tokens", f"{answer.positions} positions", f"{answer.seconds:.2f} s", f"log p {answer.log_p:.2f}",
-             answer.sampler]
+    facts = [
+        f"{answer.tokens} tokens",
+        f"{answer.positions} positions",
+        f"{answer.seconds:.2f} s",
+        f"log p {answer.log_p:.2f}",
+        answer.sampler,
+    ]
     if answer.steps is not None:
         facts.append(f"{answer.accepted} of {answer.steps} steps accepted")
     if answer.votes is not None:

@@ -28,15 +28,21 @@ class ChatSettings:
     """How an answer is drawn. A sampler reads the settings that it has a use for."""
 
     sampler: Literal["greedy", "sample", "power", "best_of", "majority"] = setting(
-        "greedy", "greedy; sample: one draw; power: Metropolis-Hastings on p^alpha; best_of: the likeliest of some samples; majority: "
-        "the answer that most of them give")
+        "greedy",
+        "greedy; sample: one draw; power: Metropolis-Hastings on p^alpha; best_of: the likeliest of some samples; majority: "
+        "the answer that most of them give",
+    )
     temperature: float = setting(0.7, "of samples, and of power sampling's proposal", above=0)
     top_k: int | None = setting(50, "tokens kept when drawing; null: all", minimum=1)
     alpha: float = setting(4.0, "exponent of power sampling's target p^alpha", minimum=1)
     num_steps: int = setting(10, "Metropolis-Hastings steps", minimum=0)
-    restart_prob: float = setting(0.5, "share of power sampling's cuts at the first token", minimum=0, maximum=1)
+    restart_prob: float = setting(
+        0.5, "share of power sampling's cuts at the first token", minimum=0, maximum=1
+    )
     samples: int = setting(11, "samples of best_of and majority", minimum=1)
-    max_new_tokens: int = setting(128, "tokens of an answer at most, tool output included", minimum=1)
+    max_new_tokens: int = setting(
+        128, "tokens of an answer at most, tool output included", minimum=1
+    )
     seed: int = setting(0, "of the random numbers", minimum=0)
 
     tool_timeout = 5.0  # no fields: what an engine is made with
@@ -47,16 +53,21 @@ class ChatSettings:
     def line(self) -> str:
         """The sampler and the settings that it reads, in a few words."""
         drawing = f"temperature {self.temperature:g}, top_k {self.top_k or 'all'}"
-        return {"greedy": "greedy", "sample": f"sample, {drawing}",
-                "power": f"power, alpha {self.alpha:g}, {self.num_steps} steps, proposal at {drawing}",
-                "best_of": f"best of {self.samples} by log p, {drawing}",
-                "majority": f"majority of {self.samples}, {drawing}"}[self.sampler]
+        return {
+            "greedy": "greedy",
+            "sample": f"sample, {drawing}",
+            "power": f"power, alpha {self.alpha:g}, {self.num_steps} steps, proposal at {drawing}",
+            "best_of": f"best of {self.samples} by log p, {drawing}",
+            "majority": f"majority of {self.samples}, {drawing}",
+        }[self.sampler]
 
 
 class Moment(NamedTuple):
     """What there is to see while an answer is drawn."""
 
-    parts: list[dict[str, str]]  # of the text so far; while a proposal is drawn, of the state that it may replace
+    parts: list[
+        dict[str, str]
+    ]  # of the text so far; while a proposal is drawn, of the state that it may replace
     step: int = 0  # Metropolis-Hastings steps done
     accepted: bool | None = None  # of that step; None: nothing was decided just now
     moved: bool = False  # accepted, and another text than before
@@ -72,10 +83,14 @@ class Answer:
     """An answer with what it cost."""
 
     text: str  # tool calls as <<call=output>>
-    parts: list[dict[str, str]]  # as an assistant message's content has them: text, python (a tool call), output
+    parts: list[
+        dict[str, str]
+    ]  # as an assistant message's content has them: text, python (a tool call), output
     log_p: float  # nats, of the model's own tokens
     tokens: int  # of the answer, tool output included
-    positions: int  # token positions forwarded for it, samples and proposals that were not chosen included
+    positions: (
+        int  # token positions forwarded for it, samples and proposals that were not chosen included
+    )
     seconds: float
     ended: bool  # False: cut at max_new_tokens, or at the end of the context
     sampler: str  # in words
@@ -91,7 +106,12 @@ class Answer:
         for i, part in enumerate(self.parts):
             if part["type"] == "python":
                 after = self.parts[i + 1] if i + 1 < len(self.parts) else {"type": "text"}
-                calls.append({"call": part["text"], "output": after["text"] if after["type"] == "output" else ""})
+                calls.append(
+                    {
+                        "call": part["text"],
+                        "output": after["text"] if after["type"] == "output" else "",
+                    }
+                )
         return calls
 
     @property
@@ -101,9 +121,21 @@ class Answer:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return {"text": self.text, "parts": self.parts, "tool_calls": self.tool_calls, "log_p": self.log_p, "tokens": self.tokens,
-                "positions": self.positions, "seconds": round(self.seconds, 4), "ended": self.ended, "sampler": self.sampler,
-                "dropped": self.dropped, "accepted": self.accepted, "steps": self.steps, "votes": self.votes}
+        return {
+            "text": self.text,
+            "parts": self.parts,
+            "tool_calls": self.tool_calls,
+            "log_p": self.log_p,
+            "tokens": self.tokens,
+            "positions": self.positions,
+            "seconds": round(self.seconds, 4),
+            "ended": self.ended,
+            "sampler": self.sampler,
+            "dropped": self.dropped,
+            "accepted": self.accepted,
+            "steps": self.steps,
+            "votes": self.votes,
+        }
 
 
 @dataclass
@@ -135,12 +167,23 @@ def read_message(message: chat.Message) -> chat.Message:
     """A message as a person writes it: the calls in an assistant's text, <<call=output>>, become its parts again."""
     if message.get("role") != "assistant" or not isinstance(message.get("content"), str):
         return message
-    pieces = chat.ANNOTATION.split(message["content"])  # text, call, output, text, call, output, ..., text
-    parts = [{"type": ("text", "python", "output")[i % 3], "text": piece} for i, piece in enumerate(pieces) if piece or i % 3]
+    pieces = chat.ANNOTATION.split(
+        message["content"]
+    )  # text, call, output, text, call, output, ..., text
+    parts = [
+        {"type": ("text", "python", "output")[i % 3], "text": piece}
+        for i, piece in enumerate(pieces)
+        if piece or i % 3
+    ]
     return {"role": "assistant", "content": parts}
 
 
-def reply(subject: Subject, messages: Sequence[chat.Message], settings: ChatSettings, watch: Watch | None = None) -> Answer:
+def reply(
+    subject: Subject,
+    messages: Sequence[chat.Message],
+    settings: ChatSettings,
+    watch: Watch | None = None,
+) -> Answer:
     """The model's answer to a conversation that ends with a user message.
 
     A conversation that does not fit into the context loses its earliest turns (`dropped`), and an answer is cut where the context ends.
@@ -150,20 +193,37 @@ def reply(subject: Subject, messages: Sequence[chat.Message], settings: ChatSett
         raise UserError("a conversation to answer must end with a user message")
     turn = sum(message.get("role") == "user" for message in messages) - 1
     prompt, dropped = _prompt(subject, messages, settings.max_new_tokens)
-    settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, subject.context - len(prompt)))
+    settings = replace(
+        settings, max_new_tokens=min(settings.max_new_tokens, subject.context - len(prompt))
+    )
     drawing = _Drawing(subject, prompt, settings, turn, watch)
     started = time.perf_counter()
     chosen, positions, facts = drawing.run()
-    return Answer(drawing.text(chosen.tokens), drawing.parts(chosen.tokens), chosen.sum_log_p, len(chosen.tokens), positions,
-                  time.perf_counter() - started, chosen.ended, settings.line, dropped, **facts)
+    return Answer(
+        drawing.text(chosen.tokens),
+        drawing.parts(chosen.tokens),
+        chosen.sum_log_p,
+        len(chosen.tokens),
+        positions,
+        time.perf_counter() - started,
+        chosen.ended,
+        settings.line,
+        dropped,
+        **facts,
+    )
 
 
-def _prompt(subject: Subject, messages: Sequence[chat.Message], max_new_tokens: int) -> tuple[list[int], int]:
+def _prompt(
+    subject: Subject, messages: Sequence[chat.Message], max_new_tokens: int
+) -> tuple[list[int], int]:
     """The ids to go on from, and how many messages were left out at the start to make room for `max_new_tokens`."""
     if subject.plain:  # no turns: the last question alone
         kept = list(messages[-1:])
     elif messages[0]["role"] == "system":
-        kept = [{"role": "user", "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}, *messages[2:]]
+        kept = [
+            {"role": "user", "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"},
+            *messages[2:],
+        ]
     else:
         kept = list(messages)
     shown = len(kept)
@@ -174,15 +234,26 @@ def _prompt(subject: Subject, messages: Sequence[chat.Message], max_new_tokens: 
             break
         kept = kept[2:]
     if room < min(LEAST_ROOM, max_new_tokens):
-        raise UserError(f"the question takes {len(prompt)} tokens of the {subject.context} that the model was trained on, which leaves no "
-                        f"room for an answer: ask in at most {subject.context - LEAST_ROOM} tokens")
+        raise UserError(
+            f"the question takes {len(prompt)} tokens of the {subject.context} that the model was trained on, which leaves no "
+            f"room for an answer: ask in at most {subject.context - LEAST_ROOM} tokens"
+        )
     return prompt, shown - len(kept)
 
 
 def _render(subject: Subject, messages: Sequence[chat.Message]) -> list[int]:
     if is_outside(subject.source):  # its own template knows texts alone
-        return subject.render([{**message, "content": message["content"] if isinstance(message["content"], str) else
-                                chat.plain_text(message)} for message in messages])
+        return subject.render(
+            [
+                {
+                    **message,
+                    "content": message["content"]
+                    if isinstance(message["content"], str)
+                    else chat.plain_text(message),
+                }
+                for message in messages
+            ]
+        )
     if subject.plain:
         return [subject.tokenizer.bos, *subject.tokenizer.encode(chat.plain_prompt(messages))]
     return subject.render(messages)
@@ -191,8 +262,21 @@ def _render(subject: Subject, messages: Sequence[chat.Message]) -> list[int]:
 class _Drawing:
     """One answer while it is drawn."""
 
-    def __init__(self, subject: Subject, prompt: list[int], settings: ChatSettings, turn: int, watch: Watch | None) -> None:
-        self.subject, self.prompt, self.settings, self.turn, self.watch = subject, prompt, settings, turn, watch
+    def __init__(
+        self,
+        subject: Subject,
+        prompt: list[int],
+        settings: ChatSettings,
+        turn: int,
+        watch: Watch | None,
+    ) -> None:
+        self.subject, self.prompt, self.settings, self.turn, self.watch = (
+            subject,
+            prompt,
+            settings,
+            turn,
+            watch,
+        )
         # an engine for each answer: one that was interrupted would keep rows that nobody gives back
         self.engine = subject.language_model(settings, subject.context)
 
@@ -204,7 +288,9 @@ class _Drawing:
         if sampler in ("best_of", "majority"):
             return self._of_several()
         temperature = 0.0 if sampler == "greedy" else self.settings.temperature
-        (found,), = self._generate(_Watched(self.engine, self._growing) if self.watch else self.engine, temperature, 1)
+        ((found,),) = self._generate(
+            _Watched(self.engine, self._growing) if self.watch else self.engine, temperature, 1
+        )
         return found, found.positions, {}
 
     def parts(self, tokens: Sequence[int]) -> list[dict[str, str]]:
@@ -219,17 +305,32 @@ class _Drawing:
 
     def _generate(self, engine: Any, temperature: float, samples: int) -> list[list[Completion]]:
         settings = self.settings
-        return baselines.generate(engine, [self.prompt], temperature=temperature, top_k=settings.top_k if temperature else None,
-                                  max_new_tokens=settings.max_new_tokens, seed=settings.seed, stage=STAGE, samples_per_prompt=samples,
-                                  batch_rows=settings.batch_rows, examples=[self.turn])
+        return baselines.generate(
+            engine,
+            [self.prompt],
+            temperature=temperature,
+            top_k=settings.top_k if temperature else None,
+            max_new_tokens=settings.max_new_tokens,
+            seed=settings.seed,
+            stage=STAGE,
+            samples_per_prompt=samples,
+            batch_rows=settings.batch_rows,
+            examples=[self.turn],
+        )
 
     def _growing(self, tokens: list[int]) -> None:
         self.watch(Moment(self.parts(tokens)))
 
     def _power(self) -> tuple[Completion, int, dict[str, Any]]:
         settings = self.settings
-        power = power_mh.PowerSettings(settings.alpha, settings.num_steps, settings.temperature, settings.top_k, settings.max_new_tokens,
-                                       settings.restart_prob)
+        power = power_mh.PowerSettings(
+            settings.alpha,
+            settings.num_steps,
+            settings.temperature,
+            settings.top_k,
+            settings.max_new_tokens,
+            settings.restart_prob,
+        )
         engine = _Watched(self.engine, self._growing) if self.watch else self.engine
         steps = 0
 
@@ -245,10 +346,24 @@ class _Drawing:
             steps += 1
             self.watch(Moment(parts, steps, info.accepted, info.moved, info.log_ratio, log_p))
 
-        chain, = sample_each(engine, [self.prompt], lambda noise, i, c: power_mh.run_chain(power, noise, i, c, watch=stepped), copies=1,
-                             called="chains", max_new_tokens=settings.max_new_tokens, seed=settings.seed, stage=STAGE,
-                             batch_rows=settings.batch_rows, on_done=None, examples=[self.turn])
-        return chain.final, chain.positions, {"accepted": sum(info.accepted for info in chain.infos), "steps": len(chain.infos)}
+        (chain,) = sample_each(
+            engine,
+            [self.prompt],
+            lambda noise, i, c: power_mh.run_chain(power, noise, i, c, watch=stepped),
+            copies=1,
+            called="chains",
+            max_new_tokens=settings.max_new_tokens,
+            seed=settings.seed,
+            stage=STAGE,
+            batch_rows=settings.batch_rows,
+            on_done=None,
+            examples=[self.turn],
+        )
+        return (
+            chain.final,
+            chain.positions,
+            {"accepted": sum(info.accepted for info in chain.infos), "steps": len(chain.infos)},
+        )
 
     def _of_several(self) -> tuple[Completion, int, dict[str, Any]]:
         (found,) = self._generate(self.engine, self.settings.temperature, self.settings.samples)
@@ -258,8 +373,10 @@ class _Drawing:
         answers = [chat.extract_gsm8k_answer(self.text(completion.tokens)) for completion in found]
         chosen = baselines.majority(answers)
         if chosen is None:
-            raise UserError(f"none of the {len(found)} samples gives a number after ####, so they cannot vote: majority is for word "
-                            "problems; take sample or best_of")
+            raise UserError(
+                f"none of the {len(found)} samples gives a number after ####, so they cannot vote: majority is for word "
+                "problems; take sample or best_of"
+            )
         return found[answers.index(chosen)], positions, {"votes": answers.count(chosen)}
 
 
@@ -281,7 +398,7 @@ class _Watched:
     def decode(self, rows: list[int], tokens: list[list[int]]) -> Any:
         """As the protocol says."""
         logits = self._model.decode(rows, tokens)
-        drawn = self._model.tokens[rows[0]][self._start:]
+        drawn = self._model.tokens[rows[0]][self._start :]
         if self.tell and drawn:
             self.tell(drawn)
         return logits

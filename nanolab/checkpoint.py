@@ -37,10 +37,14 @@ def save(folder: Path, step: int, model: GPT, state: dict[str, Any], facts: dict
     temporary = final.with_name(final.name + ".writing")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+    }
     safetensors.torch.save_file(weights, temporary / WEIGHTS)
     torch.save(state, temporary / STATE)
-    mark_complete(temporary, [WEIGHTS, STATE], step=step, model=dataclasses.asdict(model.config), **facts)
+    mark_complete(
+        temporary, [WEIGHTS, STATE], step=step, model=dataclasses.asdict(model.config), **facts
+    )
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
     return final
@@ -65,14 +69,22 @@ def find(folder: Path, step: int | None) -> Path:
     """The folder of checkpoint `step` (None: the newest); raises UserError naming the steps that are there."""
     have = steps(folder)
     if not have:
-        raise UserError(f"no complete checkpoint in {folder}: run the step that trains this model first")
+        raise UserError(
+            f"no complete checkpoint in {folder}: run the step that trains this model first"
+        )
     if step is not None and step not in have:
-        raise UserError(f"no complete checkpoint of step {step} in {folder}; there are: {', '.join(map(str, have))}")
+        raise UserError(
+            f"no complete checkpoint of step {step} in {folder}; there are: {', '.join(map(str, have))}"
+        )
     return step_folder(folder, have[-1] if step is None else step)
 
 
-def load_model(folder: Path, step: int | None = None, device: torch.device | str = "cpu",
-               tokenizer_digest: str | None = None) -> tuple[GPT, dict[str, Any]]:
+def load_model(
+    folder: Path,
+    step: int | None = None,
+    device: torch.device | str = "cpu",
+    tokenizer_digest: str | None = None,
+) -> tuple[GPT, dict[str, Any]]:
     """The model of a checkpoint (None: the newest complete one) on `device`, and its facts.
 
     Raises UserError for a missing or truncated checkpoint, and when `tokenizer_digest` is not the digest it was trained with.
@@ -81,8 +93,10 @@ def load_model(folder: Path, step: int | None = None, device: torch.device | str
     facts = verify_complete(path)
     trained = facts.get("tokenizer_digest")
     if tokenizer_digest is not None and trained != tokenizer_digest:
-        raise UserError(f"{path} was trained with tokenizer {str(trained)[:12]}, not with the tokenizer given ({tokenizer_digest[:12]}): "
-                        "use the tokenizer of its own study, or train the model again")
+        raise UserError(
+            f"{path} was trained with tokenizer {str(trained)[:12]}, not with the tokenizer given ({tokenizer_digest[:12]}): "
+            "use the tokenizer of its own study, or train the model again"
+        )
     with torch.random.fork_rng(devices=[]):  # building the model draws numbers that nobody needs
         model = GPT(GPTConfig(**facts["model"]))
     model.load_state_dict(safetensors.torch.load_file(path / WEIGHTS))

@@ -32,7 +32,9 @@ class Choice:
     keep_latest: int = 1  # finished executions of each study, seed and source (run_all, a notebook) whose steps stay
     older_than: float = 0.0  # days since the last change
     unfinished: bool = False  # attempts that a run would go on from
-    downloads: bool = False  # files of the hub, and compiled kernels: brought or made again when needed
+    downloads: bool = (
+        False  # files of the hub, and compiled kernels: brought or made again when needed
+    )
     everything: bool = False  # of the named studies, what their latest results need too
 
 
@@ -57,18 +59,43 @@ def survey(choice: Choice) -> list[Item]:
         if name not in have:
             raise UserError(f"no study {name!r} in {work}; it has: {', '.join(have) or 'none'}")
     if choice.everything and not choice.studies:
-        raise UserError("--everything removes latest results too: name the studies with --study NAME")
+        raise UserError(
+            "--everything removes latest results too: name the studies with --study NAME"
+        )
     if not 0 <= choice.older_than < float("inf"):
         raise UserError(f"--older-than {choice.older_than:g} must be a number of days, at least 0")
     if choice.keep_latest < 1:
-        raise UserError(f"--keep-latest {choice.keep_latest} must be at least 1; --everything with --study NAME removes all of a study")
+        raise UserError(
+            f"--keep-latest {choice.keep_latest} must be at least 1; --everything with --study NAME removes all of a study"
+        )
     needed = needed_folders(have, choice)
-    items = [item for study in have if not choice.studies or study in choice.studies for item in _study_items(work / study, needed, choice)]
+    items = [
+        item
+        for study in have
+        if not choice.studies or study in choice.studies
+        for item in _study_items(work / study, needed, choice)
+    ]
     if not choice.studies:
-        items += [_item(files.MLRUNS / name, "", kind, choice.downloads, why, choice) for name, kind, why in (
-            ("hub", "downloads", "files of the hub: --downloads removes them, and they are fetched again"),
-            ("native", "cache", "compiled kernels: --downloads removes them, and they are built again")) if (files.MLRUNS / name).is_dir()]
-        items += [_item(path, "", "artifacts", True, "of a run that was deleted in MLflow", choice) for path in deleted_artifacts()]
+        items += [
+            _item(files.MLRUNS / name, "", kind, choice.downloads, why, choice)
+            for name, kind, why in (
+                (
+                    "hub",
+                    "downloads",
+                    "files of the hub: --downloads removes them, and they are fetched again",
+                ),
+                (
+                    "native",
+                    "cache",
+                    "compiled kernels: --downloads removes them, and they are built again",
+                ),
+            )
+            if (files.MLRUNS / name).is_dir()
+        ]
+        items += [
+            _item(path, "", "artifacts", True, "of a run that was deleted in MLflow", choice)
+            for path in deleted_artifacts()
+        ]
     return sorted(items, key=lambda item: -item.size)
 
 
@@ -86,18 +113,33 @@ def needed_folders(studies: Iterable[str], choice: Choice) -> dict[Path, str]:
             continue
         count: dict[tuple[str, ...], int] = {}
         for execution in tracking.executions(study):
-            sort = (execution.params.get("seed", ""), execution.tags.get("mlflow.source.name", ""))  # a notebook alone is no whole study
+            sort = (
+                execution.params.get("seed", ""),
+                execution.tags.get("mlflow.source.name", ""),
+            )  # a notebook alone is no whole study
             latest = execution.status == "FINISHED" and count.get(sort, 0) < choice.keep_latest
             count[sort] = count.get(sort, 0) + latest
             if latest or execution.id in registered:
-                why = "a registered model comes from it" if execution.id in registered else "the latest finished execution needs it"
+                why = (
+                    "a registered model comes from it"
+                    if execution.id in registered
+                    else "the latest finished execution needs it"
+                )
                 needed[files.MLRUNS / "work" / study / "executions" / execution.id] = why
-                runs = [tracking.record(run) for key, run in execution.tags.items() if key.startswith("reused.")]
+                runs = [
+                    tracking.record(run)
+                    for key, run in execution.tags.items()
+                    if key.startswith("reused.")
+                ]
                 for run in [*runs, *tracking.children(execution.id)]:
                     if "work_folder" in run.tags:
                         needed.setdefault(files.MLRUNS / run.tags["work_folder"], why)
         for step in STEPS:  # model_tag and notebooks take the newest finished folder
-            finished = [path.parent for path in (files.MLRUNS / "work" / study / step).glob(f"*/{RESULT}") if not _is_aside(path.parent)]
+            finished = [
+                path.parent
+                for path in (files.MLRUNS / "work" / study / step).glob(f"*/{RESULT}")
+                if not _is_aside(path.parent)
+            ]
             if finished:
                 newest = max(finished, key=lambda path: (path / RESULT).stat().st_mtime)
                 needed.setdefault(newest, "the newest result of its step")
@@ -107,7 +149,9 @@ def needed_folders(studies: Iterable[str], choice: Choice) -> dict[Path, str]:
         for read in files.read_json(job)["inputs"].values() if job.is_file() else ():
             folder = Path(os.path.normpath(files.MLRUNS / read))
             if folder not in needed:
-                needed[folder] = f"{job.parent.parent.parent.name} {job.parent.parent.name} reads it"
+                needed[folder] = (
+                    f"{job.parent.parent.parent.name} {job.parent.parent.name} reads it"
+                )
                 waiting.append(folder)
     return needed
 
@@ -115,7 +159,9 @@ def needed_folders(studies: Iterable[str], choice: Choice) -> dict[Path, str]:
 def _study_items(study: Path, needed: dict[Path, str], choice: Choice) -> list[Item]:
     whole = choice.everything and study.name in choice.studies
     items = []
-    for folder in sorted(path for group in study.iterdir() if group.is_dir() for path in _parts(group)):
+    for folder in sorted(
+        path for group in study.iterdir() if group.is_dir() for path in _parts(group)
+    ):
         group = folder.parent.name if folder.parent != study else folder.name
         if folder in needed:
             removable, why = False, needed[folder]
@@ -124,21 +170,31 @@ def _study_items(study: Path, needed: dict[Path, str], choice: Choice) -> list[I
         elif group == "seeds":
             removable, why = False, "mean and spread over seeds"
         elif group == "executions":
-            removable, why = True, "executed notebooks and log of an older execution; the notebooks are in MLflow too"
+            removable, why = (
+                True,
+                "executed notebooks and log of an older execution; the notebooks are in MLflow too",
+            )
         elif _is_aside(folder):
             removable, why = True, "set aside by --fresh"
         elif (folder / RESULT).is_file():
             removable, why = True, "a result with other settings or of older code"
         else:
-            removable, why = choice.unfinished, "an unfinished attempt, from which a run with its settings goes on" + (
-                "" if choice.unfinished else ": --unfinished removes it")
+            removable, why = (
+                choice.unfinished,
+                "an unfinished attempt, from which a run with its settings goes on"
+                + ("" if choice.unfinished else ": --unfinished removes it"),
+            )
         items.append(_item(folder, study.name, group, removable, why, choice))
     return items
 
 
 def _parts(group: Path) -> list[Path]:
     """The folders of a step; `seeds` is one as a whole."""
-    return [group] if group.name == "seeds" else [path for path in group.iterdir() if path.is_dir() and not path.is_symlink()]
+    return (
+        [group]
+        if group.name == "seeds"
+        else [path for path in group.iterdir() if path.is_dir() and not path.is_symlink()]
+    )
 
 
 def _is_aside(folder: Path) -> bool:
@@ -160,16 +216,24 @@ def deleted_artifacts() -> list[Path]:
         return []
     connection = sqlite3.connect(database, timeout=30)
     try:
-        rows = connection.execute("select artifact_uri from runs where lifecycle_stage = 'deleted'").fetchall()
+        rows = connection.execute(
+            "select artifact_uri from runs where lifecycle_stage = 'deleted'"
+        ).fetchall()
     finally:
         connection.close()
     folders = [Path(uri.removeprefix("file://")).parent for (uri,) in rows if uri]
-    return [folder for folder in folders if folder.is_dir() and folder.is_relative_to(files.MLRUNS / "artifacts")]
+    return [
+        folder
+        for folder in folders
+        if folder.is_dir() and folder.is_relative_to(files.MLRUNS / "artifacts")
+    ]
 
 
 def plan_id(items: list[Item]) -> str:
     """8 hex digits that name what would be removed: equal when the same folders with the same sizes would be."""
-    chosen = sorted(f"{item.path.relative_to(files.MLRUNS)} {item.size}\n" for item in items if item.removable)
+    chosen = sorted(
+        f"{item.path.relative_to(files.MLRUNS)} {item.size}\n" for item in items if item.removable
+    )
     return files.sha256_text("".join(chosen))[:8]
 
 
@@ -180,11 +244,17 @@ def remove(choice: Choice, agreed: str) -> list[Item]:
     """
     with ExitStack() as held:
         work = files.MLRUNS / "work"
-        for study in sorted(path.name for path in work.iterdir() if path.is_dir()) if work.is_dir() else []:
-            held.enter_context(pipeline.study_lock(study))  # all: any study may read what is removed
+        for study in (
+            sorted(path.name for path in work.iterdir() if path.is_dir()) if work.is_dir() else []
+        ):
+            held.enter_context(
+                pipeline.study_lock(study)
+            )  # all: any study may read what is removed
         items = survey(choice)
         if plan_id(items) != agreed:
-            raise UserError(f"plan {agreed} is no longer what would be removed, which is now plan {plan_id(items)}: look at it again")
+            raise UserError(
+                f"plan {agreed} is no longer what would be removed, which is now plan {plan_id(items)}: look at it again"
+            )
         removed = [item for item in items if item.removable]
         for item in removed:
             assert item.path.is_relative_to(files.MLRUNS) and item.path != files.MLRUNS, item.path

@@ -25,9 +25,36 @@ Outcomes = dict[int, tuple[bool, Any]]  # number of a problem -> (passed, the an
 
 PAIRED = "Newcombe 1998, paired, method 10"
 UNPAIRED = "Newcombe 1998, unpaired, method 10"
-SAME_PROBLEMS = ("data.source", "data.root", "data.seed", "data.choice_answers", "subset", "split")  # settings that choose the problems
-COLUMNS = ("kind", "step", "model", "task", "metric", "method", "setting", "a", "b", "difference", "low", "high", "p_value", "n", "only_a",
-           "only_b", "interval", "note", "run_a", "run_b")
+SAME_PROBLEMS = (
+    "data.source",
+    "data.root",
+    "data.seed",
+    "data.choice_answers",
+    "subset",
+    "split",
+)  # settings that choose the problems
+COLUMNS = (
+    "kind",
+    "step",
+    "model",
+    "task",
+    "metric",
+    "method",
+    "setting",
+    "a",
+    "b",
+    "difference",
+    "low",
+    "high",
+    "p_value",
+    "n",
+    "only_a",
+    "only_b",
+    "interval",
+    "note",
+    "run_a",
+    "run_b",
+)
 
 
 @dataclass(frozen=True)
@@ -52,14 +79,18 @@ def find(name: str) -> Side:
     if not executions and len(name) == 32 and set(name) <= set("0123456789abcdef"):
         run = tracking.record(name)
         if run.tags.get("nanolab.kind") != "execution":
-            raise UserError(f"run {name} is {run.tags.get('step') or run.name!r}, no execution of a study; "
-                            f"its execution is {run.tags.get('mlflow.parentRunId', 'unknown')}")
+            raise UserError(
+                f"run {name} is {run.tags.get('step') or run.name!r}, no execution of a study; "
+                f"its execution is {run.tags.get('mlflow.parentRunId', 'unknown')}"
+            )
         return Side(run, step_runs(run.id))
     if not executions:
         path = find_study(name)  # refuses a name that is no study
         executions = tracking.executions(load_study(str(path)).experiment)
         if not executions:
-            raise UserError(f"study {name!r} has no execution in {tracking.store_uri()}: run it first, with scripts/run_all.py {name}")
+            raise UserError(
+                f"study {name!r} has no execution in {tracking.store_uri()}: run it first, with scripts/run_all.py {name}"
+            )
     study = executions[0].params["experiment"]
     whole = [run for run in executions if run.tags.get("mlflow.source.name") == tracking.RUN_ALL]
     chosen = tracking.latest_whole(study) or (whole or executions)[0]
@@ -70,7 +101,10 @@ def seeds_of(side: Side) -> list[Side]:
     """The execution of each seed of a study with several, as its latest execution has them; else the one."""
     params = side.execution.params
     seeds = json.loads(params.get("seeds") or "[]")
-    found = [tracking.latest_whole(params["experiment"], seed=str(seed), seeds=params["seeds"]) for seed in seeds]
+    found = [
+        tracking.latest_whole(params["experiment"], seed=str(seed), seeds=params["seeds"])
+        for seed in seeds
+    ]
     return [Side(one, step_runs(one.id)) for one in found if one is not None] or [side]
 
 
@@ -78,8 +112,11 @@ def settings(a: Side, b: Side) -> list[Row]:
     """Rows (setting, a, b) of the settings in which the two differ; None where one has no such setting."""
     keys = dict.fromkeys([*a.execution.params, *b.execution.params])
     left, right = a.execution.params, b.execution.params
-    return [{"setting": key, "a": left.get(key), "b": right.get(key)} for key in keys
-            if left.get(key) != right.get(key) and key not in ("experiment", "description")]
+    return [
+        {"setting": key, "a": left.get(key), "b": right.get(key)}
+        for key in keys
+        if left.get(key) != right.get(key) and key not in ("experiment", "description")
+    ]
 
 
 def differences(a: Side, b: Side) -> list[Row]:
@@ -91,9 +128,17 @@ def differences(a: Side, b: Side) -> list[Row]:
     rows: list[Row] = []
     for key in [key for key in left if key in right]:
         one, other = left[key], right[key]
-        row = dict.fromkeys(COLUMNS) | dict(zip(("step", "model", "task", "metric", "method", "setting"), key))
-        row |= {"a": one["value"], "b": other["value"], "difference": other["value"] - one["value"], "run_a": one["run_id"],
-                "run_b": other["run_id"], "kind": "accuracy" if key[3] == "accuracy" and one["n"] and other["n"] else "metric"}
+        row = dict.fromkeys(COLUMNS) | dict(
+            zip(("step", "model", "task", "metric", "method", "setting"), key)
+        )
+        row |= {
+            "a": one["value"],
+            "b": other["value"],
+            "difference": other["value"] - one["value"],
+            "run_a": one["run_id"],
+            "run_b": other["run_id"],
+            "kind": "accuracy" if key[3] == "accuracy" and one["n"] and other["n"] else "metric",
+        }
         if row["kind"] == "accuracy":
             row |= _tested(row, one, other, a.runs[key[0]], b.runs[key[0]])
         rows.append(row)
@@ -104,46 +149,118 @@ def differences(a: Side, b: Side) -> list[Row]:
 
 def _results(side: Side) -> dict[tuple[str, ...], Row]:
     rows = results.result_rows(side.execution, side.runs, [])
-    return {tuple(row[column] for column in ("step", "model", "task", "metric", "method", "setting")): row for row in rows}
+    return {
+        tuple(
+            row[column] for column in ("step", "model", "task", "metric", "method", "setting")
+        ): row
+        for row in rows
+    }
 
 
 def _costs(a: Side, b: Side) -> list[Row]:
     """Seconds of every step that both have, and of all steps of each; their dollars where both have an hourly rate."""
     shared = [step for step in a.runs if step in b.runs and step != "report"]
-    rows = [dict.fromkeys(COLUMNS) | {"kind": "cost", "step": step, "metric": "seconds", "a": seconds(a.runs[step]),
-                                      "b": seconds(b.runs[step]), "run_a": a.runs[step].id, "run_b": b.runs[step].id} for step in shared]
-    whole = [sum(seconds(run) for step, run in side.runs.items() if step != "report") for side in (a, b)]
-    rows.append(dict.fromkeys(COLUMNS) | {"kind": "cost", "step": "all steps", "metric": "seconds", "a": whole[0], "b": whole[1],
-                                          "run_a": a.execution.id, "run_b": b.execution.id})
-    rates = [hourly_rate(side.execution, recorded_environment(side.execution.id)["hardware"]) for side in (a, b)]
+    rows = [
+        dict.fromkeys(COLUMNS)
+        | {
+            "kind": "cost",
+            "step": step,
+            "metric": "seconds",
+            "a": seconds(a.runs[step]),
+            "b": seconds(b.runs[step]),
+            "run_a": a.runs[step].id,
+            "run_b": b.runs[step].id,
+        }
+        for step in shared
+    ]
+    whole = [
+        sum(seconds(run) for step, run in side.runs.items() if step != "report") for side in (a, b)
+    ]
+    rows.append(
+        dict.fromkeys(COLUMNS)
+        | {
+            "kind": "cost",
+            "step": "all steps",
+            "metric": "seconds",
+            "a": whole[0],
+            "b": whole[1],
+            "run_a": a.execution.id,
+            "run_b": b.execution.id,
+        }
+    )
+    rates = [
+        hourly_rate(side.execution, recorded_environment(side.execution.id)["hardware"])
+        for side in (a, b)
+    ]
     if None not in rates:
-        rows.append(rows[-1] | {"metric": "dollars", **{key: rate * time / 3600 for key, rate, time in zip("ab", rates, whole)}})
+        rows.append(
+            rows[-1]
+            | {
+                "metric": "dollars",
+                **{key: rate * time / 3600 for key, rate, time in zip("ab", rates, whole)},
+            }
+        )
     return [row | {"difference": row["b"] - row["a"]} for row in rows]
 
 
 # ---- accuracies
 
+
 def _tested(row: Row, one: Row, other: Row, run: RunRecord, other_run: RunRecord) -> Row:
     """difference, low, high, p_value, n, only_a, only_b, interval and note of an accuracy."""
-    found = [outcomes(side, row["task"], row["method"], row["setting"], value["value"], round(float(value["n"])))
-             for side, value in ((run, one), (other_run, other))]
+    found = [
+        outcomes(
+            side,
+            row["task"],
+            row["method"],
+            row["setting"],
+            value["value"],
+            round(float(value["n"])),
+        )
+        for side, value in ((run, one), (other_run, other))
+    ]
     why = _not_paired(found, run, other_run)
     if why:
-        counts = [(round(value["value"] * float(value["n"])), round(float(value["n"]))) for value in (other, one)]
+        counts = [
+            (round(value["value"] * float(value["n"])), round(float(value["n"])))
+            for value in (other, one)
+        ]
         low, high = newcombe(*counts[0], *counts[1])
-        return {"low": low, "high": high, "n": counts[0][1] if counts[0][1] == counts[1][1] else None, "interval": UNPAIRED,
-                "note": f"not paired: {why}"}
+        return {
+            "low": low,
+            "high": high,
+            "n": counts[0][1] if counts[0][1] == counts[1][1] else None,
+            "interval": UNPAIRED,
+            "note": f"not paired: {why}",
+        }
     left, right = found
     assert left is not None and right is not None
     common = sorted(set(left) & set(right))
-    table = {pair: sum((left[index][0], right[index][0]) == pair for index in common) for pair in
-             ((True, True), (False, True), (True, False), (False, False))}
+    table = {
+        pair: sum((left[index][0], right[index][0]) == pair for index in common)
+        for pair in ((True, True), (False, True), (True, False), (False, False))
+    }
     both, only_b, only_a, neither = table.values()
     low, high = newcombe_paired(both, only_b, only_a, neither)
-    part = "" if len(common) == max(len(left), len(right)) else f"of the {len(common)} problems that both answered"
+    part = (
+        ""
+        if len(common) == max(len(left), len(right))
+        else f"of the {len(common)} problems that both answered"
+    )
     n = len(common)
-    return {"a": (both + only_a) / n, "b": (both + only_b) / n, "difference": (only_b - only_a) / n, "low": low, "high": high,
-            "p_value": mcnemar_exact(only_b, only_a), "n": n, "only_a": only_a, "only_b": only_b, "interval": PAIRED, "note": part}
+    return {
+        "a": (both + only_a) / n,
+        "b": (both + only_b) / n,
+        "difference": (only_b - only_a) / n,
+        "low": low,
+        "high": high,
+        "p_value": mcnemar_exact(only_b, only_a),
+        "n": n,
+        "only_a": only_a,
+        "only_b": only_b,
+        "interval": PAIRED,
+        "note": part,
+    }
 
 
 def _not_paired(found: list[Outcomes | None], run: RunRecord, other: RunRecord) -> str:
@@ -153,14 +270,20 @@ def _not_paired(found: list[Outcomes | None], run: RunRecord, other: RunRecord) 
             return f"not the same test set, {key} differs ({run.params.get(key)}, {other.params.get(key)})"
     left, right = found
     if left is None or right is None:
-        return "no record of each problem is at hand" if left is right else f"{'a' if left is None else 'b'} has no record of each problem"
+        return (
+            "no record of each problem is at hand"
+            if left is right
+            else f"{'a' if left is None else 'b'} has no record of each problem"
+        )
     common = set(left) & set(right)
     if not common or any(left[index][1] != right[index][1] for index in common):
         return "the problems are not the same"
     return ""
 
 
-def outcomes(run: RunRecord, task: str, method: str, setting: str, accuracy: float, n: int) -> Outcomes | None:
+def outcomes(
+    run: RunRecord, task: str, method: str, setting: str, accuracy: float, n: int
+) -> Outcomes | None:
     """Which problems a step's run passed, by number, with the answer expected; None where no record of them agrees with its accuracy.
 
     Power evaluations keep their problems in MLflow; other steps in their work folder, which may lie on another machine or hold a later
@@ -178,9 +301,13 @@ def outcomes(run: RunRecord, task: str, method: str, setting: str, accuracy: flo
         records = _lines(path) if path.is_file() else []
     if len(records) != n or not all("passed" in record for record in records):
         return None
-    found = {record["index"]: (bool(record["passed"]), record.get("expected")) for record in records}
+    found = {
+        record["index"]: (bool(record["passed"]), record.get("expected")) for record in records
+    }
     return found if abs(sum(passed for passed, _ in found.values()) / n - accuracy) < 1e-6 else None
 
 
 def _lines(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [
+        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+    ]

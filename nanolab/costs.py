@@ -26,9 +26,11 @@ from nanolab.schema import UserError
 from nanolab.work import Work, cache_bytes, step_work, study_work
 
 GIB = 1024**3
-NANOCHAT = ("from published reports of nanochat's depth-20 run on 8 H100 (1.085 million tokens/s in training, 43.6% of the maker's "
-            "peak by our count of operations); decoding from its evaluations, batched as ours is, is the least certain part; "
-            "nothing here was measured with this code on a GPU")
+NANOCHAT = (
+    "from published reports of nanochat's depth-20 run on 8 H100 (1.085 million tokens/s in training, 43.6% of the maker's "
+    "peak by our count of operations); decoding from its evaluations, batched as ours is, is the least certain part; "
+    "nothing here was measured with this code on a GPU"
+)
 TWO_CORES = "measured on two shared CPU cores with this code (the default study and experiments/results/local_real)"
 
 
@@ -41,7 +43,9 @@ class Speeds:
     chat_training: float  # the same where most targets carry no loss
     reading: float  # operations a second of a forward pass over text
     prompts: float  # the same over the prompts of tasks, which come in small lots
-    step_seconds: float  # of a decoding step, before the bytes it reads (GPU); of a decoded position (CPU)
+    step_seconds: (
+        float  # of a decoding step, before the bytes it reads (GPU); of a decoded position (CPU)
+    )
     decoding: float  # bytes a second that a decoding step reads (GPU); operations a second (CPU)
     characters: float  # a second, of training a tokenizer: the machine's, whatever its devices
     start: float  # seconds before a step works
@@ -81,10 +85,18 @@ class Cost:
 CPU_TRAINING = ((96, 118e9), (256, 188e9))
 CPU_CHAT_TRAINING = ((96, 136e9), (256, 310e9))
 CPU_PROMPTS = ((96, 40e9), (256, 188e9))
-GPUS = {"H100": (79.6, 3.35e12), "H200": (140.4, 4.8e12), "A100": (79.3, 2.0e12)}  # GiB, and bytes a second, as the makers state
-TRAINING_SHARE = 0.436  # of the peak: 11.22e9 tokens in 172 minutes on 8 H100, 3.18e9 operations each
+GPUS = {
+    "H100": (79.6, 3.35e12),
+    "H200": (140.4, 4.8e12),
+    "A100": (79.3, 2.0e12),
+}  # GiB, and bytes a second, as the makers state
+TRAINING_SHARE = (
+    0.436  # of the peak: 11.22e9 tokens in 172 minutes on 8 H100, 3.18e9 operations each
+)
 TASK_READING = 11e12  # operations a second: CORE, 9,345 examples of about 2,100 positions, in 4 minutes on 8 H100
-DECODING_STEP = 1 / 80  # s: about 185 problems of 150 tokens for each of 8 GPUs, one at a time, in about 6 of those 7 minutes
+DECODING_STEP = (
+    1 / 80
+)  # s: about 185 problems of 150 tokens for each of 8 GPUs, one at a time, in about 6 of those 7 minutes
 NARROW = 768  # width below which starting kernels takes longer than running them
 READ_SHARE = 0.5  # of the memory's speed that a decoding step reaches: an assumption
 
@@ -99,20 +111,46 @@ def hardware(name: str, rates: dict[str, float], width: int) -> Hardware:
     if device.lower() == "cpu" and count == 1:
         return Hardware("cpu", "cpu", 1, cpu_speeds(width), rate_of("cpu", rates))
     if device.upper() not in GPUS or count < 1:
-        raise UserError(f"--hardware {name!r} is not in the table: give cpu, or a number and one of {', '.join(GPUS)}, for example 8xH100")
+        raise UserError(
+            f"--hardware {name!r} is not in the table: give cpu, or a number and one of {', '.join(GPUS)}, for example 8xH100"
+        )
     device, rate = device.upper(), rate_of(device, rates)
     memory, bandwidth = GPUS[device]
     achieved = TRAINING_SHARE * PEAK_FLOPS[device]
-    source = NANOCHAT if device == "H100" else f"{NANOCHAT}; {device}: the same share of its own peak"
-    speeds = Speeds(source, achieved, achieved, achieved, TASK_READING, DECODING_STEP, READ_SHARE * bandwidth, 35e6, 20.0, 60.0,
-                    memory)
-    return Hardware(f"{count}x{device}", "cuda", count, speeds, None if rate is None else rate * count)
+    source = (
+        NANOCHAT if device == "H100" else f"{NANOCHAT}; {device}: the same share of its own peak"
+    )
+    speeds = Speeds(
+        source,
+        achieved,
+        achieved,
+        achieved,
+        TASK_READING,
+        DECODING_STEP,
+        READ_SHARE * bandwidth,
+        35e6,
+        20.0,
+        60.0,
+        memory,
+    )
+    return Hardware(
+        f"{count}x{device}", "cuda", count, speeds, None if rate is None else rate * count
+    )
 
 
 def cpu_speeds(width: int) -> Speeds:
     """Two cores, with a model of `width`."""
-    return Speeds(TWO_CORES, _at(CPU_TRAINING, width), _at(CPU_CHAT_TRAINING, width), _at(CPU_TRAINING, width), _at(CPU_PROMPTS, width),
-                  66e-6, 174e9, 8e6, 3.0)
+    return Speeds(
+        TWO_CORES,
+        _at(CPU_TRAINING, width),
+        _at(CPU_CHAT_TRAINING, width),
+        _at(CPU_TRAINING, width),
+        _at(CPU_PROMPTS, width),
+        66e-6,
+        174e9,
+        8e6,
+        3.0,
+    )
 
 
 def _at(table: tuple[tuple[int, float], ...], width: int) -> float:
@@ -154,6 +192,7 @@ def seconds(work: Work, machine: Hardware) -> tuple[float, float] | None:
 
 # ---- what this machine took
 
+
 @dataclass(frozen=True)
 class Finished:
     """A finished step of this store: how much longer it worked than the table says."""
@@ -174,7 +213,9 @@ def finished_steps(root: Path | None = None) -> list[Finished]:
     """
     found = []
     for path in sorted(((root or files.MLRUNS) / "work").glob("*/*/*/result.json")):
-        result, given, attempts = (_read(path.with_name(name)) for name in ("result.json", "job.json", "attempts.json"))
+        result, given, attempts = (
+            _read(path.with_name(name)) for name in ("result.json", "job.json", "attempts.json")
+        )
         if result is None or given is None or path.parts[-3] == "report" or len(attempts or []) > 1:
             continue
         try:
@@ -188,7 +229,15 @@ def finished_steps(root: Path | None = None) -> list[Finished]:
             continue
         worked = result["ended"] - result["started"] - planned[0]
         if worked > planned[0] and planned[1] > planned[0] / 2:
-            found.append(Finished(work.kind, given["step"], work.model.width if work.model else 0, worked / planned[1], result["ended"]))
+            found.append(
+                Finished(
+                    work.kind,
+                    given["step"],
+                    work.model.width if work.model else 0,
+                    worked / planned[1],
+                    result["ended"],
+                )
+            )
     return found
 
 
@@ -207,7 +256,12 @@ def own_ratio(work: Work, have: list[Finished]) -> tuple[float, int]:
     the ten newest.
     """
     width = work.model.width if work.model else 0
-    near = [one for one in have if one.kind == work.kind and (one.width == width or (one.width and 0.5 <= one.width / max(1, width) <= 2))]
+    near = [
+        one
+        for one in have
+        if one.kind == work.kind
+        and (one.width == width or (one.width and 0.5 <= one.width / max(1, width) <= 2))
+    ]
     same = [one for one in near if one.step == work.step] or near
     newest = sorted(same, key=lambda one: one.ended)[-10:]
     return (statistics.median(one.ratio for one in newest), len(newest)) if newest else (1.0, 0)
@@ -215,9 +269,14 @@ def own_ratio(work: Work, have: list[Finished]) -> tuple[float, int]:
 
 # ---- the plan
 
-def plan_costs(study: StudyConfig, machine: Hardware, own: list[Finished] | None = None) -> list[Cost]:
+
+def plan_costs(
+    study: StudyConfig, machine: Hardware, own: list[Finished] | None = None
+) -> list[Cost]:
     """The cost of every step of a study on a machine; `own` (for a CPU) are finished steps whose speed stands before the table's."""
-    processes = machine.count if machine.device == "cuda" else study.launch.nproc * study.launch.nnodes
+    processes = (
+        machine.count if machine.device == "cuda" else study.launch.nproc * study.launch.nnodes
+    )
     rows = []
     for work in study_work(study, machine.device, processes):
         taken, basis = seconds(work, machine), "table"
@@ -226,29 +285,67 @@ def plan_costs(study: StudyConfig, machine: Hardware, own: list[Finished] | None
             taken, basis = (taken[0], taken[1] * ratio), f"{count} finished" if count else "table"
         hours = None if taken is None else sum(taken) / 3600
         dollars = None if hours is None or machine.rate is None else hours * machine.rate
-        rows.append(Cost(work.step, work.parameters, work.tokens_read, work.tokens_trained, work.tokens_generated, work.flops,
-                         (work.memory_bytes + PROCESS_BYTES[machine.device]) / GIB, work.disk_bytes / GIB, hours, dollars, basis))
+        rows.append(
+            Cost(
+                work.step,
+                work.parameters,
+                work.tokens_read,
+                work.tokens_trained,
+                work.tokens_generated,
+                work.flops,
+                (work.memory_bytes + PROCESS_BYTES[machine.device]) / GIB,
+                work.disk_bytes / GIB,
+                hours,
+                dollars,
+                basis,
+            )
+        )
     return rows
 
 
-PROCESS_BYTES = {"cpu": 0.45 * GIB, "cuda": 1.0 * GIB}  # Python and torch, which a CPU process holds; the device's context
+PROCESS_BYTES = {
+    "cpu": 0.45 * GIB,
+    "cuda": 1.0 * GIB,
+}  # Python and torch, which a CPU process holds; the device's context
 
 
 def total(rows: list[Cost]) -> Cost:
     """The sum of the steps; memory is the largest, parameters the model's."""
     known = [row.hours for row in rows if row.hours is not None]
     paid = [row.dollars for row in rows if row.dollars is not None]
-    return Cost("total", max((row.parameters or 0 for row in rows), default=0) or None, sum(row.tokens_read for row in rows),
-                sum(row.tokens_trained for row in rows), sum(row.tokens_generated for row in rows), sum(row.flops for row in rows),
-                max((row.memory_gib for row in rows), default=0.0), sum(row.disk_gib for row in rows),
-                sum(known) if known else None, sum(paid) if paid else None, "")
+    return Cost(
+        "total",
+        max((row.parameters or 0 for row in rows), default=0) or None,
+        sum(row.tokens_read for row in rows),
+        sum(row.tokens_trained for row in rows),
+        sum(row.tokens_generated for row in rows),
+        sum(row.flops for row in rows),
+        max((row.memory_gib for row in rows), default=0.0),
+        sum(row.disk_gib for row in rows),
+        sum(known) if known else None,
+        sum(paid) if paid else None,
+        "",
+    )
 
 
 def of_all_seeds(study: StudyConfig, one: Cost) -> Cost:
     """The total of a study that is run whole for each of its seeds, from the total of one."""
     times = max(1, len(study.seeds))
-    return replace(one, **{key: None if getattr(one, key) is None else times * getattr(one, key) for key in (
-        "tokens_read", "tokens_trained", "tokens_generated", "flops", "disk_gib", "hours", "dollars")})
+    return replace(
+        one,
+        **{
+            key: None if getattr(one, key) is None else times * getattr(one, key)
+            for key in (
+                "tokens_read",
+                "tokens_trained",
+                "tokens_generated",
+                "flops",
+                "disk_gib",
+                "hours",
+                "dollars",
+            )
+        },
+    )
 
 
 def notes(study: StudyConfig, machine: Hardware, rows: list[Cost]) -> list[str]:
@@ -257,33 +354,59 @@ def notes(study: StudyConfig, machine: Hardware, rows: list[Cost]) -> list[str]:
     measured = [row for row in rows if row.basis != "table"]
     if machine.device == "cpu":
         cores = os.cpu_count() or 1
-        said.append(f"{len(measured)} of {len(rows)} steps at the speed of finished steps in this store" if measured else
-                    "no finished step in this store is like these: the table's two cores"
-                    + (f"; this machine has {cores}" if cores != 2 else ""))
-    said.append("lengths of prompts and answers are typical ones (nanolab/work.py); a queue, downloads and kernels' starts are not counted")
+        said.append(
+            f"{len(measured)} of {len(rows)} steps at the speed of finished steps in this store"
+            if measured
+            else "no finished step in this store is like these: the table's two cores"
+            + (f"; this machine has {cores}" if cores != 2 else "")
+        )
+    said.append(
+        "lengths of prompts and answers are typical ones (nanolab/work.py); a queue, downloads and kernels' starts are not counted"
+    )
     if machine.device == "cpu" and any(row.step in ("mid_train", "sft", "rl") for row in rows):
-        said.append("memory: conversations, which chat training and rl hold, are not counted; the default study's peak there is 1.2 to 1.7 "
-                    "GiB where 0.5 is planned (experiments/results/smoke)")
-    if machine.device == "cuda" and derive(study.base_train, study.tokenizer.vocab_size).model.width < NARROW:
-        said.append(f"a model narrower than {NARROW} cannot fill a GPU: expect several times these times in training")
-    others = {study.stage(STEPS[step].stage).model_tag for step in study.steps if hasattr(study.stage(STEPS[step].stage), "model_tag")}
+        said.append(
+            "memory: conversations, which chat training and rl hold, are not counted; the default study's peak there is 1.2 to 1.7 "
+            "GiB where 0.5 is planned (experiments/results/smoke)"
+        )
+    if (
+        machine.device == "cuda"
+        and derive(study.base_train, study.tokenizer.vocab_size).model.width < NARROW
+    ):
+        said.append(
+            f"a model narrower than {NARROW} cannot fill a GPU: expect several times these times in training"
+        )
+    others = {
+        study.stage(STEPS[step].stage).model_tag
+        for step in study.steps
+        if hasattr(study.stage(STEPS[step].stage), "model_tag")
+    }
     others -= {"default", study.experiment}
     if others:
-        said.append(f"models of {', '.join(sorted(others))} are taken to have the shape that this study states")
+        said.append(
+            f"models of {', '.join(sorted(others))} are taken to have the shape that this study states"
+        )
     limit = machine.speeds.memory_gib
     over = [row for row in rows if limit is not None and row.memory_gib > limit]
     if over:
         worst = max(over, key=lambda row: row.memory_gib)
-        said.append(f"{', '.join(row.step for row in over)}: about {worst.memory_gib:.0f} GiB a GPU is more than its {limit:.0f}: "
-                    "lower device_batch_size or batch_rows")
+        said.append(
+            f"{', '.join(row.step for row in over)}: about {worst.memory_gib:.0f} GiB a GPU is more than its {limit:.0f}: "
+            "lower device_batch_size or batch_rows"
+        )
     processes = study.launch.nproc * study.launch.nnodes
     if machine.device == "cuda" and processes != machine.count:
-        said.append(f"launch.nproc x launch.nnodes = {processes}, a GPU each: the study uses {machine.name} only with {machine.count}")
+        said.append(
+            f"launch.nproc x launch.nnodes = {processes}, a GPU each: the study uses {machine.name} only with {machine.count}"
+        )
     unknown = [row.step for row in rows if row.hours is None]
     if unknown:
-        said.append(f"{', '.join(unknown)}: nothing is known of the time of a model from outside, and no total has it")
+        said.append(
+            f"{', '.join(unknown)}: nothing is known of the time of a model from outside, and no total has it"
+        )
     if len(study.seeds) > 1:
-        said.append(f"{len(study.seeds)} seeds: every step {len(study.seeds)} times; the rows are of one seed")
+        said.append(
+            f"{len(study.seeds)} seeds: every step {len(study.seeds)} times; the rows are of one seed"
+        )
     if machine.rate is None:
         said.append(f"no hourly rate for {machine.name} in the study's hourly_rates: no dollars")
     return said

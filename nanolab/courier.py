@@ -23,19 +23,28 @@ class Courier:
     `on_failure` is called when it fails.
     """
 
-    def __init__(self, folder: Path, open_run: Callable[[], str], on_failure: Callable[[], None] | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        open_run: Callable[[], str],
+        on_failure: Callable[[], None] | None = None,
+    ):
         self.folder, self.run_id = folder, ""
         self.error: Exception | None = None
         self._open_run, self._on_failure, self._offset = open_run, on_failure, 0
         self._points: dict[str, str] = {}  # grid point -> run id
         self._last_start = 0  # of a grid point, in milliseconds: no two are equal, since the UI orders the points by it
         self._datasets: list[dict[str, Any]] = []  # that the step reads; so do its grid points
-        self._tables: dict[str, dict[str, Any]] = {}  # run id -> file name -> its entry in the tag that makes the UI show tables
+        self._tables: dict[
+            str, dict[str, Any]
+        ] = {}  # run id -> file name -> its entry in the tag that makes the UI show tables
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def finish(self, status: str, result: dict[str, Any] | None = None, ended: float | None = None) -> str:
+    def finish(
+        self, status: str, result: dict[str, Any] | None = None, ended: float | None = None
+    ) -> str:
         """Delivers what is left and the final values, ends the run, and returns its id. Raises what the thread met.
 
         A number of `result` becomes the metric final/<key>, a text the tag final/<key>; `ended` is in seconds since 1970.
@@ -45,11 +54,19 @@ class Courier:
         if not self.run_id:
             raise self.error or RuntimeError("the run was not opened")
         self._deliver()
-        numbers = {f"final/{key}": value for key, value in (result or {}).items() if isinstance(value, (int, float))}
+        numbers = {
+            f"final/{key}": value
+            for key, value in (result or {}).items()
+            if isinstance(value, (int, float))
+        }
         tracking.log_metrics(self.run_id, numbers)
         for key, value in (result or {}).items():
             if value is not None and f"final/{key}" not in numbers:
-                tracking.set_tag(self.run_id, f"final/{key}", value if isinstance(value, str) else json.dumps(value))
+                tracking.set_tag(
+                    self.run_id,
+                    f"final/{key}",
+                    value if isinstance(value, str) else json.dumps(value),
+                )
         if status == "FINISHED":
             traces.deliver(self.folder, self.run_id)
         step = tracking.record(self.run_id)
@@ -72,14 +89,18 @@ class Courier:
             if self._on_failure:
                 self._on_failure()
             return
-        sampler: Sampler | None = Sampler(self.folder)  # here: processor time is counted since the last call of the same thread
+        sampler: Sampler | None = Sampler(
+            self.folder
+        )  # here: processor time is counted since the last call of the same thread
         while not self._stop.wait(POLL_SECONDS):
             try:
                 self._deliver()
                 if sampler and sampler.due():
                     now, number = round(time.time() * 1000), sampler.count
                     sampler, values = self._sampled(sampler)
-                    tracking.log_curves(self.run_id, [(key, value, now, number) for key, value in values.items()])
+                    tracking.log_curves(
+                        self.run_id, [(key, value, now, number) for key, value in values.items()]
+                    )
             except Exception as error:  # a busy database or a server away: tried again, and finish raises if it stays so
                 self.error = error
 
@@ -88,7 +109,10 @@ class Courier:
         try:
             return sampler, sampler.sample()
         except Exception as error:  # nvidia-smi that hangs, a process that may not be read: no reason to end a training
-            print(f"system metrics end here: {type(error).__name__}: {' '.join(str(error).split())}", flush=True)
+            print(
+                f"system metrics end here: {type(error).__name__}: {' '.join(str(error).split())}",
+                flush=True,
+            )
             return None, {}
 
     def _deliver(self) -> None:
@@ -100,7 +124,9 @@ class Courier:
             run_id = self._run_of(item)
             if item["kind"] == "metrics":
                 step = item["step"] or 0
-                curves.setdefault(run_id, []).extend((key, value, item["time"], step) for key, value in item["metrics"].items())
+                curves.setdefault(run_id, []).extend(
+                    (key, value, item["time"], step) for key, value in item["metrics"].items()
+                )
             else:
                 self._deliver_other(run_id, item)
         for run_id, points in curves.items():
@@ -129,10 +155,21 @@ class Courier:
         elif kind == "dataset":
             if run_id == self.run_id:
                 self._datasets.append(item)
-            tracking.log_dataset(run_id, item["name"], item["source"], item["digest"], item["context"], item.get("rows"))
+            tracking.log_dataset(
+                run_id,
+                item["name"],
+                item["source"],
+                item["digest"],
+                item["context"],
+                item.get("rows"),
+            )
         elif kind == "artifact":
             folder = str(Path(item["name"]).parent)
-            tracking.log_file(run_id, artifact_file(self.folder, item["name"], item["point"]), "" if folder == "." else folder)
+            tracking.log_file(
+                run_id,
+                artifact_file(self.folder, item["name"], item["point"]),
+                "" if folder == "." else folder,
+            )
             if item.get("table"):
                 names = self._tables.setdefault(run_id, {})
                 names[item["name"]] = {"path": item["name"], "type": "table"}

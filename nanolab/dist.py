@@ -16,7 +16,9 @@ import torch.distributed
 
 from nanolab.schema import UserError
 
-WAIT = timedelta(hours=12)  # ranks wait for rank 0 while it trains a tokenizer on billions of characters
+WAIT = timedelta(
+    hours=12
+)  # ranks wait for rank 0 while it trains a tokenizer on billions of characters
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,11 @@ def open_world(device: str = "auto", dtype: str = "auto", threads: int | None = 
     check_device(device)
     kind = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    place = torch.device(kind, int(os.environ.get("LOCAL_RANK", 0))) if kind == "cuda" else torch.device("cpu")
+    place = (
+        torch.device(kind, int(os.environ.get("LOCAL_RANK", 0)))
+        if kind == "cuda"
+        else torch.device("cpu")
+    )
     if kind == "cuda":
         torch.cuda.set_device(place)
     elif threads:
@@ -104,4 +110,4 @@ def gather_objects(world: World, item: Any) -> list[Any]:
 
 def shard(world: World, items: Sequence[Any]) -> Sequence[Any]:
     """This rank's share of `items`: every size-th, from rank on."""
-    return items[world.rank::world.size]
+    return items[world.rank :: world.size]

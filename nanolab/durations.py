@@ -27,7 +27,11 @@ def earlier(step: Step) -> float | None:
             if (path.parent / RESULT).is_file() and _config(path.parent / JOB) == want:
                 result = _read(path.parent / RESULT)
                 last = _read(path)[-1]
-                seconds = last["seconds"] if last["status"] == "FINISHED" else result["ended"] - result["started"]
+                seconds = (
+                    last["seconds"]
+                    if last["status"] == "FINISHED"
+                    else result["ended"] - result["started"]
+                )
                 found.append((result["ended"], seconds))
         except (FileNotFoundError, UserError):  # its study has set it aside just now
             continue
@@ -47,7 +51,11 @@ def took(folder: Path) -> float:
 def failed(folder: Path) -> bool:
     """Whether the newest attempt at a step has ended, and failed."""
     attempts = files.read_json(folder / ATTEMPTS) if (folder / ATTEMPTS).is_file() else []
-    return bool(attempts) and attempts[-1]["status"] == "FAILED" and attempts[-1]["seconds"] is not None
+    return (
+        bool(attempts)
+        and attempts[-1]["status"] == "FAILED"
+        and attempts[-1]["seconds"] is not None
+    )
 
 
 def _config(job: Path) -> Any:

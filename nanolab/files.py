@@ -16,7 +16,9 @@ from typing import Any
 from nanolab.config import ROOT
 from nanolab.schema import UserError
 
-MLRUNS = Path(os.environ.get("NANOLAB_MLRUNS") or ROOT / "mlruns").absolute()  # everything a run produces
+MLRUNS = Path(
+    os.environ.get("NANOLAB_MLRUNS") or ROOT / "mlruns"
+).absolute()  # everything a run produces
 COMPLETE = "COMPLETE.json"
 LOOKS = 5  # at a lock that another has, before it counts as held: whoever only looks has it for a moment
 FULL = "no disk space to write to"
@@ -31,7 +33,9 @@ def check_mlruns() -> None:
     """Raises UserError where no folder can be at MLRUNS, because a file is there, or on the way to it."""
     place = next(path for path in (MLRUNS, *MLRUNS.parents) if path.exists())
     if not place.is_dir():
-        raise UserError(f"results go to {MLRUNS}, but {place} is a file: move it away, or set NANOLAB_MLRUNS to a folder")
+        raise UserError(
+            f"results go to {MLRUNS}, but {place} is a file: move it away, or set NANOLAB_MLRUNS to a folder"
+        )
 
 
 def write_atomic(path: Path | str, content: bytes | str) -> None:
@@ -55,7 +59,12 @@ def is_full(error: BaseException | str) -> bool:
     torch and MLflow raise errors of their own then: looked at are the words of the error and of those that it came of, and whether
     less than a MiB is free.
     """
-    words = ("No space left on device", "File too large", "Disk quota exceeded", "database or disk is full")
+    words = (
+        "No space left on device",
+        "File too large",
+        "Disk quota exceeded",
+        "database or disk is full",
+    )
     texts: list[str] = []
     while isinstance(error, BaseException):
         texts.append(str(error))
@@ -68,8 +77,10 @@ def is_full(error: BaseException | str) -> bool:
 
 def full_line() -> str:
     """What a person is told when nothing more can be written."""
-    return (f"{FULL}: {shutil.disk_usage(MLRUNS).free / 2**30:.2f} GiB are free where {MLRUNS} lies; "
-            "`python -m nanolab clean` shows what can go, then the same command goes on")
+    return (
+        f"{FULL}: {shutil.disk_usage(MLRUNS).free / 2**30:.2f} GiB are free where {MLRUNS} lies; "
+        "`python -m nanolab clean` shows what can go, then the same command goes on"
+    )
 
 
 def write_json(path: Path | str, value: Any) -> None:
@@ -84,8 +95,9 @@ def read_json(path: Path | str) -> Any:
     except FileNotFoundError as error:
         raise UserError(f"no file {path}") from error
     except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not valid JSON (line {error.lineno}): it was truncated or edited; remove it and run its step again") \
-            from error
+        raise UserError(
+            f"{path} is not valid JSON (line {error.lineno}): it was truncated or edited; remove it and run its step again"
+        ) from error
 
 
 def sha256_file(path: Path | str) -> str:
@@ -102,7 +114,10 @@ def sha256_text(text: str) -> str:
 def mark_complete(folder: Path | str, files: list[str], **facts: Any) -> None:
     """Writes COMPLETE.json, last of all: the size in bytes and SHA-256 of each of `files`, and `facts`."""
     folder = Path(folder)
-    sums = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in files}
+    sums = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
+        for name in files
+    }
     write_json(folder / COMPLETE, {"files": sums, **facts})
 
 
@@ -115,17 +130,25 @@ def verify_complete(folder: Path | str) -> dict[str, Any]:
     """The facts of a complete folder; raises UserError naming the first missing, truncated or altered file."""
     folder = Path(folder)
     if not is_complete(folder):
-        raise UserError(f"{folder} is not complete (no {COMPLETE}): run the step that writes it again")
+        raise UserError(
+            f"{folder} is not complete (no {COMPLETE}): run the step that writes it again"
+        )
     marker = read_json(folder / COMPLETE)
     for name, expected in marker["files"].items():
         path = folder / name
         if not path.is_file():
-            raise UserError(f"{path} is missing: remove {folder} and run the step that writes it again")
+            raise UserError(
+                f"{path} is missing: remove {folder} and run the step that writes it again"
+            )
         size = path.stat().st_size
         if size != expected["bytes"]:
-            raise UserError(f"{path} is truncated: {size} bytes, expected {expected['bytes']}; remove {folder} and run its step again")
+            raise UserError(
+                f"{path} is truncated: {size} bytes, expected {expected['bytes']}; remove {folder} and run its step again"
+            )
         if sha256_file(path) != expected["sha256"]:
-            raise UserError(f"{path} was altered: its SHA-256 is not the recorded one; remove {folder} and run its step again")
+            raise UserError(
+                f"{path} was altered: its SHA-256 is not the recorded one; remove {folder} and run its step again"
+            )
     return {key: value for key, value in marker.items() if key != "files"}
 
 

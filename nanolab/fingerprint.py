@@ -19,12 +19,20 @@ from nanolab.config import ROOT, StudyConfig
 from nanolab.schema import UserError, to_dict
 
 
-def fingerprint(step: str, module: str, config: Any, study: StudyConfig, inputs: dict[str, str]) -> str:
+def fingerprint(
+    step: str, module: str, config: Any, study: StudyConfig, inputs: dict[str, str]
+) -> str:
     """12 hex digits for `step`, run by nanolab.stages.<module>; `inputs` maps each input step to its fingerprint."""
-    facts = {"step": step, "config": to_dict(config), "inputs": inputs, "seed": study.seed,
-             "data": [data_identity(study), study.data.choice_answers],
-             "torch": importlib.metadata.version("torch").split("+")[0], "device": device_kind(study.launch.device),
-             "code": code_hash(module)}
+    facts = {
+        "step": step,
+        "config": to_dict(config),
+        "inputs": inputs,
+        "seed": study.seed,
+        "data": [data_identity(study), study.data.choice_answers],
+        "torch": importlib.metadata.version("torch").split("+")[0],
+        "device": device_kind(study.launch.device),
+        "code": code_hash(module),
+    }
     if model_source.is_outside(getattr(config, "source", None)):
         facts["model"] = model_source.identity(config.source, ROOT)
     return files.sha256_text(json.dumps(facts, sort_keys=True))[:12]
@@ -33,11 +41,12 @@ def fingerprint(step: str, module: str, config: Any, study: StudyConfig, inputs:
 def data_identity(study: StudyConfig) -> str:
     """What the data source says it is: settings of the generated world, sizes and times of local files, hub revisions."""
     from nanolab.data.sources import open_source
+
     return open_source(study.data).identity()
 
 
 def device_kind(wanted: str = "auto") -> str:
-    """"cuda" or "cpu": what `wanted` will mean in the launched process, found without torch."""
+    """ "cuda" or "cpu": what `wanted` will mean in the launched process, found without torch."""
     if wanted != "auto":
         return wanted
     return "cuda" if Path("/dev/nvidia0").exists() or Path("/dev/dxg").exists() else "cpu"
@@ -46,7 +55,9 @@ def device_kind(wanted: str = "auto") -> str:
 def code_hash(module: str, root: Path = ROOT) -> str:
     """SHA-256 over the files of nanolab that nanolab.stages.<module> imports, itself included."""
     paths = source_files(root / "nanolab" / "stages" / f"{module}.py", root)
-    return files.sha256_text("".join(f"{path.relative_to(root)} {files.sha256_file(path)}\n" for path in paths))
+    return files.sha256_text(
+        "".join(f"{path.relative_to(root)} {files.sha256_file(path)}\n" for path in paths)
+    )
 
 
 def source_files(start: Path, root: Path = ROOT) -> list[Path]:
@@ -73,7 +84,16 @@ def imports(path: Path, modified: int, root: Path = ROOT) -> tuple[Path, ...]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: the package uses absolute imports only"
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return tuple(sorted({file for name in names if name.split(".")[0] == "nanolab" for file in _files_of(name, root)}))
+    return tuple(
+        sorted(
+            {
+                file
+                for name in names
+                if name.split(".")[0] == "nanolab"
+                for file in _files_of(name, root)
+            }
+        )
+    )
 
 
 def _files_of(name: str, root: Path) -> list[Path]:

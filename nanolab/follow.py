@@ -22,7 +22,9 @@ class Follower:
     `place` gives a step's "3/15"; `after` the seconds that the rest of the study takes after these steps, None where unknown.
     """
 
-    def __init__(self, steps: list[Step], screen: Screen, place: Callable[[str], str], after: float | None):
+    def __init__(
+        self, steps: list[Step], screen: Screen, place: Callable[[str], str], after: float | None
+    ):
         self.steps, self.screen = steps, screen
         self.finished: list[str] = []
         self._place, self._after = place, after
@@ -75,7 +77,9 @@ class Follower:
             if not result.is_file():
                 self.screen.progress(step.name, now, *self._left(step, now))
                 return
-            self.screen.finished(step.name, durations.took(step.folder), files.read_json(result)["metrics"], False)
+            self.screen.finished(
+                step.name, durations.took(step.folder), files.read_json(result)["metrics"], False
+            )
             self.finished.append(step.name)
             self._watcher = None
 
@@ -88,6 +92,6 @@ class Follower:
             left = max(self._earlier[step.name] - passed, now.seconds_left or 0.0)
         else:
             left = None
-        rest = [self._earlier[other.name] for other in self.steps[len(self.finished) + 1:]]
+        rest = [self._earlier[other.name] for other in self.steps[len(self.finished) + 1 :]]
         known = left is not None and self._after is not None and None not in rest
         return left, left + sum(rest) + self._after if known else None

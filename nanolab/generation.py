@@ -99,15 +99,21 @@ class Decode:
 
     parent: Any  # the handle of an earlier Suffix of this program; None: the bare prompt (only in the first request)
     cut: int  # completion tokens kept
-    address: tuple[int, ...]  # (chain, step): token i of the completion draws the uniform at (*address, i)
+    address: tuple[
+        int, ...
+    ]  # (chain, step): token i of the completion draws the uniform at (*address, i)
     limit: int  # completion tokens at which drawing stops
     max_length: int  # completion tokens at which a forced output is cut; at inner block boundaries above `limit`
     temperature: float  # 0: greedy
     top_k: int | None  # None: all tokens
     alpha: float = 1.0  # exponent of the target, for `a`
-    floor: numpy.ndarray | None = None  # (limit - cut + 1,) float64: give up once the sum of the first m a' is below floor[m]; None: never
+    floor: numpy.ndarray | None = (
+        None  # (limit - cut + 1,) float64: give up once the sum of the first m a' is below floor[m]; None: never
+    )
     revisit: bool = True  # whether a later request may cut inside this suffix
-    first: int | None = None  # the token at `cut`, one that q can reach, where the kernel chooses it instead of drawing
+    first: int | None = (
+        None  # the token at `cut`, one that q can reach, where the kernel chooses it instead of drawing
+    )
     keep: bool = True  # whether the parent may be a parent again later; False lets the last child take over its row
 
 
@@ -123,7 +129,9 @@ class Suffix:
     ended: bool = False  # the end token was drawn
     given_up: bool = False  # the floor was crossed: incomplete, certain to be rejected
     positions: int = 0  # token positions forwarded for this request
-    choices: list[Choices | None] = field(default_factory=list)  # what each token was drawn from; None: forced, or not to be revisited
+    choices: list[Choices | None] = field(
+        default_factory=list
+    )  # what each token was drawn from; None: forced, or not to be revisited
     handle: Any = None  # names the state kept[:cut] + tokens as a later request's parent
 
 
@@ -147,14 +155,18 @@ class Program(NamedTuple):
     noise: Noise
 
 
-Done = Callable[[int, Any], None]  # called with a program's (or problem's) number and its result, as soon as it is there
+Done = Callable[
+    [int, Any], None
+]  # called with a program's (or problem's) number and its result, as soon as it is there
 
 
 class Candidates(NamedTuple):
     """The tokens that q can draw at n positions, in the order of their ids (so that ties are stable)."""
 
     ids: numpy.ndarray  # (n, k) int64
-    log_p: numpy.ndarray  # (n, k) nats of the full softmax, at most 0; float32, or float64 for float64 logits
+    log_p: (
+        numpy.ndarray
+    )  # (n, k) nats of the full softmax, at most 0; float32, or float64 for float64 logits
 
 
 def candidates(logits: torch.Tensor, top_k: int | None, name: str = "the model") -> Candidates:
@@ -163,7 +175,11 @@ def candidates(logits: torch.Tensor, top_k: int | None, name: str = "the model")
     Raises UserError naming the model when a logit is not a number: the checkpoint is damaged or its training diverged.
     """
     vocab_size = logits.shape[-1]
-    if top_k is not None and top_k < vocab_size and kernels.usable(logits.dtype, logits.device, top_k):
+    if (
+        top_k is not None
+        and top_k < vocab_size
+        and kernels.usable(logits.dtype, logits.device, top_k)
+    ):
         ids, log_p, bad = kernels.top_candidates(logits, top_k)
         _check_finite(bad, len(logits), name)
         return Candidates(ids, log_p)
@@ -173,13 +189,17 @@ def candidates(logits: torch.Tensor, top_k: int | None, name: str = "the model")
         ids = numpy.broadcast_to(numpy.arange(vocab_size), tuple(logits.shape))
         return Candidates(ids, (logits - total).clamp(max=0).cpu().numpy())
     chosen = torch.topk(logits, top_k, dim=-1, sorted=False).indices.sort(-1).values
-    return Candidates(chosen.cpu().numpy(), (logits.gather(-1, chosen) - total).clamp(max=0).cpu().numpy())
+    return Candidates(
+        chosen.cpu().numpy(), (logits.gather(-1, chosen) - total).clamp(max=0).cpu().numpy()
+    )
 
 
 def _check_finite(bad: int, rows: int, name: str) -> None:
     if bad:
-        raise UserError(f"the logits of {name} are not finite at {bad} of {rows} positions: the checkpoint is damaged or diverged; "
-                        "train that step again with a lower learning rate, or choose an earlier checkpoint")
+        raise UserError(
+            f"the logits of {name} are not finite at {bad} of {rows} positions: the checkpoint is damaged or diverged; "
+            "train that step again with a lower learning rate, or choose an earlier checkpoint"
+        )
 
 
 def log_normalizer(log_p: numpy.ndarray, temperature: float) -> numpy.ndarray:
@@ -196,14 +216,18 @@ def _weights(log_p: numpy.ndarray, temperature: float) -> tuple[numpy.ndarray, n
     return cumulative, numpy.minimum(log_z, 0.0) if temperature <= 1 else log_z
 
 
-def draw(log_p: numpy.ndarray, temperature: float, u: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
+def draw(
+    log_p: numpy.ndarray, temperature: float, u: numpy.ndarray
+) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Which candidate q draws for each uniform u (n,), by inverse CDF over log p (n, k): (index (n,), log Z_T (n,)).
 
     Temperature 0 takes the single candidate (top_k = 1), where log Z of "T = 1" is its log p.
     """
     cumulative, log_z = _weights(log_p, temperature or 1.0)
     total = cumulative[:, -1:]
-    index = ((cumulative <= u[:, None] * total) & (cumulative < total)).sum(-1)  # never a candidate of weight 0
+    index = ((cumulative <= u[:, None] * total) & (cumulative < total)).sum(
+        -1
+    )  # never a candidate of weight 0
     return index, log_z
 
 
@@ -212,13 +236,16 @@ def effective_top_k(temperature: float, top_k: int | None) -> int | None:
     return 1 if temperature == 0 else top_k
 
 
-def power_term(log_p: numpy.ndarray, log_z: numpy.ndarray, temperature: float, alpha: float) -> numpy.ndarray:
+def power_term(
+    log_p: numpy.ndarray, log_z: numpy.ndarray, temperature: float, alpha: float
+) -> numpy.ndarray:
     """a = alpha log p - log q, as (alpha - 1/T) log p + log Z_T: at most 0 wherever alpha >= 1/T >= 1, in floating point too."""
     return (alpha - 1 / (temperature or 1.0)) * log_p + log_z
 
 
-def log_p_log_q(logits: torch.Tensor, tokens: list[int], temperature: float,
-                top_k: int | None) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:
+def log_p_log_q(
+    logits: torch.Tensor, tokens: list[int], temperature: float, top_k: int | None
+) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:
     """log p, log q and log Z_T (each (n,) float64, nats) of `tokens` (n) at logits (n, vocab); log q is -inf where q cannot reach.
 
     The plain form of what the scheduler records as it draws (`candidates`, `draw`, `power_term`); tests hold the two together.
@@ -242,11 +269,15 @@ def check_sampling(*, temperature: float, top_k: int | None, max_new_tokens: int
         raise UserError(f"max_new_tokens = {max_new_tokens} must be at least 1")
 
 
-def check_target(*, alpha: float, temperature: float, top_k: int | None, max_new_tokens: int) -> None:
+def check_target(
+    *, alpha: float, temperature: float, top_k: int | None, max_new_tokens: int
+) -> None:
     """Raises UserError for what `check_sampling` does, a temperature of 0 and an alpha below 1."""
     check_sampling(temperature=temperature, top_k=top_k, max_new_tokens=max_new_tokens)
     if not temperature > 0:
-        raise UserError(f"temperature = {temperature} must be above 0: a greedy proposal cannot be corrected")
+        raise UserError(
+            f"temperature = {temperature} must be above 0: a greedy proposal cannot be corrected"
+        )
     if not alpha >= 1:
         raise UserError(f"alpha = {alpha} must be at least 1")
 
@@ -263,8 +294,12 @@ def check_lengths(model: LanguageModel, prompts: list[list[int]], max_new_tokens
         if not prompt:
             raise UserError(f"prompt {i} is empty: it needs at least one token, such as <|bos|>")
         if len(prompt) > model.max_length:
-            raise UserError(f"prompt {i} has {len(prompt)} tokens, more than the context of {model.max_length}: "
-                            "shorten it or raise max_length")
+            raise UserError(
+                f"prompt {i} has {len(prompt)} tokens, more than the context of {model.max_length}: "
+                "shorten it or raise max_length"
+            )
         if len(prompt) + max_new_tokens > model.max_length:
-            raise UserError(f"prompt {i} has {len(prompt)} tokens and max_new_tokens = {max_new_tokens}: together more than the context of "
-                            f"{model.max_length}; max_new_tokens can be at most {model.max_length - len(prompt)} here")
+            raise UserError(
+                f"prompt {i} has {len(prompt)} tokens and max_new_tokens = {max_new_tokens}: together more than the context of "
+                f"{model.max_length}; max_new_tokens can be at most {model.max_length - len(prompt)} here"
+            )

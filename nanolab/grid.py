@@ -12,16 +12,26 @@ from typing import Any
 
 from nanolab.schema import UserError
 
-LIMITS: dict[str, tuple[str, float, float | None]] = {  # setting: kind of its lower end, that end, and its upper end
-    "alpha": ("at least", 1, None), "temperature": ("above", 0, None), "restart_prob": ("at least", 0, 1),
-    "num_blocks": ("at least", 1, None), "particles": ("at least", 1, None), "ess_threshold": ("at least", 0, 1),
-    "ramp_tokens": ("at least", 0, None), "rollouts": ("at least", 1, None), "candidates": ("at least", 1, None),
-    "horizon": ("at least", 1, None)}
+LIMITS: dict[
+    str, tuple[str, float, float | None]
+] = {  # setting: kind of its lower end, that end, and its upper end
+    "alpha": ("at least", 1, None),
+    "temperature": ("above", 0, None),
+    "restart_prob": ("at least", 0, 1),
+    "num_blocks": ("at least", 1, None),
+    "particles": ("at least", 1, None),
+    "ess_threshold": ("at least", 0, 1),
+    "ramp_tokens": ("at least", 0, None),
+    "rollouts": ("at least", 1, None),
+    "candidates": ("at least", 1, None),
+    "horizon": ("at least", 1, None),
+}
 WHOLE = ("num_blocks", "particles", "ramp_tokens", "rollouts", "candidates", "horizon")
 SAMPLERS = {  # settings that a point of each sampler has
     "power": ("alpha", "temperature", "restart_prob", "num_blocks"),
     "smc": ("alpha", "temperature", "particles", "ess_threshold", "ramp_tokens"),
-    "rollout": ("alpha", "temperature", "candidates", "rollouts", "horizon")}
+    "rollout": ("alpha", "temperature", "candidates", "rollouts", "horizon"),
+}
 
 
 def expand(grid: list[dict[str, Any]], config: Any) -> list[dict[str, Any]]:
@@ -37,13 +47,26 @@ def expand(grid: list[dict[str, Any]], config: Any) -> list[dict[str, Any]]:
                 raise UserError(f"{where}.{key} = {values!r} must be a list of at least one value")
         for sampler in entry.get("sampler", ["power"]):
             if not isinstance(sampler, str) or sampler not in SAMPLERS:
-                raise UserError(f"{where}.sampler = {sampler!r} must be one of {', '.join(SAMPLERS)}")
+                raise UserError(
+                    f"{where}.sampler = {sampler!r} must be one of {', '.join(SAMPLERS)}"
+                )
             known = SAMPLERS[sampler]
             for key in entry:
                 if key != "sampler" and key not in known:
-                    raise UserError(f"{where}: {sampler!r} has no setting {key!r}; its settings are {', '.join(known)}")
-            lists = [[_checked(value, key, where) for value in entry.get(key, [getattr(config, key, None)])] for key in known]
-            points += [{"sampler": sampler, **dict(zip(known, values))} for values in itertools.product(*lists)]
+                    raise UserError(
+                        f"{where}: {sampler!r} has no setting {key!r}; its settings are {', '.join(known)}"
+                    )
+            lists = [
+                [
+                    _checked(value, key, where)
+                    for value in entry.get(key, [getattr(config, key, None)])
+                ]
+                for key in known
+            ]
+            points += [
+                {"sampler": sampler, **dict(zip(known, values))}
+                for values in itertools.product(*lists)
+            ]
     return [point for place, point in enumerate(points) if point not in points[:place]]
 
 
@@ -51,9 +74,18 @@ def _checked(value: Any, key: str, where: str) -> float | int:
     kind, low, high = LIMITS[key]
     if value is None:
         raise UserError(f"{where} must have a list of {key} values")
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or value < low or (kind == "above" and value == low) or (high is not None and value > high) or \
-            (key in WHOLE and value != int(value)):
-        raise UserError(f"{where}.{key} = {value!r} must be a {'whole ' if key in WHOLE else ''}number {kind} {low}"
-                        + (f" and at most {high}" if high is not None else ""))
+    number = (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    )
+    if (
+        not number
+        or value < low
+        or (kind == "above" and value == low)
+        or (high is not None and value > high)
+        or (key in WHOLE and value != int(value))
+    ):
+        raise UserError(
+            f"{where}.{key} = {value!r} must be a {'whole ' if key in WHOLE else ''}number {kind} {low}"
+            + (f" and at most {high}" if high is not None else "")
+        )
     return int(value) if key in WHOLE else float(value)

@@ -28,7 +28,9 @@ from nanolab.sandbox import Tools
 from nanolab.schema import UserError
 
 SCORE_LOGITS = 1 << 27  # logits of one scoring forward at most
-TOLERANCE = {torch.float32: 1e-3}  # of cached against full logits: root mean square over their spread; half precision: 0.1
+TOLERANCE = {
+    torch.float32: 1e-3
+}  # of cached against full logits: root mean square over their spread; half precision: 0.1
 
 
 class HFLanguageModel(CachedRows):
@@ -39,19 +41,33 @@ class HFLanguageModel(CachedRows):
     tokens than the model, and for a model whose layers keep anything but equal keys and values.
     """
 
-    def __init__(self, model: Any, tokenizer: HFTokenizer, tools: Tools | None = None, rows: int = 64, max_length: int | None = None,
-                 tool_max_output_tokens: int = 128) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: HFTokenizer,
+        tools: Tools | None = None,
+        rows: int = 64,
+        max_length: int | None = None,
+        tool_max_output_tokens: int = 128,
+    ) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.tools = tools if tokenizer.has_tools else None
         self.tool_max_output_tokens, self.call_end = tool_max_output_tokens, tokenizer.python_end
-        self.vocab_size, self.end_token = model.get_output_embeddings().weight.shape[0], tokenizer.assistant_end
+        self.vocab_size, self.end_token = (
+            model.get_output_embeddings().weight.shape[0],
+            tokenizer.assistant_end,
+        )
         if tokenizer.vocab_size > self.vocab_size:
-            raise UserError(f"the tokenizer has {tokenizer.vocab_size} tokens and the model {self.vocab_size}: they do not belong together")
+            raise UserError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens and the model {self.vocab_size}: they do not belong together"
+            )
         self.context = context_length(model)
         self.max_length = max_length or self.context
         if self.max_length > self.context:
-            raise UserError(f"rows of {self.max_length} tokens (prompt and max_new_tokens) are asked of a model that serves at most "
-                            f"{self.context}; lower max_new_tokens")
+            raise UserError(
+                f"rows of {self.max_length} tokens (prompt and max_new_tokens) are asked of a model that serves at most "
+                f"{self.context}; lower max_new_tokens"
+            )
         self.device, self.dtype = model.device, model.dtype
         layers, heads, width = _cache_shape(model, self.end_token)
         self.cache = KVCache(layers, heads, width, self.dtype, self.device, 2 * rows, 2 * MULTIPLE)
@@ -64,7 +80,9 @@ class HFLanguageModel(CachedRows):
         rows = [self.cache.allocate(len(text)) for text in texts]
         self.tokens.update(zip(rows, map(list, texts)))
         order = sorted((i for i, text in enumerate(texts) if text), key=lambda i: len(texts[i]))
-        for batch in length_batches(order, [len(text) for text in texts], PREFILL_TOKENS[self.device.type]):
+        for batch in length_batches(
+            order, [len(text) for text in texts], PREFILL_TOKENS[self.device.type]
+        ):
             self._prefill([rows[i] for i in batch], [texts[i] for i in batch])
         return rows
 
@@ -76,7 +94,9 @@ class HFLanguageModel(CachedRows):
         slots = torch.tensor([self.cache.slots[row] for row in rows], device=self.device)
         store = self.cache.by_slot()
 
-        def update(layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def update(
+            layer: int, keys: torch.Tensor, values: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor]:
             store[0, layer, slots, :, :length], store[1, layer, slots, :, :length] = keys, values
             return keys, values
 
@@ -89,38 +109,70 @@ class HFLanguageModel(CachedRows):
         count, lengths = len(rows), self.cache.lengths
         longest = max(lengths[row] + len(more) for row, more in zip(rows, tokens, strict=True))
         if longest > self.max_length:
-            raise UserError(f"a row of {longest} tokens does not fit into the context of {self.max_length}")
+            raise UserError(
+                f"a row of {longest} tokens does not fit into the context of {self.max_length}"
+            )
         self.cache.reserve(longest)
         slots = self.cache.arrange(rows)
-        padded, width, length = rounded(count, ROWS), max(map(len, tokens)), rounded(longest, MULTIPLE)
+        padded, width, length = (
+            rounded(count, ROWS),
+            max(map(len, tokens)),
+            rounded(longest, MULTIPLE),
+        )
         ids, places = ([[0] * width for _ in range(padded)] for _ in range(2))
-        real: list[tuple[int, int, int]] = []  # slot, place in `tokens`, position: padding is never written to the cache
+        real: list[
+            tuple[int, int, int]
+        ] = []  # slot, place in `tokens`, position: padding is never written to the cache
         for row, slot, more in zip(rows, slots, tokens, strict=True):
             start, lengths[row] = lengths[row], lengths[row] + len(more)
-            ids[slot][:len(more)] = more
-            places[slot][:len(more)] = range(start, start + len(more))
+            ids[slot][: len(more)] = more
+            places[slot][: len(more)] = range(start, start + len(more))
             real += [(slot, i, start + i) for i in range(len(more))]
             self.tokens[row] += more
         slot_of, place_of, position_of = torch.tensor(real, device=self.device).T
         store = self.cache.by_slot()
 
-        def update(layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def update(
+            layer: int, keys: torch.Tensor, values: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor]:
             store[0, layer][slot_of, :, position_of] = keys[slot_of, :, place_of]
             store[1, layer][slot_of, :, position_of] = values[slot_of, :, place_of]
             return store[0, layer, :padded, :, :length], store[1, layer, :padded, :, :length]
 
         ends = [len(more) - 1 for more in tokens]
         keep = sorted(set(ends))
-        logits = self._forward(torch.tensor(ids, device=self.device), torch.tensor(places, device=self.device), length, update, keep)
-        return logits[torch.tensor(slots, device=self.device), torch.tensor([keep.index(end) for end in ends], device=self.device)]
+        logits = self._forward(
+            torch.tensor(ids, device=self.device),
+            torch.tensor(places, device=self.device),
+            length,
+            update,
+            keep,
+        )
+        return logits[
+            torch.tensor(slots, device=self.device),
+            torch.tensor([keep.index(end) for end in ends], device=self.device),
+        ]
 
-    def _forward(self, ids: torch.Tensor, places: torch.Tensor, length: int, update: Any, keep: list[int]) -> torch.Tensor:
+    def _forward(
+        self, ids: torch.Tensor, places: torch.Tensor, length: int, update: Any, keep: list[int]
+    ) -> torch.Tensor:
         """Logits (rows, keep, vocab) of ids (rows, n) at positions `places` (rows, n), each seeing the cache up to its own."""
         hidden = torch.arange(length, device=self.device) > places[..., None]
-        mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device).masked_fill_(hidden, torch.finfo(self.dtype).min)
-        places = places.clamp(max=self.context - 1)  # padding may lie beyond the positions that the model has
-        return _logits(self.model, ids, keep, position_ids=places, attention_mask=mask[:, None], past_key_values=_own_cache(update),
-                       use_cache=True)
+        mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device).masked_fill_(
+            hidden, torch.finfo(self.dtype).min
+        )
+        places = places.clamp(
+            max=self.context - 1
+        )  # padding may lie beyond the positions that the model has
+        return _logits(
+            self.model,
+            ids,
+            keep,
+            position_ids=places,
+            attention_mask=mask[:, None],
+            past_key_values=_own_cache(update),
+            use_cache=True,
+        )
 
 
 class HFScorer:
@@ -128,7 +180,9 @@ class HFScorer:
 
     def __init__(self, model: Any) -> None:
         self.model = model.eval()
-        self.tokens = max(1, SCORE_LOGITS // model.get_output_embeddings().weight.shape[0])  # padded tokens of one forward at most
+        self.tokens = max(
+            1, SCORE_LOGITS // model.get_output_embeddings().weight.shape[0]
+        )  # padded tokens of one forward at most
 
     @torch.no_grad()
     def score(self, ids: list[list[int]], spans: list[tuple[int, int]]) -> list[SpanScore]:
@@ -138,7 +192,9 @@ class HFScorer:
         for i, logits in self._rows(ids, [list(range(start - 1, end - 1)) for start, end in spans]):
             wanted = torch.tensor(ids[i][slice(*spans[i])], dtype=torch.int64, device=logits.device)
             log_p = torch.log_softmax(logits, -1).gather(1, wanted[:, None])[:, 0].tolist()
-            scores[i] = SpanScore(float(sum(log_p)), log_p, bool((logits.argmax(-1) == wanted).all()))
+            scores[i] = SpanScore(
+                float(sum(log_p)), log_p, bool((logits.argmax(-1) == wanted).all())
+            )
         return scores
 
     @torch.no_grad()
@@ -154,11 +210,17 @@ class HFScorer:
             if not row:
                 raise UserError(f"row {i} to score is empty")
             if len(row) > context:
-                raise UserError(f"row {i} to score has {len(row)} tokens, more than the {context} that the model serves")
+                raise UserError(
+                    f"row {i} to score has {len(row)} tokens, more than the {context} that the model serves"
+                )
         lengths = [len(row) for row in ids]
-        for batch in length_batches(sorted(range(len(ids)), key=lengths.__getitem__), lengths, self.tokens):
+        for batch in length_batches(
+            sorted(range(len(ids)), key=lengths.__getitem__), lengths, self.tokens
+        ):
             keep = sorted({position for i in batch for position in wanted[i]} or {0})
-            padded = padded_ids([ids[i] for i in batch], self.model.device)[:, :context]  # right of a row's end, where nothing looks
+            padded = padded_ids([ids[i] for i in batch], self.model.device)[
+                :, :context
+            ]  # right of a row's end, where nothing looks
             logits = _logits(self.model, padded, keep, use_cache=False)
             for place, i in enumerate(batch):
                 yield i, logits[place, [keep.index(position) for position in wanted[i]]]
@@ -169,15 +231,22 @@ def context_length(model: Any) -> int:
     config = model.config.get_text_config()
     limits = [getattr(config, "max_position_embeddings", None)]
     kinds = getattr(config, "layer_types", None)
-    for kind, name in (("sliding_attention", "sliding_window"), ("chunked_attention", "attention_chunk_size")):
+    for kind, name in (
+        ("sliding_attention", "sliding_window"),
+        ("chunked_attention", "attention_chunk_size"),
+    ):
         if kinds is None or kind in kinds:
             limits.append(getattr(config, name, None))
     rotary = getattr(config, "rope_parameters", None) or {}
-    if rotary.get("rope_type") == "longrope":  # it changes with the length of the longest row of a batch
+    if (
+        rotary.get("rope_type") == "longrope"
+    ):  # it changes with the length of the longest row of a batch
         limits.append(rotary.get("original_max_position_embeddings"))
     known = [limit for limit in limits if limit]
     if not known:
-        raise UserError(f"the config of {type(model).__name__} does not say how many positions it has (max_position_embeddings)")
+        raise UserError(
+            f"the config of {type(model).__name__} does not say how many positions it has (max_position_embeddings)"
+        )
     return min(known)
 
 
@@ -194,26 +263,39 @@ def check_cached_decoding(model: Any, tokenizer: HFTokenizer) -> None:
     expected = HFScorer(model).next_logits([[*texts[0], 3], [*texts[1], 4, 5]])
     share = float((found - expected).square().mean().sqrt() / expected.std().clamp(min=1e-6))
     if not share <= TOLERANCE.get(model.dtype, 0.1):
-        raise UserError(f"{type(model).__name__} cannot be served: its logits from the cache differ from those of a full forward "
-                        f"by {share:.2g} of their spread")
+        raise UserError(
+            f"{type(model).__name__} cannot be served: its logits from the cache differ from those of a full forward "
+            f"by {share:.2g} of their spread"
+        )
 
 
 def _cache_shape(model: Any, token: int) -> tuple[int, int, int]:
     """(layers, heads, width) of the keys and of the values that the model caches, found by one forward of one token."""
     from transformers import DynamicCache
+
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
     odd = sorted(kinds - {"full_attention", "sliding_attention", "chunked_attention"})
     given = inspect.signature(model.forward).parameters
-    if odd or getattr(model, "_is_stateful", False) or not {"position_ids", "past_key_values"} <= set(given):
-        raise UserError(f"{type(model).__name__} cannot be served: its rows cannot be rewound and set side by side "
-                        f"({', '.join(odd) or 'no attention cache with explicit positions'})")
+    if (
+        odd
+        or getattr(model, "_is_stateful", False)
+        or not {"position_ids", "past_key_values"} <= set(given)
+    ):
+        raise UserError(
+            f"{type(model).__name__} cannot be served: its rows cannot be rewound and set side by side "
+            f"({', '.join(odd) or 'no attention cache with explicit positions'})"
+        )
     with torch.no_grad():
         ids = torch.tensor([[token]], device=model.device)
         cache = model(input_ids=ids, past_key_values=DynamicCache(), use_cache=True).past_key_values
-    shapes = {tuple(tensor.shape) for layer in cache.layers for tensor in (layer.keys, layer.values)}
+    shapes = {
+        tuple(tensor.shape) for layer in cache.layers for tensor in (layer.keys, layer.values)
+    }
     if len(shapes) != 1:
-        raise UserError(f"{type(model).__name__} cannot be served: its layers cache keys and values of different shapes {sorted(shapes)}")
-    (_, heads, _, width), = shapes
+        raise UserError(
+            f"{type(model).__name__} cannot be served: its layers cache keys and values of different shapes {sorted(shapes)}"
+        )
+    ((_, heads, _, width),) = shapes
     return len(cache.layers), heads, width
 
 
@@ -222,8 +304,14 @@ def _own_cache(update: Any) -> Any:
     from transformers import DynamicCache
 
     class RowsCache(DynamicCache):
-        def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any,
-                   **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        def update(
+            self,
+            key_states: torch.Tensor,
+            value_states: torch.Tensor,
+            layer_idx: int,
+            *_: Any,
+            **__: Any,
+        ) -> tuple[torch.Tensor, torch.Tensor]:
             return update(layer_idx, key_states, value_states)
 
     return RowsCache()
@@ -231,12 +319,17 @@ def _own_cache(update: Any) -> Any:
 
 def _logits(model: Any, ids: torch.Tensor, keep: list[int], **given: Any) -> torch.Tensor:
     """Logits (rows, keep, vocab) float32 after the positions `keep` of ids (rows, n)."""
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:  # else the logits of all positions are made, and most dropped
-        return model(input_ids=ids, logits_to_keep=torch.tensor(keep, device=ids.device), **given).logits.float()
+    if (
+        "logits_to_keep" in inspect.signature(model.forward).parameters
+    ):  # else the logits of all positions are made, and most dropped
+        return model(
+            input_ids=ids, logits_to_keep=torch.tensor(keep, device=ids.device), **given
+        ).logits.float()
     return model(input_ids=ids, **given).logits[:, keep].float()
 
 
 # ---- loading
+
 
 def load(source: str, device: torch.device) -> tuple[Any, HFTokenizer]:
     """The model and tokenizer that `hf:NAME-or-folder` names, on `device`, checked by `check_cached_decoding`.
@@ -252,18 +345,30 @@ def load(source: str, device: torch.device) -> tuple[Any, HFTokenizer]:
     folder = _downloaded(found) if isinstance(found, HubModel) else found
     for name in ("config.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
-            raise UserError(f"source = {source!r}: {folder} has no {name}; it must hold what save_pretrained of a model and of its "
-                            "tokenizer wrote")
+            raise UserError(
+                f"source = {source!r}: {folder} has no {name}; it must hold what save_pretrained of a model and of its "
+                "tokenizer wrote"
+            )
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model, report = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32 if device.type == "cpu" else "auto", local_files_only=True, output_loading_info=True)
-    except Exception as error:  # the libraries below raise many kinds, a truncated weight file its own
-        raise UserError(f"source = {source!r} cannot be loaded from {folder} ({type(error).__name__}: {_first_line(error)})") from error
+            folder,
+            dtype=torch.float32 if device.type == "cpu" else "auto",
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (
+        Exception
+    ) as error:  # the libraries below raise many kinds, a truncated weight file its own
+        raise UserError(
+            f"source = {source!r} cannot be loaded from {folder} ({type(error).__name__}: {_first_line(error)})"
+        ) from error
     lost = [*report["missing_keys"], *report["mismatched_keys"]]
     if lost:  # transformers only warns, and draws them at random
-        raise UserError(f"source = {source!r}: {folder} has no fitting weights for {len(lost)} parameters, such as "
-                        f"{sorted(map(str, lost))[0]}")
+        raise UserError(
+            f"source = {source!r}: {folder} has no fitting weights for {len(lost)} parameters, such as "
+            f"{sorted(map(str, lost))[0]}"
+        )
     adapter, model = HFTokenizer(tokenizer), model.to(device).eval()
     check_cached_decoding(model, adapter)
     return model, adapter
@@ -275,7 +380,14 @@ def _downloaded(wanted: HubModel) -> Path:
 
     def download(*more: str, local: bool = False) -> Path:
         patterns = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", *more]
-        return Path(snapshot_download(wanted.name, revision=wanted.revision, allow_patterns=patterns, local_files_only=local))
+        return Path(
+            snapshot_download(
+                wanted.name,
+                revision=wanted.revision,
+                allow_patterns=patterns,
+                local_files_only=local,
+            )
+        )
 
     advice = f"hf:{wanted.name} is neither a folder nor in the cache; give a folder (hf:FOLDER), or download it where there is a network"
     try:
@@ -289,8 +401,10 @@ def _downloaded(wanted: HubModel) -> Path:
         folder = download()
         return folder if list(folder.glob("*.safetensors")) else download("*.bin")
     except (OSError, ValueError) as error:
-        raise UserError(f"the hub model {wanted.name} at revision {wanted.revision} cannot be had: {_first_line(error)}; "
-                        f"{advice}") from error
+        raise UserError(
+            f"the hub model {wanted.name} at revision {wanted.revision} cannot be had: {_first_line(error)}; "
+            f"{advice}"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

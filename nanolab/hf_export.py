@@ -70,53 +70,95 @@ def export(model: GPT, tokenizer: Tokenizer, folder: Path, chat: bool = True) ->
     tokenizer is not the model's, or the folder has files already.
     """
     if tokenizer.vocab_size != model.config.vocab_size:
-        raise UserError(f"the tokenizer has {tokenizer.vocab_size} tokens and the model {model.config.vocab_size}: "
-                        "they are not of one study")
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens and the model {model.config.vocab_size}: "
+            "they are not of one study"
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder: name a new one")
     folder.mkdir(parents=True, exist_ok=True)
     end = "<|assistant_end|>" if chat else "<|bos|>"
-    ids = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.special(end), "pad_token_id": tokenizer.special(end)}
-    texts = {"config.json": model_config(model) | ids, "generation_config.json": ids, "tokenizer.json": tokenizer_file(tokenizer),
-             "tokenizer_config.json": {
-                 "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|bos|>", "eos_token": end, "pad_token": end,
-                 "model_max_length": model.config.sequence_length, "clean_up_tokenization_spaces": False,
-                 "additional_special_tokens": SPECIAL_TOKENS[1:], "model_input_names": ["input_ids", "attention_mask"]}}
+    ids = {
+        "bos_token_id": tokenizer.bos,
+        "eos_token_id": tokenizer.special(end),
+        "pad_token_id": tokenizer.special(end),
+    }
+    texts = {
+        "config.json": model_config(model) | ids,
+        "generation_config.json": ids,
+        "tokenizer.json": tokenizer_file(tokenizer),
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": "<|bos|>",
+            "eos_token": end,
+            "pad_token": end,
+            "model_max_length": model.config.sequence_length,
+            "clean_up_tokenization_spaces": False,
+            "additional_special_tokens": SPECIAL_TOKENS[1:],
+            "model_input_names": ["input_ids", "attention_mask"],
+        },
+    }
     for name, content in texts.items():
         write_atomic(folder / name, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
     if chat:
         write_atomic(folder / "chat_template.jinja", CHAT_TEMPLATE)
-    safetensors.torch.save_file(weights(model), folder / "model.safetensors", metadata={"format": "pt"})
+    safetensors.torch.save_file(
+        weights(model), folder / "model.safetensors", metadata={"format": "pt"}
+    )
     return sorted(folder.iterdir())
 
 
 def model_config(model: GPT) -> dict[str, Any]:
     """config.json of the stock architecture, its token ids left out."""
     shape = model.config
-    return {"architectures": ["NanoChatForCausalLM"], "model_type": "nanochat", "dtype": "float32", "vocab_size": shape.vocab_size,
-            "hidden_size": shape.width, "intermediate_size": 4 * shape.width, "num_hidden_layers": shape.depth,
-            "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads, "max_position_embeddings": shape.sequence_length,
-            "rms_norm_eps": torch.finfo(torch.float32).eps,  # what torch's rms_norm adds where no eps is given
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}, "final_logit_softcapping": SOFTCAP,
-            "hidden_act": "relu2", "attention_bias": False, "attention_dropout": 0.0, "tie_word_embeddings": False}
+    return {
+        "architectures": ["NanoChatForCausalLM"],
+        "model_type": "nanochat",
+        "dtype": "float32",
+        "vocab_size": shape.vocab_size,
+        "hidden_size": shape.width,
+        "intermediate_size": 4 * shape.width,
+        "num_hidden_layers": shape.depth,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "max_position_embeddings": shape.sequence_length,
+        "rms_norm_eps": torch.finfo(
+            torch.float32
+        ).eps,  # what torch's rms_norm adds where no eps is given
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+        "final_logit_softcapping": SOFTCAP,
+        "hidden_act": "relu2",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "tie_word_embeddings": False,
+    }
 
 
 def weights(model: GPT) -> dict[str, torch.Tensor]:
     """The weights (float32, CPU) under the names of the stock architecture; queries, keys and values apart."""
     shape = model.config
     head_dim = shape.width // shape.heads
-    named = {"model.embed_tokens.weight": model.embedding.weight, "lm_head.weight": model.head.weight}
+    named = {
+        "model.embed_tokens.weight": model.embedding.weight,
+        "lm_head.weight": model.head.weight,
+    }
     for i, block in enumerate(model.blocks):
         sizes = [shape.heads * head_dim, shape.kv_heads * head_dim, shape.kv_heads * head_dim]
         query, key, value = block.attention.qkv.weight.split(sizes)
-        parts = {"self_attn.q_proj": query, "self_attn.k_proj": key, "self_attn.v_proj": value,
-                 "self_attn.o_proj": block.attention.output.weight, "mlp.fc1": block.feed_forward.up.weight,
-                 "mlp.fc2": block.feed_forward.down.weight}
+        parts = {
+            "self_attn.q_proj": query,
+            "self_attn.k_proj": key,
+            "self_attn.v_proj": value,
+            "self_attn.o_proj": block.attention.output.weight,
+            "mlp.fc1": block.feed_forward.up.weight,
+            "mlp.fc2": block.feed_forward.down.weight,
+        }
         named |= {f"model.layers.{i}.{name}.weight": tensor for name, tensor in parts.items()}
     return {name: tensor.detach().float().cpu().clone() for name, tensor in named.items()}
 
 
 # ---- the tokenizer
+
 
 def byte_characters() -> list[str]:
     """The printable character that stands for each byte in a byte-level vocabulary.
@@ -151,19 +193,64 @@ def tokenizer_file(tokenizer: Tokenizer) -> dict[str, Any]:
     def written(token: bytes) -> str:
         return "".join(characters[byte] for byte in token)
 
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": False,
+        "use_regex": False,
+    }
+    plain = {
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
     start = {"SpecialToken": {"id": "<|bos|>", "type_id": 0}}
     return {
-        "version": "1.0", "truncation": None, "padding": None, "normalizer": None, "decoder": level,
-        "added_tokens": [{"id": tokenizer.special(name), "content": name, **plain} for name in SPECIAL_TOKENS],
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": tokenizer.pattern}, "behavior": "Isolated", "invert": False}, level]},
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "normalizer": None,
+        "decoder": level,
+        "added_tokens": [
+            {"id": tokenizer.special(name), "content": name, **plain} for name in SPECIAL_TOKENS
+        ],
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {
+                    "type": "Split",
+                    "pattern": {"Regex": tokenizer.pattern},
+                    "behavior": "Isolated",
+                    "invert": False,
+                },
+                level,
+            ],
+        },
         "post_processor": {
-            "type": "TemplateProcessing", "single": [start, {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [start, {"Sequence": {"id": "A", "type_id": 0}}, start, {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {"<|bos|>": {"id": "<|bos|>", "ids": [tokenizer.bos], "tokens": ["<|bos|>"]}}},
-        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
-                  "fuse_unk": False, "byte_fallback": False, "ignore_merges": True,
-                  "vocab": {written(token): i for i, token in enumerate(tokens)},
-                  "merges": [[written(left), written(right)] for left, right in merges(tokens)]}}
+            "type": "TemplateProcessing",
+            "single": [start, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [
+                start,
+                {"Sequence": {"id": "A", "type_id": 0}},
+                start,
+                {"Sequence": {"id": "B", "type_id": 1}},
+            ],
+            "special_tokens": {
+                "<|bos|>": {"id": "<|bos|>", "ids": [tokenizer.bos], "tokens": ["<|bos|>"]}
+            },
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": True,
+            "vocab": {written(token): i for i, token in enumerate(tokens)},
+            "merges": [[written(left), written(right)] for left, right in merges(tokens)],
+        },
+    }

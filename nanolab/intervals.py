@@ -47,7 +47,9 @@ def newcombe_paired(both: int, first: int, second: int, neither: int) -> tuple[f
     return _hybrid(both + first, n, both + second, n, correlation)
 
 
-def _hybrid(passed: int, n: int, other_passed: int, other_n: int, correlation: float) -> tuple[float, float]:
+def _hybrid(
+    passed: int, n: int, other_passed: int, other_n: int, correlation: float
+) -> tuple[float, float]:
     """first - second from their Wilson intervals and the correlation of the two; (-1, 1) without problems."""
     if n == 0 or other_n == 0:
         return -1.0, 1.0
@@ -57,7 +59,9 @@ def _hybrid(passed: int, n: int, other_passed: int, other_n: int, correlation: f
     def reach(one: float, two: float) -> float:
         return math.sqrt(max(0.0, one * one - 2 * correlation * one * two + two * two))
 
-    return share - other - reach(share - low, other_high - other), share - other + reach(high - share, other - other_low)
+    return share - other - reach(share - low, other_high - other), share - other + reach(
+        high - share, other - other_low
+    )
 
 
 def mcnemar_exact(gained: int, lost: int) -> float:

@@ -28,7 +28,9 @@ class Run:
         self._point: str | None = None
         self._shown = ("", 0.0)  # part and time of the last record of progress
         _drop_cut_line(self.folder / JOURNAL)
-        self._last: dict[tuple[str | None, str], int] = {}  # (point, key) -> last step, earlier attempts included
+        self._last: dict[
+            tuple[str | None, str], int
+        ] = {}  # (point, key) -> last step, earlier attempts included
         for record in read_journal(self.folder):
             if record["kind"] == "metrics" and record["step"] is not None:
                 self._remember(record["point"], record["metrics"], record["step"])
@@ -42,14 +44,26 @@ class Run:
     def metrics(self, values: dict[str, float], step: int | None = None) -> None:
         """Records numbers, at a step of a curve or once. A point that an earlier attempt recorded is not repeated."""
         if step is not None:
-            values = {key: value for key, value in values.items() if self._earlier.get((self._point, key), step - 1) < step}
+            values = {
+                key: value
+                for key, value in values.items()
+                if self._earlier.get((self._point, key), step - 1) < step
+            }
             self._remember(self._point, values, step)
         if values:
-            self._write("metrics", metrics={key: float(value) for key, value in values.items()}, step=step)
+            self._write(
+                "metrics", metrics={key: float(value) for key, value in values.items()}, step=step
+            )
 
-    def progress(self, what: str, done: int, total: int, unit: str, accuracy: float | None = None) -> None:
+    def progress(
+        self, what: str, done: int, total: int, unit: str, accuracy: float | None = None
+    ) -> None:
         """Records how far the part `what` of the step is, at most every half second; it goes to no run, only to who watches."""
-        if done == total or what != self._shown[0] or time.monotonic() - self._shown[1] >= PROGRESS_SECONDS:
+        if (
+            done == total
+            or what != self._shown[0]
+            or time.monotonic() - self._shown[1] >= PROGRESS_SECONDS
+        ):
             self._shown = (what, time.monotonic())
             self._write("progress", what=what, done=done, total=total, unit=unit, accuracy=accuracy)
 
@@ -61,7 +75,9 @@ class Run:
         """Records a label; a later value replaces an earlier one."""
         self._write("tag", key=key, value=str(value))
 
-    def dataset(self, name: str, source: str, digest: str, context: str, rows: int | None = None) -> None:
+    def dataset(
+        self, name: str, source: str, digest: str, context: str, rows: int | None = None
+    ) -> None:
         """Records a data set that this run reads, e.g. ("gsm8k", "embedded", digest, "evaluation", 200 rows)."""
         self._write("dataset", name=name, source=source, digest=digest, context=context, rows=rows)
 
@@ -81,7 +97,10 @@ class Run:
     def table(self, rows: list[dict[str, Any]], name: str) -> None:
         """Records rows with equal keys as a table `name`, e.g. "samples.json", which the MLflow UI shows as one."""
         columns = list(rows[0]) if rows else []
-        content = {"columns": columns, "data": [[_plain(row.get(column)) for column in columns] for row in rows]}
+        content = {
+            "columns": columns,
+            "data": [[_plain(row.get(column)) for column in columns] for row in rows],
+        }
         self._target(name).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
         self._write("artifact", name=name, table=True)
 
@@ -156,17 +175,26 @@ class NullRun(Run):
     def metrics(self, values: dict[str, float], step: int | None = None) -> None:
         self.logged_metrics += [(key, float(value), step) for key, value in values.items()]
 
-    def progress(self, what: str, done: int, total: int, unit: str, accuracy: float | None = None) -> None:
+    def progress(
+        self, what: str, done: int, total: int, unit: str, accuracy: float | None = None
+    ) -> None:
         self.shown.append((what, done, total, unit))
 
     def last_step(self, key: str) -> int | None:
-        return max((step for name, _, step in self.logged_metrics if name == key and step is not None), default=None)
+        return max(
+            (step for name, _, step in self.logged_metrics if name == key and step is not None),
+            default=None,
+        )
 
     def tag(self, key: str, value: Any) -> None:
         self.tags[key] = str(value)
 
-    def dataset(self, name: str, source: str, digest: str, context: str, rows: int | None = None) -> None:
-        self.datasets.append({"name": name, "source": source, "digest": digest, "context": context, "rows": rows})
+    def dataset(
+        self, name: str, source: str, digest: str, context: str, rows: int | None = None
+    ) -> None:
+        self.datasets.append(
+            {"name": name, "source": source, "digest": digest, "context": context, "rows": rows}
+        )
 
     def artifact(self, path: Path | str, folder: str = "") -> None:
         self.artifacts.append((str(path), folder))
@@ -209,7 +237,7 @@ def read_journal_from(folder: Path | str, offset: int) -> tuple[list[dict[str, A
     with open(path, "rb") as file:
         file.seek(offset)
         content = file.read()
-    whole = content[:content.rfind(b"\n") + 1]
+    whole = content[: content.rfind(b"\n") + 1]
     return [json.loads(line) for line in whole.splitlines()], offset + len(whole)
 
 
@@ -218,7 +246,7 @@ def _drop_cut_line(path: Path) -> None:
     if path.is_file():
         content = path.read_bytes()
         if content and not content.endswith(b"\n"):
-            path.write_bytes(content[:content.rfind(b"\n") + 1])
+            path.write_bytes(content[: content.rfind(b"\n") + 1])
 
 
 def artifact_file(folder: Path | str, name: str, point: str | None = None) -> Path:

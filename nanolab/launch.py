@@ -40,9 +40,17 @@ def command(job_file: Path, launch: LaunchConfig) -> list[str]:
         return [*torchrun, "--standalone", *stage]
     host, separator, port = (launch.rdzv_endpoint or "").rpartition(":")
     if not separator or not port.isdigit():
-        raise UserError(f"launch.rdzv_endpoint = {launch.rdzv_endpoint!r} must be host:port of machine 0 when nnodes is {launch.nnodes}")
-    return [*torchrun, f"--nnodes={launch.nnodes}", f"--node-rank={launch.node_rank}", f"--master-addr={host}", f"--master-port={port}",
-            *stage]
+        raise UserError(
+            f"launch.rdzv_endpoint = {launch.rdzv_endpoint!r} must be host:port of machine 0 when nnodes is {launch.nnodes}"
+        )
+    return [
+        *torchrun,
+        f"--nnodes={launch.nnodes}",
+        f"--node-rank={launch.node_rank}",
+        f"--master-addr={host}",
+        f"--master-port={port}",
+        *stage,
+    ]
 
 
 class Stage:
@@ -51,12 +59,24 @@ class Stage:
     def __init__(self, arguments: list[str], log: Path, threads: int):
         # threads that wait spin for microseconds, then sleep: spinning for long costs a factor of 20 as soon as another process
         # wants a core, and sleeping at once costs a third of the sampler's speed (LOG.md)
-        environment = {"GOMP_SPINCOUNT": "10000", **os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
+        environment = {
+            "GOMP_SPINCOUNT": "10000",
+            **os.environ,
+            "PYTHONUNBUFFERED": "1",
+            "OMP_NUM_THREADS": str(threads),
+        }
         environment.pop("MPLBACKEND", None)  # a kernel's inline backend needs IPython
         self._log = open(log, "ab")  # noqa: SIM115  (closed by wait)
         self._last: collections.deque[str] = collections.deque(maxlen=15)
-        self.process = subprocess.Popen(arguments, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                        stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent)
+        self.process = subprocess.Popen(
+            arguments,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
 
     def wait(self, show: Callable[[str], None]) -> None:
         """Hands each line of the output to `show` until the process ends; raises StageFailed when it fails.
@@ -74,9 +94,19 @@ class Stage:
         finally:
             self.stop()
         if status:
-            killed = " (killed by hand, or by the system when memory ran out)" if status == -signal.SIGKILL else ""
-            reason = f"was ended by signal {-status}{killed}" if status < 0 else f"failed with exit status {status}"
-            failed = StageFailed(f"the stage {reason}; its last lines (all of them in {self._log.name}):\n{''.join(self._last)}")
+            killed = (
+                " (killed by hand, or by the system when memory ran out)"
+                if status == -signal.SIGKILL
+                else ""
+            )
+            reason = (
+                f"was ended by signal {-status}{killed}"
+                if status < 0
+                else f"failed with exit status {status}"
+            )
+            failed = StageFailed(
+                f"the stage {reason}; its last lines (all of them in {self._log.name}):\n{''.join(self._last)}"
+            )
             if status == MISTAKE and self._last and self._last[-1].startswith("error: "):
                 failed.mistake = self._last[-1].removeprefix("error: ").strip()
             raise failed
@@ -99,7 +129,9 @@ class Stage:
 
 def threads(launch: LaunchConfig) -> int:
     """CPU threads of each process: as configured, or an equal share of the cores that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return launch.threads or max(1, cores // launch.nproc)
 
 

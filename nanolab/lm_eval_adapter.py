@@ -32,7 +32,9 @@ try:
     from lm_eval.models.utils import normalize_gen_kwargs
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ImportError as error:
-    raise UserError(f"lm-evaluation-harness cannot be imported ({error}); install it with: pip install -e .[lm-eval]") from error
+    raise UserError(
+        f"lm-evaluation-harness cannot be imported ({error}); install it with: pip install -e .[lm-eval]"
+    ) from error
 
 BATCH_ROWS = 64  # rows decoded or scored at once, unless the harness is given a batch size
 MAX_NEW_TOKENS = 256  # of a completion where a task does not say
@@ -47,17 +49,37 @@ class NanolabLM(TemplateLM):
     the tokens of a row (None: those of training); more extrapolates the rotary positions. `seed` is that of sampled completions.
     """
 
-    def __init__(self, study: str | Subject, source: str = "sft", step: int | None = None, device: str | None = None,
-                 batch_size: int | str | None = None, max_length: int | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        study: str | Subject,
+        source: str = "sft",
+        step: int | None = None,
+        device: str | None = None,
+        batch_size: int | str | None = None,
+        max_length: int | None = None,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         device = device or "cpu"
-        if device.startswith("cuda") and not torch.cuda.is_available():  # which the harness names where nobody named a device
+        if (
+            device.startswith("cuda") and not torch.cuda.is_available()
+        ):  # which the harness names where nobody named a device
             print(f"nanolab: device {device} is not here, the model runs on the CPU", flush=True)
             device = "cpu"
-        self.subject = study if isinstance(study, Subject) else load_trained(study, source, step, device)
-        self.text = self.subject.tokenizer  # `tokenizer` is the harness's name for a transformers tokenizer
+        self.subject = (
+            study if isinstance(study, Subject) else load_trained(study, source, step, device)
+        )
+        self.text = (
+            self.subject.tokenizer
+        )  # `tokenizer` is the harness's name for a transformers tokenizer
         self.max_length = max_length or self.subject.context
-        self.rows = batch_size if isinstance(batch_size, int) else int(batch_size) if str(batch_size).isdigit() else BATCH_ROWS
+        self.rows = (
+            batch_size
+            if isinstance(batch_size, int)
+            else int(batch_size)
+            if str(batch_size).isdigit()
+            else BATCH_ROWS
+        )
         self.seed = seed
         self.generations = 0  # calls so far: repeats of a sampled completion draw anew
 
@@ -78,15 +100,22 @@ class NanolabLM(TemplateLM):
         """Names the tokenizer in the harness's caches."""
         return f"nanolab-{self.text.digest[:12]}"
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **_: Any
+    ) -> list[int]:
         """The ids of a text, <|bos|> in front unless told otherwise. A rendered chat starts with it and names its special tokens."""
         if string.startswith(SPECIAL_TOKENS[0]):
             pieces = SPECIAL.split(string)  # text, special token, text, ..., text
-            return [token for i, piece in enumerate(pieces)
-                    for token in ([self.text.special(piece)] if i % 2 else self.text.encode(piece))]
+            return [
+                token
+                for i, piece in enumerate(pieces)
+                for token in ([self.text.special(piece)] if i % 2 else self.text.encode(piece))
+            ]
         return ([] if add_special_tokens is False else [self.text.bos]) + self.text.encode(string)
 
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
         """A conversation in the format of training, special tokens by name; without a generation prompt its last turn stays open.
 
         The harness hands texts on, so the name of a special token inside a turn is read as that token, unlike in our own evaluations.
@@ -97,18 +126,30 @@ class NanolabLM(TemplateLM):
 
     # ---- the three questions
 
-    def _loglikelihood_tokens(self, requests: list[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False,
-                              **_: Any) -> list[tuple[float, bool]]:
+    def _loglikelihood_tokens(
+        self,
+        requests: list[tuple[tuple[str, str], list[int], list[int]]],
+        disable_tqdm: bool = False,
+        **_: Any,
+    ) -> list[tuple[float, bool]]:
         """(log p in nats, whether greedy decoding writes it) of each continuation; requests are (texts, context ids, continuation ids)."""
         found: list[tuple[float, bool]] = []
         for first in range(0, len(requests), self.rows):
-            part = requests[first:first + self.rows]
-            rows = [(context + continuation)[-(self.max_length + 1):] for _, context, continuation in part]
+            part = requests[first : first + self.rows]
+            rows = [
+                (context + continuation)[-(self.max_length + 1) :]
+                for _, context, continuation in part
+            ]
             for row, (texts, _, continuation) in zip(rows, part):
                 if len(continuation) >= len(row):
-                    raise UserError(f"a continuation of {len(continuation)} tokens ({texts[1][:40]!r}) does not fit into the context of "
-                                    f"{self.max_length}: give model_args max_length=N, or a model of a larger sequence_length")
-            spans = [(len(row) - len(continuation), len(row)) for row, (_, _, continuation) in zip(rows, part)]
+                    raise UserError(
+                        f"a continuation of {len(continuation)} tokens ({texts[1][:40]!r}) does not fit into the context of "
+                        f"{self.max_length}: give model_args max_length=N, or a model of a larger sequence_length"
+                    )
+            spans = [
+                (len(row) - len(continuation), len(row))
+                for row, (_, _, continuation) in zip(rows, part)
+            ]
             for (texts, _, _), score in zip(part, self.subject.scorer.score(rows, spans)):
                 found.append((score.log_p, score.greedy))
                 self.cache_hook.add_partial("loglikelihood", texts, found[-1])
@@ -118,7 +159,12 @@ class NanolabLM(TemplateLM):
         """log p (nats) of each text, every token once, in the harness's windows."""
         totals = []
         for (text,) in (request.args for request in requests):
-            windows = get_rolling_token_windows(self.tok_encode(text, add_special_tokens=False), self.prefix_token_id, self.max_length, 1)
+            windows = get_rolling_token_windows(
+                self.tok_encode(text, add_special_tokens=False),
+                self.prefix_token_id,
+                self.max_length,
+                1,
+            )
             pairs = [(("", text), *make_disjoint_window(window)) for window in windows]
             totals.append(sum(log_p for log_p, _ in self._loglikelihood_tokens(pairs)))
             self.cache_hook.add_partial("loglikelihood_rolling", (text,), totals[-1])
@@ -132,33 +178,56 @@ class NanolabLM(TemplateLM):
         texts = [""] * len(requests)
         for members in groups.values():
             settings = normalize_gen_kwargs(requests[members[0]].args[1], MAX_NEW_TOKENS)
-            for i, text in zip(members, self._generate([requests[i].args[0] for i in members], settings)):
+            for i, text in zip(
+                members, self._generate([requests[i].args[0] for i in members], settings)
+            ):
                 texts[i] = text
                 self.cache_hook.add_partial("generate_until", requests[i].args, text)
         self.generations += 1
         return texts
 
     def _generate(self, contexts: list[str], settings: dict[str, Any]) -> list[str]:
-        if strange := set(settings) - {"until", "max_gen_toks", "do_sample", "temperature", "top_k"}:
-            raise UserError(f"this model has no generation setting {', '.join(sorted(strange))}: leave it out of the task or --gen_kwargs; "
-                            "it samples by temperature and top_k")
+        if strange := set(settings) - {
+            "until",
+            "max_gen_toks",
+            "do_sample",
+            "temperature",
+            "top_k",
+        }:
+            raise UserError(
+                f"this model has no generation setting {', '.join(sorted(strange))}: leave it out of the task or --gen_kwargs; "
+                "it samples by temperature and top_k"
+            )
         limit = settings["max_gen_toks"]
         if limit >= self.max_length:
-            raise UserError(f"max_gen_toks = {limit} leaves no room for a prompt in the context of {self.max_length}: lower it "
-                            "(--gen_kwargs max_gen_toks=N), or give model_args max_length=N")
-        prompts = [self.tok_encode(context)[-(self.max_length - limit):] for context in contexts]
-        model = GPTLanguageModel(self.subject.model, self.text, None, rows=self.rows, max_length=self.max_length)
+            raise UserError(
+                f"max_gen_toks = {limit} leaves no room for a prompt in the context of {self.max_length}: lower it "
+                "(--gen_kwargs max_gen_toks=N), or give model_args max_length=N"
+            )
+        prompts = [self.tok_encode(context)[-(self.max_length - limit) :] for context in contexts]
+        model = GPTLanguageModel(
+            self.subject.model, self.text, None, rows=self.rows, max_length=self.max_length
+        )
         model.end_token = self.eot_token_id
-        found = baselines.generate(model, prompts, temperature=settings.get("temperature", 0.0), top_k=settings.get("top_k"),
-                                   max_new_tokens=limit, seed=self.seed, stage=f"lm_eval/{self.generations}", batch_rows=self.rows)
+        found = baselines.generate(
+            model,
+            prompts,
+            temperature=settings.get("temperature", 0.0),
+            top_k=settings.get("top_k"),
+            max_new_tokens=limit,
+            seed=self.seed,
+            stage=f"lm_eval/{self.generations}",
+            batch_rows=self.rows,
+        )
         texts = []
         for (completion,) in found:
             text = chat.completion_text(self.text, completion.tokens)
             ends = [text.find(stop) for stop in settings["until"] if stop]
-            texts.append(text[:min((end for end in ends if end >= 0), default=len(text))])
+            texts.append(text[: min((end for end in ends if end >= 0), default=len(text))])
         return texts
 
 
 if __name__ == "__main__":
     from lm_eval.__main__ import cli_evaluate
+
     cli_evaluate()

@@ -23,8 +23,18 @@ def take_part(studies: list[tuple[StudyConfig, list[Step]]], command: str, scree
         for study, steps in studies:
             rank = study.launch.node_rank
             title = f"{study.experiment}: machine {rank} takes part (of {study.launch.nnodes}, from 0 on); machine 0 keeps the records"
-            screen.plan(title, steps, {"study": study.experiment, "seed": study.seed, "store": None, "execution": None, "node_rank": rank,
-                                       "log": f"log-{rank}.txt in each step's folder"})
+            screen.plan(
+                title,
+                steps,
+                {
+                    "study": study.experiment,
+                    "seed": study.seed,
+                    "store": None,
+                    "execution": None,
+                    "node_rank": rank,
+                    "log": f"log-{rank}.txt in each step's folder",
+                },
+            )
             for number, step in enumerate(steps):
                 started = time.time()
                 screen.started(step.name, step.folder, f"{number + 1}/{len(steps)}")
@@ -33,7 +43,9 @@ def take_part(studies: list[tuple[StudyConfig, list[Step]]], command: str, scree
                 except launch.StageFailed as error:
                     if error.mistake:
                         raise UserError(f"{step.name}: {error.mistake}") from error
-                    screen.failed(Failure(step.name, str(error).partition(";")[0], _log(study, step), command))
+                    screen.failed(
+                        Failure(step.name, str(error).partition(";")[0], _log(study, step), command)
+                    )
                     return 1
                 screen.finished(step.name, time.time() - started, step.result(), False)
         status = "finished"
@@ -52,7 +64,9 @@ def run_step(study: StudyConfig, step: Step, show: Callable[[str], None]) -> Non
     """
     step.folder.mkdir(parents=True, exist_ok=True)
     job_file = write_job(job_of(study, step))
-    launch.Stage(launch.command(job_file, study.launch), _log(study, step), launch.threads(study.launch)).wait(show)
+    launch.Stage(
+        launch.command(job_file, study.launch), _log(study, step), launch.threads(study.launch)
+    ).wait(show)
     while not step.finished:  # the first machine writes it, a moment later
         if durations.failed(step.folder):
             raise launch.StageFailed("the step failed on machine 0; its log there says why")

@@ -20,8 +20,17 @@ from nanolab.schema import UserError
 
 HF = "hf:"
 INSTALL = "install it with: pip install -e '.[hf]'"
-READ = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja")  # what a model and its tokenizer are read from
-HASHED_BYTES = 1 << 30  # larger files count by name and size alone: hashing them would take longer than planning may
+READ = (
+    ".json",
+    ".safetensors",
+    ".bin",
+    ".txt",
+    ".model",
+    ".jinja",
+)  # what a model and its tokenizer are read from
+HASHED_BYTES = (
+    1 << 30
+)  # larger files count by name and size alone: hashing them would take longer than planning may
 
 
 class HubModel(NamedTuple):
@@ -43,14 +52,22 @@ def check_sources(study: Any, trained: Iterable[str]) -> None:
         if stage.source in trained:
             continue
         if not is_outside(stage.source) or stage.source == HF:
-            raise UserError(f"{name}.source = {stage.source!r} must be one of {', '.join(trained)}, or {HF}NAME-or-folder")
+            raise UserError(
+                f"{name}.source = {stage.source!r} must be one of {', '.join(trained)}, or {HF}NAME-or-folder"
+            )
         if name == "rl":
-            raise UserError(f"rl.source = {stage.source!r}: only a model trained here can be trained further; choose one of "
-                            f"{', '.join(trained)}")
+            raise UserError(
+                f"rl.source = {stage.source!r}: only a model trained here can be trained further; choose one of "
+                f"{', '.join(trained)}"
+            )
         if stage.step is not None or stage.model_tag != "default":
-            raise UserError(f"{name}: step and model_tag choose a checkpoint of a study; leave them out with source = {stage.source!r}")
+            raise UserError(
+                f"{name}: step and model_tag choose a checkpoint of a study; leave them out with source = {stage.source!r}"
+            )
     if "chat_eval_hf" in study.steps and study.chat_eval.source in trained:
-        raise UserError(f"step chat_eval_hf needs chat_eval.source = {HF}NAME-or-folder, not {study.chat_eval.source!r}")
+        raise UserError(
+            f"step chat_eval_hf needs chat_eval.source = {HF}NAME-or-folder, not {study.chat_eval.source!r}"
+        )
 
 
 def locate(source: str, root: Path) -> Path | HubModel:
@@ -63,7 +80,9 @@ def locate(source: str, root: Path) -> Path | HubModel:
     if folder.is_dir():
         return folder.resolve()
     if text.startswith(("/", ".", "~")) or text.count("/") > 1:
-        raise UserError(f"source = {source!r}: there is no folder {folder}; give one that save_pretrained wrote, or a name of the hub")
+        raise UserError(
+            f"source = {source!r}: there is no folder {folder}; give one that save_pretrained wrote, or a name of the hub"
+        )
     name, _, revision = text.partition("@")
     return HubModel(name, revision or "main")
 
@@ -83,11 +102,21 @@ def identity(source: str, root: Path) -> str:
     if isinstance(found, HubModel):
         return json.dumps(["hub", *found, version])
     if not (found / "config.json").is_file():
-        raise UserError(f"source = {source!r}: {found} has no config.json; it must be a folder that save_pretrained wrote")
+        raise UserError(
+            f"source = {source!r}: {found} has no config.json; it must be a folder that save_pretrained wrote"
+        )
     facts = []
     for path in sorted(path for path in found.iterdir() if path.suffix in READ and path.is_file()):
         stat = path.stat()
-        facts.append([path.name, stat.st_size, _digest(path, stat.st_size, stat.st_mtime_ns) if stat.st_size < HASHED_BYTES else ""])
+        facts.append(
+            [
+                path.name,
+                stat.st_size,
+                _digest(path, stat.st_size, stat.st_mtime_ns)
+                if stat.st_size < HASHED_BYTES
+                else "",
+            ]
+        )
     return json.dumps(["folder", facts, version])
 
 

@@ -13,17 +13,33 @@ from nanolab import files
 from nanolab.config import ROOT, STAGES, STEPS
 from nanolab.schema import UserError, to_dict
 
-READERS: dict[str, dict[str, tuple[Any, str]]] = {  # notebooks that run no stage -> parameter -> default, description
-    "00_start_here": {"experiment": ("smoke", "the study that the map shows: one of experiments/, or the path of a YAML file")},
-    "11_compare": {"studies": ([], 'names such as ["smoke", "micro"]; empty: the latest ones of the store')},
+READERS: dict[
+    str, dict[str, tuple[Any, str]]
+] = {  # notebooks that run no stage -> parameter -> default, description
+    "00_start_here": {
+        "experiment": (
+            "smoke",
+            "the study that the map shows: one of experiments/, or the path of a YAML file",
+        )
+    },
+    "11_compare": {
+        "studies": ([], 'names such as ["smoke", "micro"]; empty: the latest ones of the store')
+    },
     "12_one_chain": {
         "experiment": ("smoke", "a study of this store"),
-        "step": ("power_eval", "a finished power evaluation of it: power_eval, power_eval_base, ..."),
+        "step": (
+            "power_eval",
+            "a finished power evaluation of it: power_eval, power_eval_base, ...",
+        ),
         "problem": (None, "the problem's number; None: the first that goes from wrong to right"),
         "chain": (0, "the chain's number, where a problem has several"),
     },
 }
-RUN_PARAMETERS = {"experiment": "smoke", "parent_run_id": "", "fresh": False}  # beside the stage's own fields
+RUN_PARAMETERS = {
+    "experiment": "smoke",
+    "parent_run_id": "",
+    "fresh": False,
+}  # beside the stage's own fields
 
 
 class NotebookFailed(RuntimeError):
@@ -39,9 +55,16 @@ def notebook_file(step: str) -> Path:
     return ROOT / "notebooks" / f"{STEPS[step].notebook}.ipynb"
 
 
-def parameters(stage: str, config: Any, experiment: str, parent_run_id: str = "", fresh: bool = False) -> dict[str, Any]:
+def parameters(
+    stage: str, config: Any, experiment: str, parent_run_id: str = "", fresh: bool = False
+) -> dict[str, Any]:
     """What is injected into a stage's notebook: every field of its config, and the execution it belongs to."""
-    return {**to_dict(config), "experiment": experiment, "parent_run_id": parent_run_id, "fresh": fresh}
+    return {
+        **to_dict(config),
+        "experiment": experiment,
+        "parent_run_id": parent_run_id,
+        "fresh": fresh,
+    }
 
 
 def defaults(notebook: Path) -> dict[str, Any]:
@@ -54,10 +77,16 @@ def defaults(notebook: Path) -> dict[str, Any]:
         raise UserError(f"{notebook.relative_to(ROOT)} is not a notebook: {error}") from error
     cells = [cell for cell in content["cells"] if "parameters" in cell["metadata"].get("tags", [])]
     if len(cells) != 1:
-        raise UserError(f"{notebook.relative_to(ROOT)} must have one cell with the tag 'parameters', it has {len(cells)}")
+        raise UserError(
+            f"{notebook.relative_to(ROOT)} must have one cell with the tag 'parameters', it has {len(cells)}"
+        )
     values = {}
     for node in ast.parse("".join(cells[0]["source"])).body:
-        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+        if (
+            isinstance(node, ast.Assign)
+            and len(node.targets) == 1
+            and isinstance(node.targets[0], ast.Name)
+        ):
             values[node.targets[0].id] = ast.literal_eval(node.value)
     return values
 
@@ -66,14 +95,22 @@ def check_parameters(step: str) -> None:
     """Raises UserError when the notebook of a step does not hold exactly the parameters of its stage."""
     notebook = notebook_file(step)
     have = set(defaults(notebook))
-    want = {field.name for field in dataclasses.fields(STAGES[STEPS[step].stage])} | set(RUN_PARAMETERS)
+    want = {field.name for field in dataclasses.fields(STAGES[STEPS[step].stage])} | set(
+        RUN_PARAMETERS
+    )
     for name in sorted(want - have):
-        raise UserError(f"unknown parameter {name!r}: the parameters cell of {notebook.relative_to(ROOT)} lacks it; add it there")
+        raise UserError(
+            f"unknown parameter {name!r}: the parameters cell of {notebook.relative_to(ROOT)} lacks it; add it there"
+        )
     for name in sorted(have - want):
-        raise UserError(f"{notebook.relative_to(ROOT)}: its parameters cell has {name!r}, which is no setting of {STEPS[step].stage}")
+        raise UserError(
+            f"{notebook.relative_to(ROOT)}: its parameters cell has {name!r}, which is no setting of {STEPS[step].stage}"
+        )
 
 
-def execute(notebook: Path, output: Path, values: dict[str, Any], printed: Any = sys.stdout) -> None:
+def execute(
+    notebook: Path, output: Path, values: dict[str, Any], printed: Any = sys.stdout
+) -> None:
     """Executes a notebook with injected parameters; what its kernel prints is written to `printed`; `output` is kept whatever happens.
 
     Raises UserError when a cell raised one, when its kernel was killed or the disk is full, NotebookFailed for any other failure.
@@ -92,10 +129,21 @@ def execute(notebook: Path, output: Path, values: dict[str, Any], printed: Any =
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(
-            str(notebook), str(output), parameters=values, kernel_name="python3", progress_bar=False, log_output=False,
-            stdout_file=printed, stderr_file=printed, cwd=str(ROOT), start_timeout=120, execution_timeout=None,
-            autosave_cell_every=30, kernel_manager_class=LocalKernel,
-            shutdown_kernel="immediate")  # all is written by then; a polite end takes seconds
+            str(notebook),
+            str(output),
+            parameters=values,
+            kernel_name="python3",
+            progress_bar=False,
+            log_output=False,
+            stdout_file=printed,
+            stderr_file=printed,
+            cwd=str(ROOT),
+            start_timeout=120,
+            execution_timeout=None,
+            autosave_cell_every=30,
+            kernel_manager_class=LocalKernel,
+            shutdown_kernel="immediate",
+        )  # all is written by then; a polite end takes seconds
     except papermill.PapermillExecutionError as error:
         if error.ename == "UserError":
             raise UserError(error.evalue) from error
@@ -104,8 +152,10 @@ def execute(notebook: Path, output: Path, values: dict[str, Any], printed: Any =
         printed.write(f"{error}\n")
         raise NotebookFailed(str(error), _reason(error.ename, error.evalue)) from error
     except DeadKernelError as error:
-        raise UserError(f"the kernel of {notebook.name} was killed, by hand or by the system (out of memory?): run the same command again, "
-                        "it goes on from there; with less memory at hand, lower device_batch_size and batch_rows") from error
+        raise UserError(
+            f"the kernel of {notebook.name} was killed, by hand or by the system (out of memory?): run the same command again, "
+            "it goes on from there; with less memory at hand, lower device_batch_size and batch_rows"
+        ) from error
 
 
 def _reason(name: str, text: str) -> str:

@@ -17,10 +17,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nanolab import durations, files, launch, live, machines, tracking, tracking_notes, tracking_views
+from nanolab import (
+    durations,
+    files,
+    launch,
+    live,
+    machines,
+    tracking,
+    tracking_notes,
+    tracking_views,
+)
 from nanolab.config import STEPS, StudyConfig
 from nanolab.courier import Courier
-from nanolab.plan import ERROR, JOB, LOG, RESULT, Step, job_of, plan, resolve, step_config, steps_of, write_job
+from nanolab.plan import (
+    ERROR,
+    JOB,
+    LOG,
+    RESULT,
+    Step,
+    job_of,
+    plan,
+    resolve,
+    step_config,
+    steps_of,
+    write_job,
+)
 from nanolab.report import environment
 from nanolab.schema import UserError, to_dict
 
@@ -36,8 +57,13 @@ class StageResult:
     own: list[str] = field(default_factory=list)  # the steps of the stage itself
 
 
-def run_stage(stage: str, parameters: dict[str, Any] | None = None, experiment: str = "smoke", parent_run_id: str | None = None,
-              fresh: bool = False) -> StageResult:
+def run_stage(
+    stage: str,
+    parameters: dict[str, Any] | None = None,
+    experiment: str = "smoke",
+    parent_run_id: str | None = None,
+    fresh: bool = False,
+) -> StageResult:
     """Runs the steps of a stage, and first the missing steps that they read.
 
     `parameters` is the stage's whole config (None: the study's); `experiment` a study's name or YAML file;
@@ -58,7 +84,9 @@ def run_stage(stage: str, parameters: dict[str, Any] | None = None, experiment: 
     return execution.result
 
 
-def missing_steps(planned: dict[str, Step], own: list[str], fresh: bool) -> tuple[list[Step], list[Step]]:
+def missing_steps(
+    planned: dict[str, Step], own: list[str], fresh: bool
+) -> tuple[list[Step], list[Step]]:
     """Of the planned steps, those to run now, in order, and the finished ones that are used."""
     missing: dict[str, Step] = {}
     reused: dict[str, Step] = {}
@@ -90,8 +118,10 @@ def study_lock(experiment: str, owner: str = "") -> Iterator[Callable[[str], Non
         except BlockingIOError as error:
             holder, _, who = path.read_text().partition(" ")
             if not owner or holder != owner:
-                raise UserError(f"study {experiment!r} is being run by {who or 'another process'}: wait for it, stop it, "
-                                "or give this study another name (experiment: NAME)") from error
+                raise UserError(
+                    f"study {experiment!r} is being run by {who or 'another process'}: wait for it, stop it, "
+                    "or give this study another name (experiment: NAME)"
+                ) from error
         yield lambda run_id: announce(f"{run_id} process {os.getpid()}")
 
 
@@ -105,7 +135,9 @@ def open_execution(study: StudyConfig, source: str) -> str:
     seed = f" seed {study.seed}" if study.seeds else ""
     name = f"{study.experiment}{seed} {time.strftime('%Y-%m-%d %H:%M:%S')}"
     facts = environment.capture(study.hourly_rates)
-    return tracking.open_execution(to_dict(study), name, source, {"environment.json": json.dumps(facts, indent=1)})
+    return tracking.open_execution(
+        to_dict(study), name, source, {"environment.json": json.dumps(facts, indent=1)}
+    )
 
 
 def close_execution(run_id: str, status: str) -> None:
@@ -136,8 +168,12 @@ class Execution:
         (step.folder / ERROR).unlink(missing_ok=True)
         job_file = write_job(job_of(self.study, step))
         settings = self.study.launch
-        process = launch.Stage(launch.command(job_file, settings), step.folder / LOG, launch.threads(settings))
-        courier = Courier(step.folder, lambda: self._open_step(step, attempt, aside), process.terminate)
+        process = launch.Stage(
+            launch.command(job_file, settings), step.folder / LOG, launch.threads(settings)
+        )
+        courier = Courier(
+            step.folder, lambda: self._open_step(step, attempt, aside), process.terminate
+        )
         try:
             with live.view(step.name, step.folder, resumed=attempt.number > 1) as show:
                 process.wait(show)
@@ -145,8 +181,12 @@ class Execution:
             attempt.end("FAILED")
             courier.finish("FAILED")
             if isinstance(error, launch.StageFailed) and (step.folder / ERROR).is_file():
-                raise UserError(f"{step.name}: {files.read_json(step.folder / ERROR)['message']}") from error
-            if isinstance(error, launch.StageFailed) and error.mistake:  # a full disk has no room for the file either
+                raise UserError(
+                    f"{step.name}: {files.read_json(step.folder / ERROR)['message']}"
+                ) from error
+            if (
+                isinstance(error, launch.StageFailed) and error.mistake
+            ):  # a full disk has no room for the file either
                 raise UserError(f"{step.name}: {error.mistake}") from error
             raise
         attempt.end("FINISHED")
@@ -185,18 +225,41 @@ class Execution:
 
     def _open_step(self, step: Step, attempt: Attempt, aside: Path | None = None) -> str:
         if aside is not None:
-            tracking.supersede(self.study.experiment, step.name, step.fingerprint, os.path.relpath(aside, files.MLRUNS))
-        tags = {"stage": STEPS[step.name].stage, "source": self.source, "work_folder": os.path.relpath(step.folder, files.MLRUNS),
-                "attempt": str(attempt.number), "earlier_seconds": f"{attempt.earlier_seconds:.3f}",
-                **{f"input.{name}": os.path.relpath(given.folder, files.MLRUNS) for name, given in step.inputs.items()}}
-        return tracking.open_step(self.study.experiment, self.parent(), step.name, step.fingerprint, _params(self.study, step.config),
-                                  tags, round(attempt.started * 1000), numbered(self.study, step.name))
+            tracking.supersede(
+                self.study.experiment,
+                step.name,
+                step.fingerprint,
+                os.path.relpath(aside, files.MLRUNS),
+            )
+        tags = {
+            "stage": STEPS[step.name].stage,
+            "source": self.source,
+            "work_folder": os.path.relpath(step.folder, files.MLRUNS),
+            "attempt": str(attempt.number),
+            "earlier_seconds": f"{attempt.earlier_seconds:.3f}",
+            **{
+                f"input.{name}": os.path.relpath(given.folder, files.MLRUNS)
+                for name, given in step.inputs.items()
+            },
+        }
+        return tracking.open_step(
+            self.study.experiment,
+            self.parent(),
+            step.name,
+            step.fingerprint,
+            _params(self.study, step.config),
+            tags,
+            round(attempt.started * 1000),
+            numbered(self.study, step.name),
+        )
 
     def _replay(self, step: Step) -> str:
         """Brings a finished step into a store that lacks its finished run: one killed at its very end, or a new store."""
         result = files.read_json(step.folder / RESULT)
         attempt = Attempt(step, result["started"])
-        return Courier(step.folder, lambda: self._open_step(step, attempt)).finish("FINISHED", result["metrics"], result["ended"])
+        return Courier(step.folder, lambda: self._open_step(step, attempt)).finish(
+            "FINISHED", result["metrics"], result["ended"]
+        )
 
 
 class Attempt:
@@ -209,8 +272,12 @@ class Attempt:
         for tried in tries:
             if tried["seconds"] is None:  # killed: its last sign of life is in the log
                 log = step.folder / LOG
-                tried["seconds"] = max(0.0, log.stat().st_mtime - tried["started"]) if log.is_file() else 0.0
-        self._earlier = [tried for tried in tries if started is None or tried["status"] != "FINISHED"]
+                tried["seconds"] = (
+                    max(0.0, log.stat().st_mtime - tried["started"]) if log.is_file() else 0.0
+                )
+        self._earlier = [
+            tried for tried in tries if started is None or tried["status"] != "FINISHED"
+        ]
         self.started = time.time() if started is None else started
         self.number = len(self._earlier) + 1
         self.earlier_seconds = sum(tried["seconds"] for tried in self._earlier)
@@ -222,7 +289,10 @@ class Attempt:
         self._write(time.time() - self.started, status)
 
     def _write(self, seconds: float | None, status: str) -> None:
-        files.write_json(self._path, [*self._earlier, {"started": self.started, "seconds": seconds, "status": status}])
+        files.write_json(
+            self._path,
+            [*self._earlier, {"started": self.started, "seconds": seconds, "status": status}],
+        )
 
 
 def _run_report(study: StudyConfig, parent: str) -> StageResult:
@@ -244,14 +314,21 @@ def execution_to_report(experiment: str) -> str:
     """The execution that a report is about where none is named: the latest of run_all, else the latest that finished; "" without one."""
     executions = tracking.executions(experiment)
     whole = [run for run in executions if run.tags.get("mlflow.source.name") == tracking.RUN_ALL]
-    finished = [run for run in executions if run.status == "FINISHED"]  # of notebooks run alone: an execution of a few steps each
+    finished = [
+        run for run in executions if run.status == "FINISHED"
+    ]  # of notebooks run alone: an execution of a few steps each
     return next((run.id for run in [*whole, *finished]), "")
 
 
 def _compile_report(execution: Execution) -> StageResult:
     """Runs step report below an execution's parent run, in this process."""
     study, parent = execution.study, execution.parent()
-    step = Step("report", study.report, parent[:12], files.work_folder(study.experiment, "report", parent[:12]))
+    step = Step(
+        "report",
+        study.report,
+        parent[:12],
+        files.work_folder(study.experiment, "report", parent[:12]),
+    )
     if step.folder.exists():
         shutil.rmtree(step.folder)  # made again from the same records
     write_job(job_of(study, step))
@@ -261,7 +338,15 @@ def _compile_report(execution: Execution) -> StageResult:
     try:
         with tracking.Run(step.folder, run_id) as run:
             metrics = importlib.import_module("nanolab.stages.report").run(job_of(study, step), run)
-        files.write_json(step.folder / RESULT, {"step": "report", "metrics": metrics, "started": attempt.started, "ended": time.time()})
+        files.write_json(
+            step.folder / RESULT,
+            {
+                "step": "report",
+                "metrics": metrics,
+                "started": attempt.started,
+                "ended": time.time(),
+            },
+        )
         attempt.end("FINISHED")
     except BaseException:
         attempt.end("FAILED")
@@ -272,7 +357,9 @@ def _compile_report(execution: Execution) -> StageResult:
     return execution.result
 
 
-def _take_part(study: StudyConfig, own: list[str], missing: list[Step], reused: list[Step]) -> StageResult:
+def _take_part(
+    study: StudyConfig, own: list[str], missing: list[Step], reused: list[Step]
+) -> StageResult:
     """What a stage is on machines after the first, which keeps the records."""
     result = StageResult(reused={step.name for step in reused}, own=own)
     for step in missing:
@@ -290,7 +377,12 @@ def numbered(study: StudyConfig, step: str) -> str:
 
 def _params(study: StudyConfig, config: Any) -> dict[str, Any]:
     """The whole config of a step, and what it takes from the study."""
-    return {**to_dict(config), "study": {"seed": study.seed}, "data": to_dict(study.data), "launch": to_dict(study.launch)}
+    return {
+        **to_dict(config),
+        "study": {"seed": study.seed},
+        "data": to_dict(study.data),
+        "launch": to_dict(study.launch),
+    }
 
 
 def set_steps_aside(study: StudyConfig, steps: list[Step]) -> None:
@@ -298,7 +390,9 @@ def set_steps_aside(study: StudyConfig, steps: list[Step]) -> None:
     for step in steps:
         if step.folder.exists():
             aside = _set_aside(step.folder)
-            tracking.supersede(study.experiment, step.name, step.fingerprint, os.path.relpath(aside, files.MLRUNS))
+            tracking.supersede(
+                study.experiment, step.name, step.fingerprint, os.path.relpath(aside, files.MLRUNS)
+            )
 
 
 def _set_aside(folder: Path) -> Path:
@@ -310,4 +404,15 @@ def _set_aside(folder: Path) -> Path:
     return target
 
 
-__all__ = ["JOB", "LOG", "Execution", "StageResult", "open_execution", "plan", "run_stage", "set_steps_aside", "step_config", "study_lock"]
+__all__ = [
+    "JOB",
+    "LOG",
+    "Execution",
+    "StageResult",
+    "open_execution",
+    "plan",
+    "run_stage",
+    "set_steps_aside",
+    "step_config",
+    "study_lock",
+]

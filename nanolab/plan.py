@@ -50,6 +50,7 @@ class Step:
 
 # ---- planning
 
+
 def resolve(stage: str, parameters: dict[str, Any] | None, experiment: str) -> StudyConfig:
     """The study of `experiment` (a name or a YAML file) with `parameters` as the whole config of `stage`."""
     if stage not in STAGES:
@@ -68,19 +69,34 @@ def steps_of(stage: str, study: StudyConfig) -> list[str]:
     """
     config = study.stage(stage)
     names = [name for name, spec in STEPS.items() if spec.stage == stage]
-    fitting = [name for name in names if all(getattr(config, key) == value for key, value in STEPS[name].fixed.items())]
+    fitting = [
+        name
+        for name in names
+        if all(getattr(config, key) == value for key, value in STEPS[name].fixed.items())
+    ]
     if stage == "chat_eval":
-        fitting = [name for name in fitting if (name == "chat_eval_hf") == is_outside(config.source)]
+        fitting = [
+            name for name in fitting if (name == "chat_eval_hf") == is_outside(config.source)
+        ]
     own = [name for name in fitting if name in study.steps]
     if own:
         most = max(len(STEPS[name].fixed) for name in own)
-        return [name for name in fitting if len(STEPS[name].fixed) == most and (name in own or not STEPS[name].fixed)]
+        return [
+            name
+            for name in fitting
+            if len(STEPS[name].fixed) == most and (name in own or not STEPS[name].fixed)
+        ]
     loose = [name for name in fitting if not STEPS[name].fixed]
     if loose:
         return loose
     if not fitting:
-        valid = [*sorted({str(value) for name in names for value in STEPS[name].fixed.values()}), "hf:NAME-or-folder"]
-        raise UserError(f"{stage}.source = {config.source!r}: no step evaluates it; valid sources are {', '.join(valid)}")
+        valid = [
+            *sorted({str(value) for name in names for value in STEPS[name].fixed.values()}),
+            "hf:NAME-or-folder",
+        ]
+        raise UserError(
+            f"{stage}.source = {config.source!r}: no step evaluates it; valid sources are {', '.join(valid)}"
+        )
     return fitting
 
 
@@ -91,18 +107,27 @@ def plan(study: StudyConfig, steps: list[str] | None = None) -> dict[str, Step]:
     """
     planned = layout(study, study.steps if steps is None else steps)
     own = [step.name for step in planned.values() if not step.finished]
-    check_data(study, own, open_source(study.data))  # a split that is not there is refused before anything starts
+    check_data(
+        study, own, open_source(study.data)
+    )  # a split that is not there is refused before anything starts
     return planned
 
 
 def layout(study: StudyConfig, steps: list[str]) -> dict[str, Step]:
     """`plan` without a look at the data."""
     planned: dict[str, Step] = {}
-    scale = derive(study.base_train, study.tokenizer.vocab_size)  # a shape that cannot be is refused before anything starts
+    scale = derive(
+        study.base_train, study.tokenizer.vocab_size
+    )  # a shape that cannot be is refused before anything starts
     for name in ("base_train", "mid_train", "sft"):
-        batch_size, processes = study.stage(name).batch_size or scale.batch_size, study.launch.nproc * study.launch.nnodes
+        batch_size, processes = (
+            study.stage(name).batch_size or scale.batch_size,
+            study.launch.nproc * study.launch.nnodes,
+        )
         if batch_size % processes:
-            raise UserError(f"{name}.batch_size = {batch_size} sequences must divide evenly over {processes} processes")
+            raise UserError(
+                f"{name}.batch_size = {batch_size} sequences must divide evenly over {processes} processes"
+            )
     for name in steps:
         if name != "report":
             _plan_step(study, name, planned, ())
@@ -114,9 +139,13 @@ def step_config(study: StudyConfig, name: str) -> Any:
     return replace(study.stage(STEPS[name].stage), **STEPS[name].fixed)
 
 
-def _plan_step(study: StudyConfig, name: str, planned: dict[str, Step], path: tuple[str, ...]) -> Step:
+def _plan_step(
+    study: StudyConfig, name: str, planned: dict[str, Step], path: tuple[str, ...]
+) -> Step:
     if name in path:
-        raise UserError(f"{name}.source makes {name} read its own result ({' <- '.join([*path, name])}); choose an earlier model")
+        raise UserError(
+            f"{name}.source makes {name} read its own result ({' <- '.join([*path, name])}); choose an earlier model"
+        )
     if name not in planned:
         config = step_config(study, name)
         inputs = {}
@@ -127,8 +156,12 @@ def _plan_step(study: StudyConfig, name: str, planned: dict[str, Step], path: tu
             else:
                 inputs[needed] = _foreign_step(tag, needed, _model_step(name, config))
         module = STEPS[name].module or name
-        mark = fingerprint(name, module, config, study, {key: step.fingerprint for key, step in inputs.items()})
-        planned[name] = Step(name, config, mark, files.work_folder(study.experiment, name, mark), inputs)
+        mark = fingerprint(
+            name, module, config, study, {key: step.fingerprint for key, step in inputs.items()}
+        )
+        planned[name] = Step(
+            name, config, mark, files.work_folder(study.experiment, name, mark), inputs
+        )
     return planned[name]
 
 
@@ -146,9 +179,14 @@ def _model_step(name: str, config: Any) -> str:
 
 def _foreign_step(study: str, name: str, model: str) -> Step:
     """The newest finished step of another study; its tokenizer is the one its model was trained with."""
-    found = sorted((files.MLRUNS / "work" / study / model).glob(f"*/{RESULT}"), key=lambda path: path.stat().st_mtime)
+    found = sorted(
+        (files.MLRUNS / "work" / study / model).glob(f"*/{RESULT}"),
+        key=lambda path: path.stat().st_mtime,
+    )
     if not found:
-        raise UserError(f"model_tag: study {study!r} has no finished step {model} in {files.MLRUNS / 'work'}; run that study first")
+        raise UserError(
+            f"model_tag: study {study!r} has no finished step {model} in {files.MLRUNS / 'work'}; run that study first"
+        )
     folder = found[-1].parent
     if name != model:
         folder = read_job(folder / JOB).inputs[name]
@@ -157,21 +195,41 @@ def _foreign_step(study: str, name: str, model: str) -> Step:
 
 def experiment_name(study: str) -> str:
     """The name under which a study's steps are kept: `study` itself where the store has it, else that of its YAML file."""
-    return study if (files.MLRUNS / "work" / study).is_dir() and "/" not in study else load_study(study).experiment
+    return (
+        study
+        if (files.MLRUNS / "work" / study).is_dir() and "/" not in study
+        else load_study(study).experiment
+    )
 
 
 # ---- job files
 
+
 def job_of(study: StudyConfig, step: Step) -> Job:
     """What the processes of a step are told."""
-    return Job(step.name, study, step.config, step.folder, {name: given.folder for name, given in step.inputs.items()})
+    return Job(
+        step.name,
+        study,
+        step.config,
+        step.folder,
+        {name: given.folder for name, given in step.inputs.items()},
+    )
 
 
 def write_job(job: Job) -> Path:
     """Writes job.json in the step's work folder; folders are kept relative to mlruns/, which may move."""
     path = job.folder / JOB
-    files.write_json(path, {"step": job.step, "study": to_dict(job.study), "config": to_dict(job.config),
-                            "inputs": {name: os.path.relpath(folder, files.MLRUNS) for name, folder in job.inputs.items()}})
+    files.write_json(
+        path,
+        {
+            "step": job.step,
+            "study": to_dict(job.study),
+            "config": to_dict(job.config),
+            "inputs": {
+                name: os.path.relpath(folder, files.MLRUNS) for name, folder in job.inputs.items()
+            },
+        },
+    )
     return path
 
 
@@ -179,8 +237,19 @@ def read_job(path: Path | str) -> Job:
     """The job of a job.json; raises UserError when it is missing, truncated or not of this version."""
     path = Path(path).absolute()
     values = files.read_json(path)
-    if not isinstance(values, dict) or set(values) != {"step", "study", "config", "inputs"} or values["step"] not in STEPS:
-        raise UserError(f"{path} is not a job file: run the step through its notebook or run_all.py, which write it")
+    if (
+        not isinstance(values, dict)
+        or set(values) != {"step", "study", "config", "inputs"}
+        or values["step"] not in STEPS
+    ):
+        raise UserError(
+            f"{path} is not a job file: run the step through its notebook or run_all.py, which write it"
+        )
     stage = STEPS[values["step"]].stage
-    return Job(values["step"], study_from_dict(values["study"]), build(STAGES[stage], values["config"], stage), path.parent,
-               {name: (files.MLRUNS / folder).resolve() for name, folder in values["inputs"].items()})
+    return Job(
+        values["step"],
+        study_from_dict(values["study"]),
+        build(STAGES[stage], values["config"], stage),
+        path.parent,
+        {name: (files.MLRUNS / folder).resolve() for name, folder in values["inputs"].items()},
+    )

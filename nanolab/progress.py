@@ -28,9 +28,13 @@ class Watcher:
     def __init__(self, folder: Path):
         """Watches from now on: what an earlier attempt did counts in the curves, not in the pace."""
         self._folder, self._offset = Path(folder), 0
-        self._before = (self._folder / JOURNAL).stat().st_size if (self._folder / JOURNAL).is_file() else 0
+        self._before = (
+            (self._folder / JOURNAL).stat().st_size if (self._folder / JOURNAL).is_file() else 0
+        )
         self._curves: dict[str, list[tuple[int, float]]] = {}
-        self._first: tuple[str, int, int] | None = None  # part, done and time (ms) of the part's first record in this attempt
+        self._first: tuple[str, int, int] | None = (
+            None  # part, done and time (ms) of the part's first record in this attempt
+        )
         self._now = Progress()
 
     def poll(self) -> Progress:
@@ -46,10 +50,19 @@ class Watcher:
             elif record["kind"] == "progress" and start >= self._before:
                 self._now = self._at(record)
                 if record.get("accuracy") is not None:
-                    self._curves.setdefault(f"accuracy/{record['what']}", []).append((record["done"], record["accuracy"]))
+                    self._curves.setdefault(f"accuracy/{record['what']}", []).append(
+                        (record["done"], record["accuracy"])
+                    )
         speed = self._curves.get("train/tokens_per_second")
-        return Progress(self._now.what, self._now.unit, self._now.done, self._now.total, self._now.seconds_left,
-                        speed[-1][1] if speed else None, {key: list(points) for key, points in self._curves.items()})
+        return Progress(
+            self._now.what,
+            self._now.unit,
+            self._now.done,
+            self._now.total,
+            self._now.seconds_left,
+            speed[-1][1] if speed else None,
+            {key: list(points) for key, points in self._curves.items()},
+        )
 
     def _at(self, record: dict) -> Progress:
         what, done, total = record["what"], record["done"], record["total"]
@@ -57,4 +70,6 @@ class Watcher:
             self._first = (what, done, record["time"])
         _, begun, since = self._first
         pace = (record["time"] - since) / 1000 / (done - begun) if done > begun else None
-        return Progress(what, record["unit"], done, total, None if pace is None else pace * (total - done))
+        return Progress(
+            what, record["unit"], done, total, None if pace is None else pace * (total - done)
+        )

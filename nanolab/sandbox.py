@@ -34,7 +34,16 @@ from nanolab.calculator import calculate
 from nanolab.sandbox_levels import Level, levels, python_folders
 from nanolab.schema import UserError
 
-__all__ = ["Check", "PythonResult", "Tools", "calculate", "run_many", "run_python", "sandbox_gaps", "sandbox_level"]
+__all__ = [
+    "Check",
+    "PythonResult",
+    "Tools",
+    "calculate",
+    "run_many",
+    "run_python",
+    "sandbox_gaps",
+    "sandbox_level",
+]
 
 TOOL_ERROR = "error"  # what a tool call that fails, is refused or passes its time limit yields
 FILE_BYTES = 1 << 20  # written by a program, its output included
@@ -73,15 +82,24 @@ class Check:
     context: str = ""
 
 
-PROBE = Check("""import math, re, json, typing, collections, os
+PROBE = Check(
+    """import math, re, json, typing, collections, os
 def readable():
     try: return bool(open("/etc/passwd").read())
     except OSError: return False
-""", "readable", "import random, string, copy\ndef check(candidate): assert candidate() in (True, False)")
+""",
+    "readable",
+    "import random, string, copy\ndef check(candidate): assert candidate() in (True, False)",
+)
 
 
-def run_python(source: str | Check, timeout: float, memory_mb: int = 512, max_output: int = 65536,
-               level: Level | None = None) -> PythonResult:
+def run_python(
+    source: str | Check,
+    timeout: float,
+    memory_mb: int = 512,
+    max_output: int = 65536,
+    level: Level | None = None,
+) -> PythonResult:
     """Run a Python program under limits; never raises for what the program does, never lasts longer than `timeout` seconds and a bit.
 
     `output` is cut at `max_output` bytes. `level` is for tests; the default is the strongest one that works on this machine.
@@ -89,17 +107,48 @@ def run_python(source: str | Check, timeout: float, memory_mb: int = 512, max_ou
     level = level or _strongest_level()
     check = Check(source) if isinstance(source, str) else source
     program, word = check.program.encode("utf-8", "replace"), secrets.token_hex(16)
-    with (tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as verdict,
-          tempfile.TemporaryDirectory(prefix="nanolab-", ignore_cleanup_errors=True) as folder):
+    with (
+        tempfile.TemporaryFile() as given,
+        tempfile.TemporaryFile() as output,
+        tempfile.TemporaryFile() as verdict,
+        tempfile.TemporaryDirectory(prefix="nanolab-", ignore_cleanup_errors=True) as folder,
+    ):
         given.write(_runner())
         given.write(program)
-        given.write(json.dumps({"word": word, "context": check.context, "test": check.test, "entry_point": check.entry_point}).encode())
+        given.write(
+            json.dumps(
+                {
+                    "word": word,
+                    "context": check.context,
+                    "test": check.test,
+                    "entry_point": check.entry_point,
+                }
+            ).encode()
+        )
         given.flush()
-        settings = {"start": len(_runner()), "program_bytes": len(program), "entry_point": check.entry_point,
-                    "memory_bytes": memory_mb << 20, "cpu_seconds": int(timeout) + 2, "file_bytes": max(FILE_BYTES, max_output + 1),
-                    "processes": MAX_PROCESSES, "verdict": verdict.fileno(), "folders": python_folders(), **level.settings()}
-        command = [*level.prefix, os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", START, json.dumps(settings),
-                   str(len(_runner()))]
+        settings = {
+            "start": len(_runner()),
+            "program_bytes": len(program),
+            "entry_point": check.entry_point,
+            "memory_bytes": memory_mb << 20,
+            "cpu_seconds": int(timeout) + 2,
+            "file_bytes": max(FILE_BYTES, max_output + 1),
+            "processes": MAX_PROCESSES,
+            "verdict": verdict.fileno(),
+            "folders": python_folders(),
+            **level.settings(),
+        }
+        command = [
+            *level.prefix,
+            os.path.realpath(sys.executable),
+            "-I",
+            "-S",
+            "-B",
+            "-c",
+            START,
+            json.dumps(settings),
+            str(len(_runner())),
+        ]
         code, timed_out = _run_group(command, given, output, verdict, folder, timeout)
         size = os.fstat(output.fileno()).st_size
         output.seek(0)
@@ -119,17 +168,26 @@ def _error(said: str, code: int, timed_out: bool, size: int) -> str:
         return "output"
     if said.startswith("!"):
         return said[1:]
-    return f"signal {-code}" if code < 0 else f"signal {code - 128}" if code > 128 else f"exit {code}"
+    return (
+        f"signal {-code}" if code < 0 else f"signal {code - 128}" if code > 128 else f"exit {code}"
+    )
 
 
-def run_many(sources: Sequence[str | Check], timeout: float, workers: int = 2, memory_mb: int = 512,
-             max_output: int = 65536) -> list[PythonResult]:
+def run_many(
+    sources: Sequence[str | Check],
+    timeout: float,
+    workers: int = 2,
+    memory_mb: int = 512,
+    max_output: int = 65536,
+) -> list[PythonResult]:
     """`run_python` of each program, `workers` at a time, results in order."""
     if not sources:
         return []
     _strongest_level()  # probed once, before the threads
     with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(lambda source: run_python(source, timeout, memory_mb, max_output), sources))
+        return list(
+            pool.map(lambda source: run_python(source, timeout, memory_mb, max_output), sources)
+        )
 
 
 def sandbox_level() -> str:
@@ -142,16 +200,32 @@ def sandbox_gaps() -> tuple[str, ...]:
     return _strongest_level().gaps()
 
 
-def _run_group(command: list[str], program: BinaryIO, output: BinaryIO, verdict: BinaryIO, folder: str,
-               timeout: float) -> tuple[int, bool]:
+def _run_group(
+    command: list[str],
+    program: BinaryIO,
+    output: BinaryIO,
+    verdict: BinaryIO,
+    folder: str,
+    timeout: float,
+) -> tuple[int, bool]:
     """Start `command` in a process group of its own, wait, kill whatever is left of it: (exit code, whether time ran out)."""
-    process = subprocess.Popen(command, stdin=program, stdout=output, stderr=subprocess.STDOUT, pass_fds=(verdict.fileno(),),
-                               env={}, cwd=folder, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        stdin=program,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        pass_fds=(verdict.fileno(),),
+        env={},
+        cwd=folder,
+        start_new_session=True,
+    )
     timed_out = True
     try:
         timed_out = not _ended(process, timeout)
     finally:
-        _kill_group(process)  # before the leader is reaped: until then its number cannot be given to another group
+        _kill_group(
+            process
+        )  # before the leader is reaped: until then its number cannot be given to another group
         process.wait()
     return process.returncode, timed_out
 
@@ -181,7 +255,9 @@ def _kill_group(process: subprocess.Popen) -> None:
     with contextlib.suppress(OSError):  # already gone, or no such file on this system
         for child in children.read_text().split():
             os.kill(int(child), signal.SIGKILL)
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody left; macOS: only zombies left
+    with contextlib.suppress(
+        ProcessLookupError, PermissionError
+    ):  # nobody left; macOS: only zombies left
         os.killpg(process.pid, signal.SIGKILL)
 
 
@@ -193,7 +269,9 @@ def _strongest_level() -> Level:
         result = run_python(PROBE, 20.0, level=level)
         if result.passed:
             return level
-    raise UserError(f"Python programs cannot be run under limits on this machine: {result.error} {result.output.strip()[-200:]}")
+    raise UserError(
+        f"Python programs cannot be run under limits on this machine: {result.error} {result.output.strip()[-200:]}"
+    )
 
 
 class Tools:
@@ -203,7 +281,9 @@ class Tools:
     an expression) counts, under `timeout` seconds. Anything that fails yields "error".
     """
 
-    def __init__(self, kind: Literal["calculator", "python"] = "calculator", timeout: float = 5.0) -> None:
+    def __init__(
+        self, kind: Literal["calculator", "python"] = "calculator", timeout: float = 5.0
+    ) -> None:
         if kind not in ("calculator", "python"):
             raise UserError(f"unknown tool kind {kind!r}: it must be calculator or python")
         self.kind, self.timeout = kind, timeout
@@ -229,5 +309,7 @@ def _as_program(call: str) -> str:
         tree = ast.parse(call.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return call
-    prints = isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.func.id == "print"
+    prints = (
+        isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.func.id == "print"
+    )
     return call if prints else f"print({call.strip()})"

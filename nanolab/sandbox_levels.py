@@ -16,15 +16,24 @@ class Level:
 
     name: str
     prefix: tuple[str, ...] = ()
-    own_system: bool = False  # a file system of its own, read-only but for a private /tmp (bubblewrap)
+    own_system: bool = (
+        False  # a file system of its own, read-only but for a private /tmp (bubblewrap)
+    )
     own_spaces: bool = False  # no network, and a process tree that ends as a whole
-    own_mounts: bool = False  # the runner makes every mount read-only and mounts a private /tmp of 16 MB
+    own_mounts: bool = (
+        False  # the runner makes every mount read-only and mounts a private /tmp of 16 MB
+    )
     drop_user: bool = False  # root becomes nobody
     landlock: bool = False  # no file but Python's own and what lies in a private /tmp
     seccomp: bool = False  # no new process or thread, no socket, no signal, and no changed file where there is no private /tmp
 
     def __str__(self) -> str:
-        return self.name + "+nobody" * self.drop_user + "+landlock" * self.landlock + "+seccomp" * self.seccomp
+        return (
+            self.name
+            + "+nobody" * self.drop_user
+            + "+landlock" * self.landlock
+            + "+seccomp" * self.seccomp
+        )
 
     def private_tmp(self) -> bool:
         """Whether the program may write, in a /tmp that nobody else sees."""
@@ -32,17 +41,24 @@ class Level:
 
     def settings(self) -> dict[str, Any]:
         """What the runner is told."""
-        return {"own_mounts": self.own_mounts, "drop_user": self.drop_user, "landlock": self.landlock, "seccomp": self.seccomp,
-                "private_tmp": self.private_tmp()}
+        return {
+            "own_mounts": self.own_mounts,
+            "drop_user": self.drop_user,
+            "landlock": self.landlock,
+            "seccomp": self.seccomp,
+            "private_tmp": self.private_tmp(),
+        }
 
     def gaps(self) -> tuple[str, ...]:
         """What a program can still do, in words."""
-        held = {"read this user's files": self.own_system or self.landlock,
-                "change this user's files": self.private_tmp() or self.landlock or self.seccomp,
-                "change the modes and times of this user's files": self.private_tmp() or self.seccomp,
-                "reach the network": self.own_spaces or self.seccomp,
-                "start processes that outlive it": self.own_spaces or self.seccomp,
-                "start many processes": self.seccomp or not is_root() or self.drop_user}
+        held = {
+            "read this user's files": self.own_system or self.landlock,
+            "change this user's files": self.private_tmp() or self.landlock or self.seccomp,
+            "change the modes and times of this user's files": self.private_tmp() or self.seccomp,
+            "reach the network": self.own_spaces or self.seccomp,
+            "start processes that outlive it": self.own_spaces or self.seccomp,
+            "start many processes": self.seccomp or not is_root() or self.drop_user,
+        }
         return tuple(gap for gap, is_held in held.items() if not is_held)
 
 
@@ -55,7 +71,9 @@ def is_root() -> bool:
 def python_folders() -> tuple[str, ...]:
     """The folders that Python itself needs to read."""
     folders = [sys.base_prefix, "/usr", "/lib", "/lib64"]
-    return tuple(dict.fromkeys(os.path.realpath(folder) for folder in folders if os.path.isdir(folder)))
+    return tuple(
+        dict.fromkeys(os.path.realpath(folder) for folder in folders if os.path.isdir(folder))
+    )
 
 
 def levels() -> list[Level]:
@@ -66,22 +84,78 @@ def levels() -> list[Level]:
     if unshare := shutil.which("unshare"):
         spaces = ("--mount", "--net", "--ipc", "--pid", "--fork", "--kill-child=KILL")
         if is_root():
-            starts.append(Level("namespaces", (unshare, *spaces), own_spaces=True, own_mounts=True, drop_user=True))
-        starts.append(Level("userns", (unshare, "--user", "--map-root-user", *spaces), own_spaces=True, own_mounts=True))
+            starts.append(
+                Level(
+                    "namespaces",
+                    (unshare, *spaces),
+                    own_spaces=True,
+                    own_mounts=True,
+                    drop_user=True,
+                )
+            )
+        starts.append(
+            Level(
+                "userns",
+                (unshare, "--user", "--map-root-user", *spaces),
+                own_spaces=True,
+                own_mounts=True,
+            )
+        )
     if is_root():
         starts.append(Level("rlimit", drop_user=True))
     starts.append(Level("rlimit"))
-    more = ((True, True), (False, True), (True, False), (False, False)) if sys.platform == "linux" else ((False, False),)
-    return [Level(start.name, start.prefix, start.own_system, start.own_spaces, start.own_mounts, start.drop_user, landlock, seccomp)
-            for start in starts for landlock, seccomp in more]
+    more = (
+        ((True, True), (False, True), (True, False), (False, False))
+        if sys.platform == "linux"
+        else ((False, False),)
+    )
+    return [
+        Level(
+            start.name,
+            start.prefix,
+            start.own_system,
+            start.own_spaces,
+            start.own_mounts,
+            start.drop_user,
+            landlock,
+            seccomp,
+        )
+        for start in starts
+        for landlock, seccomp in more
+    ]
 
 
 def _bwrap(program: str) -> tuple[str, ...]:
-    command = [program, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
+    command = [
+        program,
+        "--unshare-all",
+        "--die-with-parent",
+        "--new-session",
+        "--cap-drop",
+        "ALL",
+        "--clearenv",
+    ]
     for folder in python_folders():
         command += ["--ro-bind", folder, folder]
     for link in ("/lib", "/lib64", "/bin"):
         if os.path.islink(link):
             command += ["--symlink", os.readlink(link), link]
-    command += ["--proc", "/proc", "--dev", "/dev", "--size", "16777216", "--tmpfs", "/tmp", "--chdir", "/tmp"]
-    return (*command, "--remount-ro", "/dev", "--remount-ro", "/")  # both are file systems in memory, of no limited size
+    command += [
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--size",
+        "16777216",
+        "--tmpfs",
+        "/tmp",
+        "--chdir",
+        "/tmp",
+    ]
+    return (
+        *command,
+        "--remount-ro",
+        "/dev",
+        "--remount-ro",
+        "/",
+    )  # both are file systems in memory, of no limited size

@@ -43,7 +43,9 @@ class _Handle:
 
     __slots__ = ("cached", "candidates", "row", "tokens", "users")
 
-    def __init__(self, tokens: list[int], kept: list[Choices | None], row: int, cached: int) -> None:
+    def __init__(
+        self, tokens: list[int], kept: list[Choices | None], row: int, cached: int
+    ) -> None:
         self.tokens, self.candidates, self.row, self.cached = tokens, kept, row, cached
         self.users = 0  # requests that name it as their parent, let its row go, and have not begun
 
@@ -64,7 +66,12 @@ class _Task:
     """A started program, the requests it waits for, and the rows it owns."""
 
     def __init__(self, number: int, program: Program) -> None:
-        self.number, self.prompt, self.kernel, self.noise = number, program.prompt, program.kernel, program.noise
+        self.number, self.prompt, self.kernel, self.noise = (
+            number,
+            program.prompt,
+            program.kernel,
+            program.noise,
+        )
         self.started = False  # whether it has made a request
         self.alone = True  # whether its last request was a single one
         self.branches: list[_Branch] = []
@@ -80,16 +87,34 @@ class _Branch:
 
     def __init__(self, task: _Task, request: Decode) -> None:
         self.task, self.request, self.suffix = task, request, Suffix()
-        self.group = request.temperature, effective_top_k(request.temperature, request.top_k), request.alpha
+        self.group = (
+            request.temperature,
+            effective_top_k(request.temperature, request.top_k),
+            request.alpha,
+        )
         self.handle: _Handle | None = None
         self.row = -1
         self.pending: list[int] = []
-        self.drawn, self.total = 0, 0.0  # model tokens of the suffix, and the sum of their a in drawing order
+        self.drawn, self.total = (
+            0,
+            0.0,
+        )  # model tokens of the suffix, and the sum of their a in drawing order
 
 
 class _Scheduler:
-    def __init__(self, model: LanguageModel, programs: Sequence[Program], batch_rows: int, on_done: Done | None) -> None:
-        self.model, self.programs, self.batch_rows, self.on_done = model, programs, batch_rows, on_done
+    def __init__(
+        self,
+        model: LanguageModel,
+        programs: Sequence[Program],
+        batch_rows: int,
+        on_done: Done | None,
+    ) -> None:
+        self.model, self.programs, self.batch_rows, self.on_done = (
+            model,
+            programs,
+            batch_rows,
+            on_done,
+        )
         self.name = getattr(model, "name", "the model")  # the toys of tests have none
         self.queue = deque(range(len(programs)))
         self.users: dict[tuple[int, ...], int] = {}
@@ -149,11 +174,17 @@ class _Scheduler:
         assert task.branches, "an empty list of requests"
         named, kept = set(), {}
         for request in (branch.request for branch in task.branches):
-            assert request.cut < request.limit <= request.max_length, f"nothing to draw between {request.cut} and {request.limit}"
-            assert (request.parent is None) != task.started, "parent = None is a program's first request, and only that"
+            assert request.cut < request.limit <= request.max_length, (
+                f"nothing to draw between {request.cut} and {request.limit}"
+            )
+            assert (request.parent is None) != task.started, (
+                "parent = None is a program's first request, and only that"
+            )
             if request.parent is not None:
                 named.add(request.parent.row)
-                assert kept.setdefault(request.parent.row, request.keep) == request.keep, "requests of one parent differ in keep"
+                assert kept.setdefault(request.parent.row, request.keep) == request.keep, (
+                    "requests of one parent differ in keep"
+                )
                 request.parent.users += not request.keep
         task.started = True
         assert named <= task.rows, "a parent's row was let go"
@@ -202,7 +233,15 @@ class _Scheduler:
             task.unborn -= 1
             rows.append(self._row(branch, parent))
             begun.append((branch, parent, length, first))
-        new = self.model.fork(rows, [parent.row for _, parent, _, _ in begun], [length for _, _, length, _ in begun]) if rows else []
+        new = (
+            self.model.fork(
+                rows,
+                [parent.row for _, parent, _, _ in begun],
+                [length for _, _, length, _ in begun],
+            )
+            if rows
+            else []
+        )
         groups: dict[tuple, list[tuple[_Branch, Choices]]] = {}
         for (branch, parent, length, first), row in zip(begun, new, strict=True):
             self._branch(branch, parent, length, row)
@@ -211,7 +250,10 @@ class _Scheduler:
             else:
                 groups.setdefault(branch.group, []).append((branch, first))
         for group in groups.values():
-            ids, log_p = numpy.stack([first.ids for _, first in group]), numpy.stack([first.log_p for _, first in group])
+            ids, log_p = (
+                numpy.stack([first.ids for _, first in group]),
+                numpy.stack([first.log_p for _, first in group]),
+            )
             self._draw([branch for branch, _ in group], ids, log_p)
 
     def _parent(self, branch: _Branch) -> _Handle | None:
@@ -227,7 +269,9 @@ class _Scheduler:
         branch.suffix.positions, prompt.unpaid = prompt.unpaid, 0
         top_k = branch.group[1]
         kept = candidates(prompt.logits, top_k, self.name)
-        return _Handle([], [Choices(top_k, kept.ids[0], kept.log_p[0])], prompt.row, len(branch.task.prompt))
+        return _Handle(
+            [], [Choices(top_k, kept.ids[0], kept.log_p[0])], prompt.row, len(branch.task.prompt)
+        )
 
     def _row(self, branch: _Branch, parent: _Handle) -> int:
         """The row that a branch writes to: its parent's where that is let go, one that no state needs, or a new one (-1)."""
@@ -248,7 +292,9 @@ class _Scheduler:
         tokens = parent.tokens[:cut]
         branch.handle = _Handle(tokens, parent.candidates[:cut], row, length)
         start = len(task.prompt)
-        branch.pending = (task.prompt[length:] if length < start else []) + tokens[max(length - start, 0):]
+        branch.pending = (task.prompt[length:] if length < start else []) + tokens[
+            max(length - start, 0) :
+        ]
         if task.unborn == 0 and task.spare:
             self._give_back(task, task.spare)
             task.spare = []
@@ -256,7 +302,9 @@ class _Scheduler:
     def _forward(self) -> None:
         """One decode of every active row, then a draw for each."""
         active, self.active = self.active, []
-        logits = self.model.decode([entry.row for entry in active], [entry.pending for entry in active])
+        logits = self.model.decode(
+            [entry.row for entry in active], [entry.pending for entry in active]
+        )
         self.forwards += 1
         self.decodes += 1
         self.rows += len(active)
@@ -265,20 +313,25 @@ class _Scheduler:
             self.positions += len(entry.pending)
             entry.handle.cached += len(entry.pending)
             if isinstance(entry, _Prompt):
-                entry.logits = logits[i:i + 1].clone()
+                entry.logits = logits[i : i + 1].clone()
                 self.requests.extendleft(reversed(entry.waiting))
                 entry.waiting = []
             else:
                 entry.suffix.positions += len(entry.pending)
                 groups.setdefault(entry.group, []).append(i)
         for (_, top_k, _), where in groups.items():
-            kept = candidates(logits if len(where) == len(active) else logits[where], top_k, self.name)
+            kept = candidates(
+                logits if len(where) == len(active) else logits[where], top_k, self.name
+            )
             self._draw([active[i] for i in where], kept.ids, kept.log_p)
 
     def _draw(self, branches: list[_Branch], ids: numpy.ndarray, log_p: numpy.ndarray) -> None:
         """Draw the next token of `branches`, all with the same settings, from candidates (branches, k); record it."""
         temperature, top_k, alpha = branches[0].group
-        uniforms = [branch.task.noise((*branch.request.address, len(branch.handle.tokens))) for branch in branches]
+        uniforms = [
+            branch.task.noise((*branch.request.address, len(branch.handle.tokens)))
+            for branch in branches
+        ]
         index, log_z = draw(log_p, temperature, numpy.array(uniforms))
         for i, branch in enumerate(branches):
             if branch.request.first is not None and branch.drawn == 0:
@@ -292,7 +345,9 @@ class _Scheduler:
         a = power_term(chosen, log_z, temperature, alpha).tolist()
         chosen = chosen.tolist()
         for i, branch in enumerate(branches):
-            own = ids[i] if ids.strides[0] == 0 else ids[i].copy()  # all rows of the whole vocabulary are one
+            own = (
+                ids[i] if ids.strides[0] == 0 else ids[i].copy()
+            )  # all rows of the whole vocabulary are one
             kept = Choices(top_k, own, log_p[i].copy()) if branch.request.revisit else None
             branch.handle.candidates.append(kept)
             self._append(branch, tokens[i], chosen[i], log_q[i], a[i])
@@ -308,7 +363,11 @@ class _Scheduler:
         branch.drawn += 1
         branch.total += a
         suffix.ended = token == self.model.end_token
-        suffix.given_up = not suffix.ended and request.floor is not None and branch.total < request.floor[branch.drawn]
+        suffix.given_up = (
+            not suffix.ended
+            and request.floor is not None
+            and branch.total < request.floor[branch.drawn]
+        )
         if not suffix.ended and not suffix.given_up:
             room = request.max_length - len(tokens)
             forced = self.model.forced(branch.row, token)[:room] if room else []
@@ -329,15 +388,19 @@ class _Scheduler:
     def _end(self, branch: _Branch) -> None:
         """The suffix is there; when it is the last of its task's, the kernel goes on."""
         branch.suffix.handle = branch.handle
-        branch.suffix.choices = branch.handle.candidates[branch.request.cut:]
+        branch.suffix.choices = branch.handle.candidates[branch.request.cut :]
         task = branch.task
         task.open -= 1
         self.open -= 1
         if task.open == 0:
-            self._resume(task, branch.suffix if task.alone else [other.suffix for other in task.branches])
+            self._resume(
+                task, branch.suffix if task.alone else [other.suffix for other in task.branches]
+            )
 
 
-def serve(model: LanguageModel, programs: Sequence[Program], batch_rows: int, on_done: Done | None = None) -> tuple[list[Any], Counts]:
+def serve(
+    model: LanguageModel, programs: Sequence[Program], batch_rows: int, on_done: Done | None = None
+) -> tuple[list[Any], Counts]:
     """Run every program to its end, at most `batch_rows` at a time; their return values in order, and the work done.
 
     `on_done(number, result)` is called as each program ends. A program's draws and decisions do not depend on the others.

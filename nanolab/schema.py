@@ -26,8 +26,14 @@ class UserError(ValueError):
         return [f"UserError: {self}"]
 
 
-def setting(default: Any, description: str, *, minimum: float | None = None, above: float | None = None,
-            maximum: float | None = None) -> Any:
+def setting(
+    default: Any,
+    description: str,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+) -> Any:
     """A config field: its default, one sentence (with the unit), and its range."""
     metadata = {"description": description, "minimum": minimum, "above": above, "maximum": maximum}
     if isinstance(default, (list, dict)):
@@ -42,14 +48,21 @@ def build(cls: type, values: dict[str, Any] | None, where: str = "") -> Any:
     """
     values = {} if values is None else values
     if not isinstance(values, dict):
-        raise UserError(f"{where or 'the study'} must be a mapping of settings, got {type(values).__name__} {values!r}")
+        raise UserError(
+            f"{where or 'the study'} must be a mapping of settings, got {type(values).__name__} {values!r}"
+        )
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in values:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, 1, 0.0)
-            raise UserError(f"unknown key {_dotted(where, key)}; the nearest valid key is {_dotted(where, near[0])}")
+            raise UserError(
+                f"unknown key {_dotted(where, key)}; the nearest valid key is {_dotted(where, near[0])}"
+            )
     hints = typing.get_type_hints(cls)
-    made = {key: _convert(value, hints[key], fields[key], _dotted(where, key)) for key, value in values.items()}
+    made = {
+        key: _convert(value, hints[key], fields[key], _dotted(where, key))
+        for key, value in values.items()
+    }
     return cls(**made)
 
 
@@ -66,9 +79,14 @@ def _convert(value: Any, hint: Any, spec: dataclasses.Field, where: str) -> Any:
         low, above, high = limits.get("minimum"), limits.get("above"), limits.get("maximum")
         too_low = (low is not None and value < low) or (above is not None and value <= above)
         if too_low or (high is not None and value > high) or not math.isfinite(value):
-            parts = [f"at least {low}" if low is not None else "", f"above {above}" if above is not None else "",
-                     f"at most {high}" if high is not None else ""]
-            raise UserError(f"{where} = {value} is out of range: it must be {' and '.join(p for p in parts if p)}")
+            parts = [
+                f"at least {low}" if low is not None else "",
+                f"above {above}" if above is not None else "",
+                f"at most {high}" if high is not None else "",
+            ]
+            raise UserError(
+                f"{where} = {value} is out of range: it must be {' and '.join(p for p in parts if p)}"
+            )
     return value
 
 
@@ -88,15 +106,27 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     if origin is list and isinstance(value, (list, tuple)):
         return [_typed(v, arguments[0], f"{where}[{i}]") for i, v in enumerate(value)]
     if origin is dict and isinstance(value, dict):
-        return {_typed(k, arguments[0], where): _typed(v, arguments[1], f"{where}.{k}") for k, v in value.items()}
+        return {
+            _typed(k, arguments[0], where): _typed(v, arguments[1], f"{where}.{k}")
+            for k, v in value.items()
+        }
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is float and isinstance(value, str) and SCIENTIFIC.fullmatch(value):
         return float(value)  # YAML 1.1 reads 1e-3, without a point, as text
     expected = origin or hint
     if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
-        names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", list: "a list", dict: "a mapping"}
-        raise UserError(f"{where} = {value!r} must be {names.get(expected, expected)}, got {type(value).__name__}")
+        names = {
+            int: "a whole number",
+            float: "a number",
+            str: "text",
+            bool: "true or false",
+            list: "a list",
+            dict: "a mapping",
+        }
+        raise UserError(
+            f"{where} = {value!r} must be {names.get(expected, expected)}, got {type(value).__name__}"
+        )
     return value
 
 

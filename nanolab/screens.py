@@ -34,6 +34,7 @@ def open_screen(mode: str = "", verbose: bool = False) -> Screen:
         return QuietScreen()
     if is_live(sys.stdout):
         from nanolab.terminal_live import LiveScreen
+
         return LiveScreen(verbose)
     return PlainScreen(verbose)
 
@@ -87,27 +88,65 @@ class JsonScreen(Screen):
     """One JSON object an event, for programs; nothing else goes to standard output."""
 
     def _event(self, event: str, **facts: Any) -> None:
-        print(json.dumps({"event": event, "time": round(time.time(), 3), **facts}, ensure_ascii=False), flush=True)
+        print(
+            json.dumps(
+                {"event": event, "time": round(time.time(), 3), **facts}, ensure_ascii=False
+            ),
+            flush=True,
+        )
 
     def plan(self, title: str, steps: Iterable[Step], facts: dict[str, Any]) -> None:
-        rows = [{"step": step.name, "state": state_of(step), "fingerprint": step.fingerprint, "inputs": list(step.inputs),
-                 "folder": str(step.folder), "earlier_seconds": durations.earlier(step)} for step in steps]
+        rows = [
+            {
+                "step": step.name,
+                "state": state_of(step),
+                "fingerprint": step.fingerprint,
+                "inputs": list(step.inputs),
+                "folder": str(step.folder),
+                "earlier_seconds": durations.earlier(step),
+            }
+            for step in steps
+        ]
         self._event("plan", **facts, steps=rows)
 
     def started(self, step: str, folder: Path, place: str) -> None:
         self._event("step_started", step=step, folder=str(folder), place=place)
 
-    def progress(self, step: str, now: Progress, step_left: float | None, study_left: float | None) -> None:
+    def progress(
+        self, step: str, now: Progress, step_left: float | None, study_left: float | None
+    ) -> None:
         if now.total:
             latest = {key: points[-1][1] for key, points in now.curves.items() if points}
-            self._event("progress", step=step, part=now.what, done=now.done, total=now.total, unit=now.unit, metrics=latest,
-                        part_seconds_left=now.seconds_left, step_seconds_left=step_left, study_seconds_left=study_left)
+            self._event(
+                "progress",
+                step=step,
+                part=now.what,
+                done=now.done,
+                total=now.total,
+                unit=now.unit,
+                metrics=latest,
+                part_seconds_left=now.seconds_left,
+                step_seconds_left=step_left,
+                study_seconds_left=study_left,
+            )
 
     def finished(self, step: str, seconds: float, metrics: dict[str, Any], reused: bool) -> None:
-        self._event("step_finished", step=step, state="reused" if reused else "finished", seconds=round(seconds, 3), metrics=metrics)
+        self._event(
+            "step_finished",
+            step=step,
+            state="reused" if reused else "finished",
+            seconds=round(seconds, 3),
+            metrics=metrics,
+        )
 
     def failed(self, failure: Failure) -> None:
-        self._event("step_failed", step=failure.step, error=failure.error, log=str(failure.log), command=failure.command)
+        self._event(
+            "step_failed",
+            step=failure.step,
+            error=failure.error,
+            log=str(failure.log),
+            command=failure.command,
+        )
 
     def ended(self, ending: Ending) -> None:
         self._event("summary", **vars(ending))

@@ -32,7 +32,9 @@ def _encode(address: Address) -> bytes:
 
 
 def _unit(digest: bytes) -> float:
-    return ((int.from_bytes(digest, "little") >> 12) + 0.5) * 2.0**-52  # 53 bits in all: exact, so never rounded up to 1
+    return (
+        (int.from_bytes(digest, "little") >> 12) + 0.5
+    ) * 2.0**-52  # 53 bits in all: exact, so never rounded up to 1
 
 
 def uniform(*address: int | str) -> float:

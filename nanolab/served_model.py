@@ -31,12 +31,21 @@ class ChatModel(PythonModel):
 
         from nanolab.data.tokenizer import Tokenizer
         from nanolab.stages.models import trained_subject
+
         folder = Path(context.artifacts["model"])
         facts = json.loads((folder / FACTS).read_text())
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.subject = trained_subject(folder / "checkpoints", Tokenizer.load(folder / "tokenizer"), facts["source"], None, device)
+        self.subject = trained_subject(
+            folder / "checkpoints",
+            Tokenizer.load(folder / "tokenizer"),
+            facts["source"],
+            None,
+            device,
+        )
 
-    def predict(self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    def predict(
+        self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
         """An answer (Answer.to_dict) for each row of a table with a column `prompt` (text) or `messages` (role and content).
 
         Raises MlflowException, which a server answers as a bad request with this one line, for a row that has neither or both, a
@@ -44,7 +53,10 @@ class ChatModel(PythonModel):
         """
         from nanolab.chat_session import chat_settings, reply
         from nanolab.schema import UserError
-        rows = model_input.to_dict("records") or [{}]  # MLflow drops columns that the signature lacks
+
+        rows = model_input.to_dict("records") or [
+            {}
+        ]  # MLflow drops columns that the signature lacks
         try:
             settings = chat_settings(params or {})
             return [reply(self.subject, conversation(row), settings).to_dict() for row in rows]
@@ -56,11 +68,19 @@ def conversation(row: dict[str, Any]) -> list[dict[str, Any]]:
     """The messages of a row; the tool calls of an earlier answer, written as <<call=output>>, become calls again."""
     from nanolab.chat_session import read_message
     from nanolab.schema import UserError
+
     prompt, messages = (row.get(name) for name in ("prompt", "messages"))
-    has_prompt, has_messages = isinstance(prompt, str), messages is not None and not isinstance(messages, float)  # NaN: not given
+    has_prompt, has_messages = (
+        isinstance(prompt, str),
+        messages is not None and not isinstance(messages, float),
+    )  # NaN: not given
     if has_prompt == has_messages:
         raise UserError(NEEDS)
-    return [{"role": "user", "content": prompt}] if has_prompt else [read_message(message) for message in messages]
+    return (
+        [{"role": "user", "content": prompt}]
+        if has_prompt
+        else [read_message(message) for message in messages]
+    )
 
 
 set_model(ChatModel())

@@ -20,8 +20,12 @@ from nanolab.terminal import STATES, state_of
 from nanolab.tracking import RunRecord
 
 TOOLS = ("11_compare", "12_one_chain")  # notebooks that read records and run no stage
-RESULTS = {"base bits per byte": ("base_train", "validation_bits_per_byte"), "SFT GSM8K": ("chat_eval_sft", "gsm8k"),
-           "power GSM8K": ("power_eval", "gsm8k"), "RL GSM8K": ("chat_eval_rl", "gsm8k")}  # column -> step, metric
+RESULTS = {
+    "base bits per byte": ("base_train", "validation_bits_per_byte"),
+    "SFT GSM8K": ("chat_eval_sft", "gsm8k"),
+    "power GSM8K": ("power_eval", "gsm8k"),
+    "RL GSM8K": ("chat_eval_rl", "gsm8k"),
+}  # column -> step, metric
 BUTTON = f"background:{cards.BLUE};color:white;border-radius:6px;padding:5px 14px;text-decoration:none;font-weight:600"
 
 
@@ -32,10 +36,17 @@ def stages(experiment: str) -> HTML:
     rows = []
     for notebook in dict.fromkeys(STEPS[step].notebook for step in study.steps):
         steps = [step for step in study.steps if STEPS[step].notebook == notebook]
-        rows.append([cards.link(notebook, f"{notebook}.ipynb"), _what(notebook),
-                     _lines([_state(study, planned.get(step), step) for step in steps]),
-                     _lines([_result(planned.get(step)) for step in steps])])
-    rows += [[cards.link(notebook, f"{notebook}.ipynb"), _what(notebook), "", ""] for notebook in TOOLS]
+        rows.append(
+            [
+                cards.link(notebook, f"{notebook}.ipynb"),
+                _what(notebook),
+                _lines([_state(study, planned.get(step), step) for step in steps]),
+                _lines([_result(planned.get(step)) for step in steps]),
+            ]
+        )
+    rows += [
+        [cards.link(notebook, f"{notebook}.ipynb"), _what(notebook), "", ""] for notebook in TOOLS
+    ]
     path = find_study(experiment)
     file = os.path.relpath(path, ROOT) if path.is_relative_to(ROOT) else str(path)
     header = ["notebook", "what it does", f"steps of {study.experiment}", "result"]
@@ -48,42 +59,75 @@ def studies() -> HTML | Markdown:
     for name in records.studies():
         executions, (_, runs) = tracking.executions(name), records.latest(name)
         last = executions[0]
-        state = cards.pill(last.status.lower(), {"FINISHED": cards.GREEN, "RUNNING": cards.BLUE}.get(last.status, cards.RED))
-        rows.append([_experiment(name, last.id), str(len(executions)),
-                     Markup(f"{state} {records.run_link(last.id, time.strftime('%d %b %H:%M', time.localtime(last.start / 1000)))}"),
-                     str(len(runs)), *(_score(runs, *where) for where in RESULTS.values())])
+        state = cards.pill(
+            last.status.lower(),
+            {"FINISHED": cards.GREEN, "RUNNING": cards.BLUE}.get(last.status, cards.RED),
+        )
+        rows.append(
+            [
+                _experiment(name, last.id),
+                str(len(executions)),
+                Markup(
+                    f"{state} {records.run_link(last.id, time.strftime('%d %b %H:%M', time.localtime(last.start / 1000)))}"
+                ),
+                str(len(runs)),
+                *(_score(runs, *where) for where in RESULTS.values()),
+            ]
+        )
     if not rows:
         return Markdown(records.NOTHING)
     header = ["study", "executions", "latest execution", "finished steps", *RESULTS]
-    note = cards.muted(Markup(f"The links lead to {tracking.server_address()}, which <code>make ui</code> serves."))
+    note = cards.muted(
+        Markup(f"The links lead to {tracking.server_address()}, which <code>make ui</code> serves.")
+    )
     return HTML(f'{cards.table(header, rows, left=3)}<div style="font-size:12px">{note}</div>')
 
 
 # ---- cells of the map
 
+
 def _next(study: StudyConfig, planned: dict[str, Step], file: str) -> str:
     """The first step that is missing: a button to its notebook, or the commands that run it where the notebook holds other values."""
-    missing = [step for step in study.steps if not (planned[step].finished if step in planned else _reports(study))]
+    missing = [
+        step
+        for step in study.steps
+        if not (planned[step].finished if step in planned else _reports(study))
+    ]
     everything = f"or all of them in a terminal: {_code(f'scripts/run_all.py {file}')}"
     report = STEPS["report"].notebook
-    read = _button(report) + _setting({} if _is_held(report, file) else {"experiment": study.experiment})
+    read = _button(report) + _setting(
+        {} if _is_held(report, file) else {"experiment": study.experiment}
+    )
     if not missing:
-        parts = [f"Every step of {cards.escape(study.experiment)} is finished. Read its report: {read}"]
+        parts = [
+            f"Every step of {cards.escape(study.experiment)} is finished. Read its report: {read}"
+        ]
         parts.append("Then: " + " · ".join(cards.link(tool, f"{tool}.ipynb") for tool in TOOLS))
     elif missing == ["report"]:
-        parts = [f"Every step of {cards.escape(study.experiment)} but its report is finished. Next: {read}"]
+        parts = [
+            f"Every step of {cards.escape(study.experiment)} but its report is finished. Next: {read}"
+        ]
     else:
-        step, said = missing[0], f"{len(missing)} of {len(study.steps)} steps of {cards.escape(study.experiment)} are not finished. "
+        step, said = (
+            missing[0],
+            f"{len(missing)} of {len(study.steps)} steps of {cards.escape(study.experiment)} are not finished. ",
+        )
         said += "Go on with:" if planned[step].started else "Next:"
         other = _other_values(study, step, file)
         if other is None:
-            parts = [f"{said} {_code(f'scripts/run_all.py {file} --only {step}')}", everything,
-                     f"The notebooks' parameters cells hold the values of another study. To run one with the values of {file}: "
-                     + _code(f"-m nanolab plan {file} --parameters {step} > parameters.yaml") + ", then "
-                     + f"<code>.venv/bin/papermill notebooks/{STEPS[step].notebook}.ipynb out.ipynb -f parameters.yaml</code>"]
+            parts = [
+                f"{said} {_code(f'scripts/run_all.py {file} --only {step}')}",
+                everything,
+                f"The notebooks' parameters cells hold the values of another study. To run one with the values of {file}: "
+                + _code(f"-m nanolab plan {file} --parameters {step} > parameters.yaml")
+                + ", then "
+                + f"<code>.venv/bin/papermill notebooks/{STEPS[step].notebook}.ipynb out.ipynb -f parameters.yaml</code>",
+            ]
         else:
             parts = [f"{said} {_button(STEPS[step].notebook)}{_setting(other)}", everything]
-    small = "".join(f'<div style="font-size:12px;margin-top:6px">{part}</div>' for part in parts[1:])
+    small = "".join(
+        f'<div style="font-size:12px;margin-top:6px">{part}</div>' for part in parts[1:]
+    )
     return f'<div style="{cards.FONT};margin:8px 0 14px">{parts[0]}{small}</div>'
 
 
@@ -92,17 +136,25 @@ def _other_values(study: StudyConfig, step: str, file: str) -> dict[str, Any] | 
     have = notebooks.defaults(notebooks.notebook_file(step))
     want = notebooks.parameters(STEPS[step].stage, step_config(study, step), have["experiment"])
     differing = {key: value for key, value in want.items() if have.get(key) != value}
-    return differing if _is_held(STEPS[step].notebook, file) and set(differing) <= set(STEPS[step].fixed) else None
+    return (
+        differing
+        if _is_held(STEPS[step].notebook, file) and set(differing) <= set(STEPS[step].fixed)
+        else None
+    )
 
 
 def _is_held(notebook: str, file: str) -> bool:
     """Whether a notebook names the study of this file."""
-    return find_study(notebooks.defaults(ROOT / "notebooks" / f"{notebook}.ipynb")["experiment"]) == find_study(file)
+    return find_study(
+        notebooks.defaults(ROOT / "notebooks" / f"{notebook}.ipynb")["experiment"]
+    ) == find_study(file)
 
 
 def _setting(values: dict[str, Any]) -> str:
     """What is to be set in a notebook's parameters cell first."""
-    said = ", ".join(f"<code>{key} = {cards.escape(json.dumps(value))}</code>" for key, value in values.items())
+    said = ", ".join(
+        f"<code>{key} = {cards.escape(json.dumps(value))}</code>" for key, value in values.items()
+    )
     return f" with {said}" if said else ""
 
 
@@ -123,24 +175,42 @@ def _code(arguments: str) -> str:
 
 def _what(notebook: str) -> Markup:
     """The first sentence of a notebook."""
-    cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
-    text = "".join(cells[0]["source"]).split("\n\n")[1].replace("`", "").partition(". ")[0].rstrip(".")
-    return Markup(f'<div style="min-width:240px;max-width:340px;font-size:12px">{cards.escape(text)}</div>')
+    cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))[
+        "cells"
+    ]
+    text = (
+        "".join(cells[0]["source"]).split("\n\n")[1].replace("`", "").partition(". ")[0].rstrip(".")
+    )
+    return Markup(
+        f'<div style="min-width:240px;max-width:340px;font-size:12px">{cards.escape(text)}</div>'
+    )
 
 
 def _lines(pieces: list[str]) -> Markup:
-    return Markup("".join(f'<div style="white-space:nowrap">{piece or "&nbsp;"}</div>' for piece in pieces))
+    return Markup(
+        "".join(f'<div style="white-space:nowrap">{piece or "&nbsp;"}</div>' for piece in pieces)
+    )
 
 
 def _state(study: StudyConfig, step: Step | None, name: str) -> str:
     if step is None:  # the report, which is made again for each execution
         made = _reports(study)
-        return f'{_sign("finished" if made else "missing")} {name} {records.run_link(made[0].id) if made else ""}'
-    earlier = any(step.folder.parent.glob("*/result.json"))  # finished with other settings, or by an older version of the code
+        return f"{_sign('finished' if made else 'missing')} {name} {records.run_link(made[0].id) if made else ''}"
+    earlier = any(
+        step.folder.parent.glob("*/result.json")
+    )  # finished with other settings, or by an older version of the code
     state = "outdated" if earlier and state_of(step) == "missing" else state_of(step)
-    run = tracking.find_finished(study.experiment, step.name, step.fingerprint) if step.finished and records.store_exists() else None
-    when = f" {cards.muted(cards.duration(collect.seconds(run)))} {records.run_link(run.id)}" if run else ""
-    return f'{_sign(state)} {name}{when}'
+    run = (
+        tracking.find_finished(study.experiment, step.name, step.fingerprint)
+        if step.finished and records.store_exists()
+        else None
+    )
+    when = (
+        f" {cards.muted(cards.duration(collect.seconds(run)))} {records.run_link(run.id)}"
+        if run
+        else ""
+    )
+    return f"{_sign(state)} {name}{when}"
 
 
 def _sign(state: str) -> str:
@@ -151,7 +221,9 @@ def _sign(state: str) -> str:
 def _result(step: Step | None) -> str:
     if step is None or not step.finished:
         return ""
-    return " · ".join(f"{cards.muted(label)} {value}" for label, value in headlines(step.name, step.result())[:2])
+    return " · ".join(
+        f"{cards.muted(label)} {value}" for label, value in headlines(step.name, step.result())[:2]
+    )
 
 
 def _experiment(name: str, run_id: str) -> Markup:

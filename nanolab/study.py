@@ -17,7 +17,19 @@ from typing import Any
 
 import yaml
 
-from nanolab import durations, files, machines, notebooks, pipeline, registry, screens, spread, terminal, tracking, tracking_views
+from nanolab import (
+    durations,
+    files,
+    machines,
+    notebooks,
+    pipeline,
+    registry,
+    screens,
+    spread,
+    terminal,
+    tracking,
+    tracking_views,
+)
 from nanolab.config import STEPS, StudyConfig
 from nanolab.experiment import load_study
 from nanolab.follow import Follower
@@ -42,7 +54,14 @@ class Prepared:
         return [step for steps in self.groups for step in steps if step in self.planned]
 
 
-def run_study(name: str, overrides: list[str], only: list[str], start: str | None, fresh: bool, screen: Screen | None = None) -> int:
+def run_study(
+    name: str,
+    overrides: list[str],
+    only: list[str],
+    start: str | None,
+    fresh: bool,
+    screen: Screen | None = None,
+) -> int:
     """Runs the steps of a study, for each of its seeds, and returns the exit status: 0, 1 for a failed step, 130 when interrupted.
 
     `only` limits the run to some steps, `start` leaves out the steps before it. Raises UserError before anything starts, or when a
@@ -51,11 +70,18 @@ def run_study(name: str, overrides: list[str], only: list[str], start: str | Non
     study = load_study(name, overrides)
     prepared = [prepare(each, only, start) for each in per_seed(study)]
     screen = Lasting(screen or screens.open_screen())
-    signal.signal(signal.SIGTERM, _interrupt)  # the default would leave the kernel's children behind
+    signal.signal(
+        signal.SIGTERM, _interrupt
+    )  # the default would leave the kernel's children behind
     if study.launch.node_rank > 0:
         if fresh:
-            raise UserError("--fresh is for machine 0 alone: start it there first, then the other machines without it")
-        parts = [(one.study, pipeline.missing_steps(one.planned, one.asked, False)[0]) for one in prepared]
+            raise UserError(
+                "--fresh is for machine 0 alone: start it there first, then the other machines without it"
+            )
+        parts = [
+            (one.study, pipeline.missing_steps(one.planned, one.asked, False)[0])
+            for one in prepared
+        ]
         with screen:
             return machines.take_part(parts, command(), screen)
     with pipeline.study_lock(study.experiment) as announce, screen:
@@ -83,14 +109,22 @@ def prepare(study: StudyConfig, only: list[str], start: str | None) -> Prepared:
     """The checked plan of a run; raises UserError for everything that can be seen before it starts."""
     groups = grouped(select(study, only, start))
     if not groups:
-        raise UserError(f"nothing to run: study {study.experiment!r} has the steps {', '.join(study.steps) or 'none'}"
-                        + (f", from {start} on there is none of {', '.join(only)}" if start and only else ""))
+        raise UserError(
+            f"nothing to run: study {study.experiment!r} has the steps {', '.join(study.steps) or 'none'}"
+            + (f", from {start} on there is none of {', '.join(only)}" if start and only else "")
+        )
     for steps in groups:
         notebooks.check_parameters(steps[0])
     planned = plan(study, [step for steps in groups for step in steps])
-    if "base_eval" in planned and study.data.source == "hub" and not (study.data.root or os.environ.get("NANOLAB_DATA")):
-        raise UserError("base_eval needs the CORE tasks, which have no hub set: set data.root, or the variable NANOLAB_DATA, "
-                        "to a folder with core/tasks.json, or leave base_loss and base_eval out of steps (one notebook fills both)")
+    if (
+        "base_eval" in planned
+        and study.data.source == "hub"
+        and not (study.data.root or os.environ.get("NANOLAB_DATA"))
+    ):
+        raise UserError(
+            "base_eval needs the CORE tasks, which have no hub set: set data.root, or the variable NANOLAB_DATA, "
+            "to a folder with core/tasks.json, or leave base_loss and base_eval out of steps (one notebook fills both)"
+        )
     return Prepared(study, groups, planned, finished_rest(study, planned))
 
 
@@ -101,17 +135,25 @@ def finished_rest(study: StudyConfig, planned: dict[str, Step]) -> list[Step]:
         if name not in planned:
             try:
                 found |= layout(study, [name])
-            except UserError:  # one that cannot be planned here is not finished here, and was not asked for
+            except (
+                UserError
+            ):  # one that cannot be planned here is not finished here, and was not asked for
                 continue
-    return [step for name, step in found.items() if step.finished and name in study.steps and name not in planned]
+    return [
+        step
+        for name, step in found.items()
+        if step.finished and name in study.steps and name not in planned
+    ]
 
 
 def select(study: StudyConfig, only: list[str], start: str | None) -> list[str]:
     """The steps of the study to run; raises UserError for a name that the study does not run."""
     for step in [*only, *([start] if start else [])]:
         if step not in study.steps:
-            raise UserError(f"unknown step {step!r}: study {study.experiment!r} runs {', '.join(study.steps)}")
-    steps = study.steps[study.steps.index(start):] if start else study.steps
+            raise UserError(
+                f"unknown step {step!r}: study {study.experiment!r} runs {', '.join(study.steps)}"
+            )
+    steps = study.steps[study.steps.index(start) :] if start else study.steps
     return [step for step in steps if not only or step in only]
 
 
@@ -120,7 +162,11 @@ def grouped(steps: list[str]) -> list[list[str]]:
     groups: dict[tuple, list[str]] = {}
     for step in steps:
         fills = (STEPS[step].notebook, tuple(STEPS[step].fixed.items()))
-        groups[fills] = [name for name, spec in STEPS.items() if (spec.notebook, tuple(spec.fixed.items())) == fills]
+        groups[fills] = [
+            name
+            for name, spec in STEPS.items()
+            if (spec.notebook, tuple(spec.fixed.items())) == fills
+        ]
     return list(groups.values())
 
 
@@ -129,7 +175,12 @@ class StudyExecution:
 
     def __init__(self, prepared: Prepared, screen: Screen, fresh: bool):
         """Opens the parent run."""
-        self.study, self.groups, self.planned, self.rest = prepared.study, prepared.groups, prepared.planned, prepared.rest
+        self.study, self.groups, self.planned, self.rest = (
+            prepared.study,
+            prepared.groups,
+            prepared.planned,
+            prepared.rest,
+        )
         self.screen, self.fresh, self.started = screen, fresh, time.time()
         self.parent = pipeline.open_execution(self.study, tracking.RUN_ALL)
         self.folder = files.MLRUNS / "work" / self.study.experiment / "executions" / self.parent
@@ -142,12 +193,23 @@ class StudyExecution:
     def run(self, together: list[str]) -> int:
         """Runs the steps and returns the exit status; at the end the best model of the executions `together` is registered, if any."""
         study, status, full = self.study, "failed", False
-        title = f"{study.experiment}{f' seed {study.seed}' if study.seeds else ''}: {study.description}".removesuffix(": ")
-        facts = {"study": study.experiment, "seed": study.seed, "store": tracking.store_uri(), "execution": self.parent,
-                 "log": terminal.shown(self.log)}
+        title = f"{study.experiment}{f' seed {study.seed}' if study.seeds else ''}: {study.description}".removesuffix(
+            ": "
+        )
+        facts = {
+            "study": study.experiment,
+            "seed": study.seed,
+            "store": tracking.store_uri(),
+            "execution": self.parent,
+            "log": terminal.shown(self.log),
+        }
         try:
-            files.write_atomic(self.folder / "study.yaml", yaml.safe_dump(to_dict(study), sort_keys=False))
-            self.screen.plan(title + (" (anew)" if self.fresh else ""), self.planned.values(), facts)
+            files.write_atomic(
+                self.folder / "study.yaml", yaml.safe_dump(to_dict(study), sort_keys=False)
+            )
+            self.screen.plan(
+                title + (" (anew)" if self.fresh else ""), self.planned.values(), facts
+            )
             with open(self.log, "a", encoding="utf-8") as log:
                 self._run_groups(Output(log, self.screen.output))
             self.model = registry.register_at_end(study.experiment, together) if together else ""
@@ -160,22 +222,37 @@ class StudyExecution:
             return 130
         except Exception as error:
             full = files.is_full(error) or files.FULL in str(error)
-            mistake = UserError(files.full_line()) if full and not isinstance(error, UserError) else error
+            mistake = (
+                UserError(files.full_line()) if full and not isinstance(error, UserError) else error
+            )
             self.screen.failed(self._failure(mistake))
             raise mistake from error
         finally:
             try:
                 if not full:  # then there is no room in the store either: the next run marks this one as failed
-                    tracking.sweep(study.experiment)  # a step whose kernel was ended is no longer running
-                    pipeline.close_execution(self.parent, "FINISHED" if status == "finished" else "FAILED")
+                    tracking.sweep(
+                        study.experiment
+                    )  # a step whose kernel was ended is no longer running
+                    pipeline.close_execution(
+                        self.parent, "FINISHED" if status == "finished" else "FAILED"
+                    )
             finally:
                 self.screen.ended(self._ending(status))
         return 0
 
     def _run_groups(self, output: Output) -> None:
         done = pipeline.Execution(self.study, self.parent, tracking.RUN_ALL)
-        for step in [*self.rest, *(step for step in self.planned.values() if step.name not in self._names and step.finished)]:
-            done.reuse(step)  # so that the report of a part of the study shows what is finished of the rest
+        for step in [
+            *self.rest,
+            *(
+                step
+                for step in self.planned.values()
+                if step.name not in self._names and step.finished
+            ),
+        ]:
+            done.reuse(
+                step
+            )  # so that the report of a part of the study shows what is finished of the rest
         for number, steps in enumerate(self.groups):
             if all(step in self.planned and self.planned[step].finished for step in steps):
                 for step in steps:
@@ -186,8 +263,12 @@ class StudyExecution:
 
     def _run_notebook(self, number: int, steps: list[str], output: Output) -> None:
         stage, notebook = STEPS[steps[0]].stage, notebooks.notebook_file(steps[0])
-        executed = self.folder / f"{notebook.stem}{'-' + steps[0] if STEPS[steps[0]].fixed else ''}.ipynb"
-        values = notebooks.parameters(stage, step_config(self.study, steps[0]), str(self.folder / "study.yaml"), self.parent)
+        executed = (
+            self.folder / f"{notebook.stem}{'-' + steps[0] if STEPS[steps[0]].fixed else ''}.ipynb"
+        )
+        values = notebooks.parameters(
+            stage, step_config(self.study, steps[0]), str(self.folder / "study.yaml"), self.parent
+        )
         follows = self._missing(steps)
         for step in steps:
             if step not in {each.name for each in follows}:
@@ -204,7 +285,9 @@ class StudyExecution:
         finally:
             if executed.is_file() and status != "full":
                 self._attach(steps, executed)
-        self._overheads.append(time.time() - began - sum(durations.took(step.folder) for step in follows))
+        self._overheads.append(
+            time.time() - began - sum(durations.took(step.folder) for step in follows)
+        )
 
     def _attach(self, steps: list[str], executed: Path) -> None:
         """Puts the executed notebook, and a page of it, beside the records of the steps that it ran."""
@@ -225,7 +308,7 @@ class StudyExecution:
     def _after(self, number: int) -> float | None:
         """Seconds that the notebooks after this one will take, by earlier runs; None where one has no earlier run."""
         steps, count = {}, 0
-        for later in self.groups[number + 1:]:
+        for later in self.groups[number + 1 :]:
             missing = self._missing(later)
             steps |= {step.name: step for step in missing}
             count += bool(missing)
@@ -247,18 +330,37 @@ class StudyExecution:
         line = error.line if isinstance(error, notebooks.NotebookFailed) else str(error)
         log = step.folder / LOG if step and (step.folder / LOG).is_file() else self.log
         name = step.name if step else self.study.experiment
-        return Failure(name, line, Path(terminal.shown(log)), command(), isinstance(error, UserError))
+        return Failure(
+            name, line, Path(terminal.shown(log)), command(), isinstance(error, UserError)
+        )
 
     def _ending(self, status: str) -> Ending:
         study, metrics = self.study, {}
         folder = files.work_folder(study.experiment, "report", self.parent[:12])
         if (folder / RESULT).is_file():
             metrics = files.read_json(folder / RESULT)["metrics"]
-        paths = {name: terminal.shown(folder / name) if (folder / name).is_file() else "" for name in ("report.md", "report.html")}
+        paths = {
+            name: terminal.shown(folder / name) if (folder / name).is_file() else ""
+            for name in ("report.md", "report.html")
+        }
         server = tracking.store_uri().startswith("http")
-        runs = f"{'' if server else 'make ui, then '}{tracking_views.address(study.experiment)}" if status == "finished" else ""
-        return Ending(status, time.time() - self.started, metrics.get("summary", ""), paths["report.md"], paths["report.html"],
-                      terminal.shown(self.log), self.model, runs, self.parent, self.fresh)
+        runs = (
+            f"{'' if server else 'make ui, then '}{tracking_views.address(study.experiment)}"
+            if status == "finished"
+            else ""
+        )
+        return Ending(
+            status,
+            time.time() - self.started,
+            metrics.get("summary", ""),
+            paths["report.md"],
+            paths["report.html"],
+            terminal.shown(self.log),
+            self.model,
+            runs,
+            self.parent,
+            self.fresh,
+        )
 
 
 class Output:
@@ -281,7 +383,13 @@ def command() -> str:
     """The command line that goes on from where this process ends: its own, without --fresh, which set everything aside at its start."""
     words = [word for word in sys.argv[1:] if word != "--fresh"]
     module = Path(sys.argv[0]).absolute() == files.ROOT / "nanolab" / "__main__.py"
-    return shlex.join([terminal.shown(sys.executable), *(["-m", "nanolab"] if module else [terminal.shown(sys.argv[0])]), *words])
+    return shlex.join(
+        [
+            terminal.shown(sys.executable),
+            *(["-m", "nanolab"] if module else [terminal.shown(sys.argv[0])]),
+            *words,
+        ]
+    )
 
 
 def _interrupt(number: int, frame: Any) -> None:

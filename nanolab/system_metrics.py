@@ -42,11 +42,16 @@ class Sampler:
         held = processes_memory()
         values = {
             "cpu_utilization_percentage": psutil.cpu_percent(),
-            **({"processes_memory_megabytes": held / MB} if held else {}),  # none is left after a stage's end
+            **(
+                {"processes_memory_megabytes": held / MB} if held else {}
+            ),  # none is left after a stage's end
             "system_memory_usage_percentage": psutil.virtual_memory().percent,
             "disk_available_megabytes": psutil.disk_usage(str(self._disk)).free / MB,
         }
-        return {f"system/{key}": float(value) for key, value in {**values, **(gpu_values() if self._gpus else {})}.items()}
+        return {
+            f"system/{key}": float(value)
+            for key, value in {**values, **(gpu_values() if self._gpus else {})}.items()
+        }
 
 
 def processes_memory() -> int:
@@ -64,15 +69,25 @@ def gpu_values(listing: str | None = None) -> dict[str, float]:
     """Utilisation, memory and power of each GPU, from nvidia-smi's lines "utilisation, MiB used, MiB in all, watts" (`listing`)."""
     if listing is None:
         query = "--query-gpu=utilization.gpu,memory.used,memory.total,power.draw"
-        done = subprocess.run(["nvidia-smi", query, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=20)
+        done = subprocess.run(
+            ["nvidia-smi", query, "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
         listing = done.stdout if done.returncode == 0 else ""
     values: dict[str, float] = {}
     for number, line in enumerate(listing.splitlines()):
         busy, used, total, watts = (_number(part) for part in line.split(","))
-        found = {"utilization_percentage": busy, "power_usage_watts": watts,
-                 "memory_usage_megabytes": None if used is None else used * 1.048576,
-                 "memory_usage_percentage": 100 * used / total if used is not None and total else None}
-        values |= {f"gpu_{number}_{key}": value for key, value in found.items() if value is not None}
+        found = {
+            "utilization_percentage": busy,
+            "power_usage_watts": watts,
+            "memory_usage_megabytes": None if used is None else used * 1.048576,
+            "memory_usage_percentage": 100 * used / total if used is not None and total else None,
+        }
+        values |= {
+            f"gpu_{number}_{key}": value for key, value in found.items() if value is not None
+        }
     return values
 
 

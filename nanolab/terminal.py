@@ -17,9 +17,19 @@ from nanolab.tracking_notes import headline
 
 # the one table of states: word -> symbol, colour. Every command prints from it, and the notebooks' cards and map
 STATES = {
-    "finished": ("✓", "green"), "reused": ("✓", "cyan"), "to continue": ("◐", "yellow"), "outdated": ("↻", "yellow"),
-    "missing": ("○", "bright_black"), "running": ("●", "blue"), "failed": ("✗", "red"), "interrupted": ("◐", "yellow"),
-    "ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "red"), "kept": ("✓", "green"), "removable": ("–", "yellow"),
+    "finished": ("✓", "green"),
+    "reused": ("✓", "cyan"),
+    "to continue": ("◐", "yellow"),
+    "outdated": ("↻", "yellow"),
+    "missing": ("○", "bright_black"),
+    "running": ("●", "blue"),
+    "failed": ("✗", "red"),
+    "interrupted": ("◐", "yellow"),
+    "ok": ("✓", "green"),
+    "warning": ("!", "yellow"),
+    "problem": ("✗", "red"),
+    "kept": ("✓", "green"),
+    "removable": ("–", "yellow"),
 }
 
 
@@ -55,12 +65,20 @@ def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+    return (
+        f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+        if minutes >= 60
+        else f"{minutes}:{rest:02d}"
+    )
 
 
 def so_far(now: Progress) -> str:
     """The loss, the reward, or the accuracy of the part under way, as far as the step has told."""
-    for key, form in (("train/loss", "loss {:.3f}"), ("train/reward", "reward {:.3f}"), (f"accuracy/{now.what}", "accuracy {:.3f}")):
+    for key, form in (
+        ("train/loss", "loss {:.3f}"),
+        ("train/reward", "reward {:.3f}"),
+        (f"accuracy/{now.what}", "accuracy {:.3f}"),
+    ):
         if now.curves.get(key):
             return form.format(now.curves[key][-1][1])
     return ""
@@ -79,8 +97,12 @@ def shown(path: Path | str) -> str:
 
 def is_live(stream: TextIO) -> bool:
     """Whether lines may be redrawn there: a terminal that knows how, in an encoding that has the symbols."""
-    return (stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown") and not os.environ.get("CI")
-            and (stream.encoding or "").lower().replace("-", "") == "utf8")
+    return (
+        stream.isatty()
+        and os.environ.get("TERM") not in ("dumb", "unknown")
+        and not os.environ.get("CI")
+        and (stream.encoding or "").lower().replace("-", "") == "utf8"
+    )
 
 
 class Screen(contextlib.AbstractContextManager):
@@ -97,7 +119,9 @@ class Screen(contextlib.AbstractContextManager):
     def started(self, step: str, folder: Path, place: str) -> None:
         """A step runs now; `place` is "3/15"."""
 
-    def progress(self, step: str, now: Progress, step_left: float | None, study_left: float | None) -> None:
+    def progress(
+        self, step: str, now: Progress, step_left: float | None, study_left: float | None
+    ) -> None:
         """How far the running step is; seconds left, None where unknown."""
 
     def finished(self, step: str, seconds: float, metrics: dict[str, Any], reused: bool) -> None:
@@ -145,13 +169,16 @@ class Lasting:
 
 # ---- lines
 
+
 def plan_lines(steps: list[Step]) -> str:
     """The steps as a table of plain text; the seconds are those of an earlier run with the same settings."""
     rows = [f"{'step':16} {'state':11} {'fingerprint':12} {'earlier':>8}  inputs"]
     for step in steps:
         before = durations.earlier(step)
-        rows.append(f"{step.name:16} {state_of(step):11} {step.fingerprint:12} {duration(before) if before else '-':>8}  "
-                    f"{' '.join(step.inputs)}".rstrip())
+        rows.append(
+            f"{step.name:16} {state_of(step):11} {step.fingerprint:12} {duration(before) if before else '-':>8}  "
+            f"{' '.join(step.inputs)}".rstrip()
+        )
     return "\n".join(rows)
 
 
@@ -162,15 +189,23 @@ def finished_line(step: str, seconds: float, metrics: dict[str, Any], reused: bo
 
 def failure_lines(failure: Failure) -> list[str]:
     """A failed step in one block."""
-    return [f"{failure.step} failed", f"  error  {failure.error}", f"  log    {failure.log}",
-            f"  go on  {failure.command}   (everything so far is kept)"]
+    return [
+        f"{failure.step} failed",
+        f"  error  {failure.error}",
+        f"  log    {failure.log}",
+        f"  go on  {failure.command}   (everything so far is kept)",
+    ]
 
 
 def ended_line(ending: Ending) -> str:
     """How it ended, in one line."""
     after = f"{ending.status} after {duration(ending.seconds)}"
     again = "the same command without --fresh" if ending.fresh else "the same command"
-    return f"{after}; everything so far is kept, and {again} goes on from there" if ending.status == "interrupted" else after
+    return (
+        f"{after}; everything so far is kept, and {again} goes on from there"
+        if ending.status == "interrupted"
+        else after
+    )
 
 
 def ending_lines(ending: Ending) -> list[str]:
@@ -183,5 +218,11 @@ def ending_lines(ending: Ending) -> list[str]:
 
 def places(ending: Ending) -> list[tuple[str, str]]:
     """(name, text) of what a finished run left: where to look now."""
-    found = {"report": ending.report, "page": ending.html, "model": ending.model, "runs": ending.runs, "log": ending.log}
+    found = {
+        "report": ending.report,
+        "page": ending.html,
+        "model": ending.model,
+        "runs": ending.runs,
+        "log": ending.log,
+    }
     return [(name, text) for name, text in found.items() if text]

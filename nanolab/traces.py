@@ -57,33 +57,90 @@ def deliver(folder: Path, run_id: str) -> int:
 def power_generations(folder: Path) -> list[Generation]:
     """The first chain of each of the first problems of a power_eval step (chains.jsonl): the first draw, then each of its steps."""
     path = folder / "chains.jsonl"
-    return [_chain(chain) for chain in _lines(path, PROBLEMS, lambda chain: chain["chain"] == 0)] if path.is_file() else []
+    return (
+        [_chain(chain) for chain in _lines(path, PROBLEMS, lambda chain: chain["chain"] == 0)]
+        if path.is_file()
+        else []
+    )
 
 
 def _chain(chain: dict[str, Any]) -> Generation:
     """With several blocks, the steps of the earlier ones stand inside of the first span, whose text the last block began with."""
-    drawing = chain["positions"] - sum(step["positions"] for step in chain["steps"])  # with several blocks, drawing on after each too
+    drawing = chain["positions"] - sum(
+        step["positions"] for step in chain["steps"]
+    )  # with several blocks, drawing on after each too
     steps = [_step(number, step) for number, step in enumerate(chain["steps"], 1)]
-    before = len(steps) - (len(chain["log_p_by_step"]) - 1)  # log_p_by_step, as first, is of the last block
+    before = len(steps) - (
+        len(chain["log_p_by_step"]) - 1
+    )  # log_p_by_step, as first, is of the last block
     earlier, cost = steps[:before], drawing + sum(span.length for span in steps[:before])
-    spans = [Span("earlier blocks" if earlier else "first draw", "CHAIN" if earlier else "LLM", cost, chain["question"], chain["first"],
-                  [*earlier, *tool_spans(chain["first"], drawing)], {"log_p": chain["log_p_by_step"][0], "positions": cost}),
-             *steps[before:]]
+    spans = [
+        Span(
+            "earlier blocks" if earlier else "first draw",
+            "CHAIN" if earlier else "LLM",
+            cost,
+            chain["question"],
+            chain["first"],
+            [*earlier, *tool_spans(chain["first"], drawing)],
+            {"log_p": chain["log_p_by_step"][0], "positions": cost},
+        ),
+        *steps[before:],
+    ]
     accepted = sum(step["accepted"] for step in chain["steps"])
-    facts = {"answer": chain["answer"], "log_p": chain["log_p"], "positions": chain["positions"], "steps": len(chain["steps"]),
-             "accepted": accepted}
-    root = Span(f"power sampling, problem {chain['index']}", "CHAIN", chain["positions"], chain["question"], chain["text"], spans, facts)
+    facts = {
+        "answer": chain["answer"],
+        "log_p": chain["log_p"],
+        "positions": chain["positions"],
+        "steps": len(chain["steps"]),
+        "accepted": accepted,
+    }
+    root = Span(
+        f"power sampling, problem {chain['index']}",
+        "CHAIN",
+        chain["positions"],
+        chain["question"],
+        chain["text"],
+        spans,
+        facts,
+    )
     return Generation(root, chain["passed"], chain["expected"])
 
 
 def _step(number: int, step: dict[str, Any]) -> Span:
-    decided = "accepted" if step["moved"] else "accepted, the same text" if step["accepted"] else "rejected"
+    decided = (
+        "accepted"
+        if step["moved"]
+        else "accepted, the same text"
+        if step["accepted"]
+        else "rejected"
+    )
     if step["early_rejected"]:
         decided = "rejected before its end"
-    facts = {key: step[key] for key in ("accepted", "moved", "early_rejected", "log_ratio", "log_u", "log_p", "positions")}
-    return Span(f"step {number}: {decided}", "LLM", step["positions"], {"cut_at_token": step["cut"], "of_tokens": step["of"]},
-                {"proposal": step["proposal"], "accepted": step["accepted"], "log_ratio": step["log_ratio"]},
-                tool_spans(step["proposal"], step["positions"]), facts)
+    facts = {
+        key: step[key]
+        for key in (
+            "accepted",
+            "moved",
+            "early_rejected",
+            "log_ratio",
+            "log_u",
+            "log_p",
+            "positions",
+        )
+    }
+    return Span(
+        f"step {number}: {decided}",
+        "LLM",
+        step["positions"],
+        {"cut_at_token": step["cut"], "of_tokens": step["of"]},
+        {
+            "proposal": step["proposal"],
+            "accepted": step["accepted"],
+            "log_ratio": step["log_ratio"],
+        },
+        tool_spans(step["proposal"], step["positions"]),
+        facts,
+    )
 
 
 def sampled_generations(folder: Path) -> list[Generation]:
@@ -96,7 +153,9 @@ def sampled_generations(folder: Path) -> list[Generation]:
     rows = [dict(zip(table["columns"], row)) for row in table["data"]]
     graded = {one["index"]: one for one in _lines(records, PROBLEMS)}
     found = []
-    for row in [row for row in rows if row["task"] == "gsm8k" and row["index"] in graded][:PROBLEMS]:
+    for row in [row for row in rows if row["task"] == "gsm8k" and row["index"] in graded][
+        :PROBLEMS
+    ]:
         record = graded[row["index"]]
         facts = {key: record[key] for key in ("answer", "log_p", "tokens") if key in record}
         asked, text, tokens = row["prompt"], row["completion"], record["tokens"]
@@ -112,7 +171,10 @@ def tool_spans(text: str, length: int) -> list[Span]:
     for call in CALL.findall(text):
         asked, mark, output = call.rpartition("=")
         calls.append((asked, output) if mark else (call, None))
-    return [Span("calculator", "TOOL", max(1, length // (2 * len(calls))), call, output) for call, output in calls]
+    return [
+        Span("calculator", "TOOL", max(1, length // (2 * len(calls))), call, output)
+        for call, output in calls
+    ]
 
 
 def fenced(value: Any) -> Any:
@@ -127,7 +189,9 @@ def fenced(value: Any) -> Any:
     return f"{fence}text\n{value}\n{fence}"
 
 
-def _lines(path: Path, count: int, wanted: Callable[[dict[str, Any]], bool] = lambda record: True) -> list[dict[str, Any]]:
+def _lines(
+    path: Path, count: int, wanted: Callable[[dict[str, Any]], bool] = lambda record: True
+) -> list[dict[str, Any]]:
     """The first `count` wanted records of a file."""
     with open(path, encoding="utf-8") as file:
         return list(itertools.islice(filter(wanted, map(json.loads, file)), count))
@@ -135,12 +199,14 @@ def _lines(path: Path, count: int, wanted: Callable[[dict[str, Any]], bool] = la
 
 # ---- MLflow's form
 
+
 def _log(run_id: str, generations: list[Generation]) -> None:
     from mlflow.entities import AssessmentSource, Feedback
     from mlflow.entities.trace_info import TraceInfo
     from mlflow.entities.trace_location import TraceLocation
     from mlflow.entities.trace_state import TraceState
     from mlflow.tracing.client import TracingClient
+
     run = tracking.client().get_run(run_id)
     experiment, step = run.info.experiment_id, run.data.tags.get("step", run.info.run_name)
     client = TracingClient(tracking.store_uri())
@@ -148,28 +214,73 @@ def _log(run_id: str, generations: list[Generation]) -> None:
     for number, generation in enumerate(generations):
         mark = hashlib.sha256(f"{run_id} {number}".encode()).hexdigest()
         root, trace_id = generation.root, f"tr-{mark[:32]}"
-        graded = [] if generation.passed is None else [Feedback(
-            name="passed", value=generation.passed, source=source, trace_id=trace_id, rationale=f"expected {generation.expected}")]
-        client.start_trace(TraceInfo(
-            trace_id, TraceLocation.from_experiment_id(experiment), run.info.start_time, TraceState.OK, json.dumps(root.inputs),
-            json.dumps(root.outputs), None, root.length, {"mlflow.sourceRun": run_id, "mlflow.trace_schema.version": "3"},
-            {"mlflow.traceName": f"{step}: {root.name}", "step": step, "time": "1 ms is one token position or token"}, graded))
+        graded = (
+            []
+            if generation.passed is None
+            else [
+                Feedback(
+                    name="passed",
+                    value=generation.passed,
+                    source=source,
+                    trace_id=trace_id,
+                    rationale=f"expected {generation.expected}",
+                )
+            ]
+        )
+        client.start_trace(
+            TraceInfo(
+                trace_id,
+                TraceLocation.from_experiment_id(experiment),
+                run.info.start_time,
+                TraceState.OK,
+                json.dumps(root.inputs),
+                json.dumps(root.outputs),
+                None,
+                root.length,
+                {"mlflow.sourceRun": run_id, "mlflow.trace_schema.version": "3"},
+                {
+                    "mlflow.traceName": f"{step}: {root.name}",
+                    "step": step,
+                    "time": "1 ms is one token position or token",
+                },
+                graded,
+            )
+        )
         client.log_spans(experiment, _spans(root, trace_id, mark, run.info.start_time * 1_000_000))
 
 
 def _spans(root: Span, trace_id: str, mark: str, start: int) -> list[Any]:
     """MLflow's spans of a trace, the root first; `start` in nanoseconds."""
     from mlflow.entities import Span as MlflowSpan
+
     made: list[Any] = []
 
     def add(span: Span, parent: str, begin: int) -> None:
         own = hashlib.sha256(f"{mark} {len(made)}".encode()).hexdigest()[:16]
-        attributes = {"mlflow.traceRequestId": trace_id, "mlflow.spanType": span.kind, "mlflow.spanInputs": fenced(span.inputs),
-                      "mlflow.spanOutputs": fenced(span.outputs), **span.facts}
-        made.append(MlflowSpan.from_dict({
-            "trace_id": trace_id, "span_id": own, "parent_span_id": parent, "name": span.name, "start_time_unix_nano": begin,
-            "end_time_unix_nano": begin + span.length * 1_000_000, "status": {"code": "STATUS_CODE_OK", "message": ""},
-            "attributes": {key: json.dumps(value, ensure_ascii=False) for key, value in attributes.items()}}))
+        attributes = {
+            "mlflow.traceRequestId": trace_id,
+            "mlflow.spanType": span.kind,
+            "mlflow.spanInputs": fenced(span.inputs),
+            "mlflow.spanOutputs": fenced(span.outputs),
+            **span.facts,
+        }
+        made.append(
+            MlflowSpan.from_dict(
+                {
+                    "trace_id": trace_id,
+                    "span_id": own,
+                    "parent_span_id": parent,
+                    "name": span.name,
+                    "start_time_unix_nano": begin,
+                    "end_time_unix_nano": begin + span.length * 1_000_000,
+                    "status": {"code": "STATUS_CODE_OK", "message": ""},
+                    "attributes": {
+                        key: json.dumps(value, ensure_ascii=False)
+                        for key, value in attributes.items()
+                    },
+                }
+            )
+        )
         for inner in span.inside:
             add(inner, own, begin)
             begin += inner.length * 1_000_000

@@ -45,40 +45,69 @@ class RunRecord:
 
 # ---- studies
 
+
 def experiment_id(name: str) -> str:
     """The id of a study's experiment, which is created when it is missing; raises UserError when it is deleted."""
     found = client().get_experiment_by_name(name)
     if found is None:
         own = store_uri().startswith("sqlite:")  # a server decides itself where artifacts go
-        return client().create_experiment(name, artifact_location=str(files.MLRUNS / "artifacts" / name) if own else None)
+        return client().create_experiment(
+            name, artifact_location=str(files.MLRUNS / "artifacts" / name) if own else None
+        )
     if found.lifecycle_stage == "deleted":
-        raise UserError(f"the MLflow experiment {name!r} is deleted: restore it with `mlflow experiments restore "
-                        f"-x {found.experiment_id}` or give the study another name")
+        raise UserError(
+            f"the MLflow experiment {name!r} is deleted: restore it with `mlflow experiments restore "
+            f"-x {found.experiment_id}` or give the study another name"
+        )
     return found.experiment_id
 
 
 # ---- opening and closing runs
 
-def open_execution(study: dict[str, Any], name: str, source: str, texts: dict[str, str] | None = None) -> str:
+
+def open_execution(
+    study: dict[str, Any], name: str, source: str, texts: dict[str, str] | None = None
+) -> str:
     """Opens the parent run of one execution of a study (its plain values), with `texts` as files, and returns its id."""
     sweep(study["experiment"])
-    tags = {**_origin(source), "nanolab.kind": "execution", "mlflow.note.content": study.get("description", "")}
+    tags = {
+        **_origin(source),
+        "nanolab.kind": "execution",
+        "mlflow.note.content": study.get("description", ""),
+    }
     run_id = _open(study["experiment"], name, tags)
-    set_tag(run_id, "execution", run_id)  # its steps and their points have it too: a filter for one whole tree
+    set_tag(
+        run_id, "execution", run_id
+    )  # its steps and their points have it too: a filter for one whole tree
     log_params(run_id, flatten(study))
     for file_name, text in {"study.json": json.dumps(study, indent=1), **(texts or {})}.items():
         client().log_text(run_id, text, file_name)
     return run_id
 
 
-def open_step(experiment: str, parent: str, step: str, fingerprint: str, params: dict[str, Any], tags: dict[str, str],
-              start: int | None = None, name: str = "") -> str:
+def open_step(
+    experiment: str,
+    parent: str,
+    step: str,
+    fingerprint: str,
+    params: dict[str, Any],
+    tags: dict[str, str],
+    start: int | None = None,
+    name: str = "",
+) -> str:
     """Opens the child run of a step and returns its id; `params` is the step's whole configuration, `start` in milliseconds.
 
     `name` is what people read (default: the step); everything here goes by the tag `step`.
     """
-    tags = {**_origin(tags.pop("source", "nanolab")), "nanolab.kind": "step", "step": step, "fingerprint": fingerprint,
-            "mlflow.parentRunId": parent, "execution": parent, **tags}
+    tags = {
+        **_origin(tags.pop("source", "nanolab")),
+        "nanolab.kind": "step",
+        "step": step,
+        "fingerprint": fingerprint,
+        "mlflow.parentRunId": parent,
+        "execution": parent,
+        **tags,
+    }
     run_id = _open(experiment, name or step, tags, start)
     log_params(run_id, flatten(params))
     return run_id
@@ -102,39 +131,59 @@ def set_experiment_tag(experiment_id: str, key: str, value: str) -> None:
 def open_point(step_run: str, name: str, start: int) -> str:
     """Opens a grid point below a step's run and returns its id; `start` in milliseconds."""
     step = client().get_run(step_run)
-    kept = ("nanolab.host", "nanolab.pid", "nanolab.started", "step", "execution", "mlflow.source.name", "mlflow.source.type",
-            "mlflow.user")
-    tags = {key: step.data.tags[key] for key in kept if key in step.data.tags} | {"nanolab.kind": "point", "mlflow.parentRunId": step_run}
+    kept = (
+        "nanolab.host",
+        "nanolab.pid",
+        "nanolab.started",
+        "step",
+        "execution",
+        "mlflow.source.name",
+        "mlflow.source.type",
+        "mlflow.user",
+    )
+    tags = {key: step.data.tags[key] for key in kept if key in step.data.tags} | {
+        "nanolab.kind": "point",
+        "mlflow.parentRunId": step_run,
+    }
     return client().create_run(step.info.experiment_id, start, tags, name).info.run_id
 
 
 def log_params(run_id: str, params: dict[str, Any]) -> None:
     """Adds settings to a run."""
     from mlflow.entities import Param
+
     items = [Param(key, str(value)) for key, value in params.items()]
     for first in range(0, len(items), 100):
-        client().log_batch(run_id, params=items[first:first + 100])
+        client().log_batch(run_id, params=items[first : first + 100])
 
 
 def log_metrics(run_id: str, values: dict[str, float]) -> None:
     """Adds final numbers to a run."""
-    log_curves(run_id, [(key, float(value), round(time.time() * 1000), 0) for key, value in values.items()])
+    log_curves(
+        run_id, [(key, float(value), round(time.time() * 1000), 0) for key, value in values.items()]
+    )
 
 
 def log_curves(run_id: str, points: list[tuple[str, float, int, int]]) -> None:
     """Adds (key, value, time in milliseconds, step) points to a run, in as few calls as MLflow allows."""
     from mlflow.entities import Metric
+
     metrics = [Metric(*point) for point in points]
     for first in range(0, len(metrics), 1000):
-        client().log_batch(run_id, metrics=metrics[first:first + 1000])
+        client().log_batch(run_id, metrics=metrics[first : first + 1000])
 
 
-def log_dataset(run_id: str, name: str, source: str, digest: str, context: str, rows: int | None = None) -> None:
+def log_dataset(
+    run_id: str, name: str, source: str, digest: str, context: str, rows: int | None = None
+) -> None:
     """Adds a data set that a run reads: name, where it comes from, digest of its content, number of rows."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
+
     profile = None if rows is None else json.dumps({"num_rows": rows})
     dataset = Dataset(name, digest[:12], "local", json.dumps({"uri": source}), profile=profile)
-    client().log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+    client().log_inputs(
+        run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", context)])]
+    )
 
 
 def log_file(run_id: str, path: Path | str, folder: str = "") -> None:
@@ -159,20 +208,30 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _origin(source: str) -> dict[str, str]:
     """Where a run comes from: code version, person, process."""
-    tags = {"mlflow.source.name": source, "mlflow.source.type": "NOTEBOOK" if source.endswith(".ipynb") else "LOCAL",
-            "mlflow.user": getpass.getuser(), "nanolab.host": socket.gethostname(), "nanolab.pid": str(os.getpid()),
-            "nanolab.started": process_start(os.getpid()) or ""}
+    tags = {
+        "mlflow.source.name": source,
+        "mlflow.source.type": "NOTEBOOK" if source.endswith(".ipynb") else "LOCAL",
+        "mlflow.user": getpass.getuser(),
+        "nanolab.host": socket.gethostname(),
+        "nanolab.pid": str(os.getpid()),
+        "nanolab.started": process_start(os.getpid()) or "",
+    }
     commit = _git("rev-parse", "HEAD")
     if commit:
-        tags |= {"mlflow.source.git.commit": commit, "git.branch": _git("rev-parse", "--abbrev-ref", "HEAD"),
-                 "git.dirty": str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()}
+        tags |= {
+            "mlflow.source.git.commit": commit,
+            "git.branch": _git("rev-parse", "--abbrev-ref", "HEAD"),
+            "git.dirty": str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower(),
+        }
     return tags
 
 
 def _git(*arguments: str) -> str:
     """Output of a git command in the repository; empty outside of one."""
     try:
-        done = subprocess.run(["git", "-C", str(files.ROOT), *arguments], capture_output=True, text=True, timeout=10)
+        done = subprocess.run(
+            ["git", "-C", str(files.ROOT), *arguments], capture_output=True, text=True, timeout=10
+        )
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
@@ -180,13 +239,17 @@ def _git(*arguments: str) -> str:
 
 # ---- reading runs
 
+
 def record(run_id: str) -> RunRecord:
     """One run; raises UserError when the store has none with this id."""
     from mlflow.exceptions import MlflowException
+
     try:
         return _record(client().get_run(run_id))
     except MlflowException as error:
-        raise UserError(f"no run {run_id!r} in {store_uri()}: {error.message.splitlines()[0]}") from error
+        raise UserError(
+            f"no run {run_id!r} in {store_uri()}: {error.message.splitlines()[0]}"
+        ) from error
 
 
 def executions(experiment: str) -> list[RunRecord]:
@@ -197,7 +260,12 @@ def executions(experiment: str) -> list[RunRecord]:
 def newest_study() -> tuple[str, str] | None:
     """Name and experiment id of the study that has run last; None in an empty store."""
     names = {found.experiment_id: found.name for found in client().search_experiments()}
-    runs = client().search_runs(list(names), "tags.`nanolab.kind` = 'execution'", max_results=1, order_by=["attributes.start_time DESC"])
+    runs = client().search_runs(
+        list(names),
+        "tags.`nanolab.kind` = 'execution'",
+        max_results=1,
+        order_by=["attributes.start_time DESC"],
+    )
     return (names[runs[0].info.experiment_id], runs[0].info.experiment_id) if runs else None
 
 
@@ -206,8 +274,13 @@ def latest_whole(experiment: str, **params: str) -> RunRecord | None:
 
     `params` are values that it must have, such as seed="1". None where there is none.
     """
-    found = [run for run in executions(experiment) if run.status == "FINISHED" and run.tags.get("mlflow.source.name") == RUN_ALL
-             and params.items() <= run.params.items()]
+    found = [
+        run
+        for run in executions(experiment)
+        if run.status == "FINISHED"
+        and run.tags.get("mlflow.source.name") == RUN_ALL
+        and params.items() <= run.params.items()
+    ]
     return next((run for run in found if _has_every_step(run)), found[0] if found else None)
 
 
@@ -227,7 +300,9 @@ def children(run_id: str) -> list[RunRecord]:
 def find_finished(experiment: str, step: str, fingerprint: str) -> RunRecord | None:
     """The newest finished run of a step with this fingerprint whose work folder was not set aside."""
     condition = f"tags.step = '{step}' and tags.fingerprint = '{fingerprint}' and attributes.status = 'FINISHED'"
-    return next((run for run in search(experiment, condition) if "superseded" not in run.tags), None)
+    return next(
+        (run for run in search(experiment, condition) if "superseded" not in run.tags), None
+    )
 
 
 def supersede(experiment: str, step: str, fingerprint: str, work_folder: str) -> None:
@@ -246,7 +321,9 @@ def search(experiment: str, condition: str = "") -> list[RunRecord]:
 
 def history(run_id: str, key: str) -> list[tuple[int, float]]:
     """A curve: (step, value) in the order of the steps."""
-    return sorted((metric.step, metric.value) for metric in client().get_metric_history(run_id, key))
+    return sorted(
+        (metric.step, metric.value) for metric in client().get_metric_history(run_id, key)
+    )
 
 
 def artifact(run_id: str, name: str) -> Path:
@@ -256,13 +333,21 @@ def artifact(run_id: str, name: str) -> Path:
 
 def artifact_names(run_id: str, folder: str = "") -> list[str]:
     """The files directly in a folder of a run's artifacts."""
-    return [item.path for item in client().list_artifacts(run_id, folder or None) if not item.is_dir]
+    return [
+        item.path for item in client().list_artifacts(run_id, folder or None) if not item.is_dir
+    ]
 
 
 def _search(experiment_ids: list[str], condition: str) -> list[RunRecord]:
     found, token = [], None
     while True:
-        page = client().search_runs(experiment_ids, condition, max_results=1000, order_by=["attributes.start_time DESC"], page_token=token)
+        page = client().search_runs(
+            experiment_ids,
+            condition,
+            max_results=1000,
+            order_by=["attributes.start_time DESC"],
+            page_token=token,
+        )
         found += [_record(run) for run in page]
         token = page.token
         if not token:
@@ -271,8 +356,17 @@ def _search(experiment_ids: list[str], condition: str) -> list[RunRecord]:
 
 def _record(run: Any) -> RunRecord:
     info, data = run.info, run.data
-    return RunRecord(info.run_id, info.run_name, info.status, info.start_time, info.end_time or None, dict(data.params),
-                     dict(data.metrics), dict(data.tags), info.experiment_id)
+    return RunRecord(
+        info.run_id,
+        info.run_name,
+        info.status,
+        info.start_time,
+        info.end_time or None,
+        dict(data.params),
+        dict(data.metrics),
+        dict(data.tags),
+        info.experiment_id,
+    )
 
 
 def registered_runs() -> list[str]:
@@ -282,12 +376,17 @@ def registered_runs() -> list[str]:
 
 # ---- dead processes
 
+
 def sweep(experiment: str) -> list[str]:
     """Marks the RUNNING runs of dead processes of this machine FAILED; returns their ids."""
     dead = []
     for run in search(experiment, "attributes.status = 'RUNNING'"):
         pid, started = run.tags.get("nanolab.pid", ""), run.tags.get("nanolab.started", "")
-        if run.tags.get("nanolab.host") == socket.gethostname() and pid and process_start(int(pid)) != started:
+        if (
+            run.tags.get("nanolab.host") == socket.gethostname()
+            and pid
+            and process_start(int(pid)) != started
+        ):
             close_run(run.id, "FAILED")
             dead.append(run.id)
     return dead

@@ -15,8 +15,13 @@ from nanolab.schema import UserError
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-URI_COLUMNS = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
-               ("model_versions", "storage_location"), ("model_versions", "source"))
+URI_COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+    ("model_versions", "source"),
+)
 
 
 def store_uri() -> str:
@@ -36,18 +41,29 @@ def client() -> Any:
 
 @lru_cache(maxsize=4)
 def _client(uri: str, mlruns: Path) -> Any:
-    warnings.filterwarnings("ignore", message="IProgress not found")  # progress bars of a library that we do not show
+    warnings.filterwarnings(
+        "ignore", message="IProgress not found"
+    )  # progress bars of a library that we do not show
     own = uri == f"sqlite:///{mlruns}/mlflow.db"
-    if uri.startswith("http") and (reason := unreachable(uri)):  # MLflow itself would try for minutes without a word
-        raise UserError(f"the tracking server {uri} does not answer ({reason}): start it, or unset MLFLOW_TRACKING_URI")
+    if uri.startswith("http") and (
+        reason := unreachable(uri)
+    ):  # MLflow itself would try for minutes without a word
+        raise UserError(
+            f"the tracking server {uri} does not answer ({reason}): start it, or unset MLFLOW_TRACKING_URI"
+        )
     if own:
         database = mlruns / "mlflow.db"
-        with files.file_lock(mlruns / ".store.lock"):  # two processes that create a store at once break it for good
+        with files.file_lock(
+            mlruns / ".store.lock"
+        ):  # two processes that create a store at once break it for good
             if not database.exists() or database.stat().st_size == 0:
                 _create_store(database)
             _relocate(database, mlruns)
     from mlflow.tracking import MlflowClient
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs what it raises too, with the traceback
+
+    logging.getLogger("mlflow.store.db.utils").setLevel(
+        logging.CRITICAL
+    )  # it logs what it raises too, with the traceback
     return MlflowClient(tracking_uri=uri)
 
 
@@ -56,6 +72,7 @@ def unreachable(uri: str) -> str:
     import ssl
     import urllib.error
     import urllib.request
+
     trusting = ssl.create_default_context()  # whose certificate it has is MLflow's matter
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
     try:
@@ -70,9 +87,12 @@ def unreachable(uri: str) -> str:
 def _create_store(database: Path) -> None:
     """Makes the tables in a temporary file, switches it to write-ahead logging, and renames it."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     temporary = database.with_name(f".mlflow.{os.getpid()}.db")
-    store = SqlAlchemyStore(f"sqlite:///{temporary}", str(database.parent / "artifacts" / "Default"))
+    store = SqlAlchemyStore(
+        f"sqlite:///{temporary}", str(database.parent / "artifacts" / "Default")
+    )
     store._dispose_engine()
     connection = sqlite3.connect(temporary, timeout=30)
     connection.execute("pragma wal_checkpoint(truncate)")
@@ -86,11 +106,17 @@ def _relocate(database: Path, mlruns: Path) -> None:
     connection = sqlite3.connect(database, timeout=30)
     try:
         rows = connection.execute("select name, artifact_location from experiments").fetchall()
-        olds = {location.removesuffix(f"/artifacts/{name}") for name, location in rows if location.endswith(f"/artifacts/{name}")}
+        olds = {
+            location.removesuffix(f"/artifacts/{name}")
+            for name, location in rows
+            if location.endswith(f"/artifacts/{name}")
+        }
         for old in olds - {str(mlruns)}:
             for table, column in URI_COLUMNS:
-                connection.execute(f"update {table} set {column} = ? || substr({column}, ?) where {column} like ? || '/%'",
-                                   (str(mlruns), len(old) + 1, old))
+                connection.execute(
+                    f"update {table} set {column} = ? || substr({column}, ?) where {column} like ? || '/%'",
+                    (str(mlruns), len(old) + 1, old),
+                )
         connection.commit()
     finally:
         connection.close()

@@ -46,7 +46,10 @@ def save_views(parent: str) -> None:
     that has none shows execution `parent`, and the newest finished run of each step.
     """
     execution = tracking.record(parent)
-    experiment_id, whole = execution.experiment_id, tracking.latest_whole(execution.params["experiment"])
+    experiment_id, whole = (
+        execution.experiment_id,
+        tracking.latest_whole(execution.params["experiment"]),
+    )
     steps = mark_latest(execution.params["experiment"], whole)
     views = {STEPS: steps_view(), TREE: tree_view(whole.id if whole else parent)}
     points = []
@@ -57,16 +60,24 @@ def save_views(parent: str) -> None:
     for key, state in views.items():
         value = {"name": NAMES[key], "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
         tracking.set_experiment_tag(experiment_id, PREFIX + key, json.dumps(value))
-    tracking.set_experiment_tag(experiment_id, "mlflow.note.content", study_note(execution, list(views), points))
+    tracking.set_experiment_tag(
+        experiment_id, "mlflow.note.content", study_note(execution, list(views), points)
+    )
 
 
 def mark_latest(experiment: str, whole: RunRecord | None) -> dict[str, RunRecord]:
     """Moves the tag `latest` to the finished run of each step that execution `whole` made or reused (None: to the newest of each step)."""
     before = {run.id for run in tracking.search(experiment, f"tags.{LATEST} = 'true'")}
-    finished = tracking.search(experiment, "tags.`nanolab.kind` = 'step' and attributes.status = 'FINISHED'")
+    finished = tracking.search(
+        experiment, "tags.`nanolab.kind` = 'step' and attributes.status = 'FINISHED'"
+    )
     if whole:
         reused = {run_id for key, run_id in whole.tags.items() if key.startswith("reused.")}
-        finished = [run for run in finished if run.tags.get("mlflow.parentRunId") == whole.id or run.id in reused]
+        finished = [
+            run
+            for run in finished
+            if run.tags.get("mlflow.parentRunId") == whole.id or run.id in reused
+        ]
     after: dict[str, RunRecord] = {}
     for run in finished:  # newest first
         after.setdefault(run.tags["step"], run)
@@ -78,8 +89,12 @@ def mark_latest(experiment: str, whole: RunRecord | None) -> dict[str, RunRecord
 
 def steps_view() -> dict[str, Any]:
     """The run of each step that stands for it, a row each, in the order of a study."""
-    return {"searchFilter": f"tags.{LATEST} = 'true'", "orderByKey": "tags.`mlflow.runName`", "orderByAsc": True,
-            **columns({"tags.`result`": 560, "attributes.`Dataset`": 300})}
+    return {
+        "searchFilter": f"tags.{LATEST} = 'true'",
+        "orderByKey": "tags.`mlflow.runName`",
+        "orderByAsc": True,
+        **columns({"tags.`result`": 560, "attributes.`Dataset`": 300}),
+    }
 
 
 def columns(widths: dict[str, int]) -> dict[str, Any]:
@@ -89,8 +104,18 @@ def columns(widths: dict[str, int]) -> dict[str, Any]:
 
 def tree_view(parent: str) -> dict[str, Any]:
     """One execution as a tree: its steps in order, the grid points below theirs."""
-    return {"searchFilter": f"tags.execution = '{parent}'", "orderByKey": "attributes.start_time", "orderByAsc": True,
-            **columns({"tags.`result`": 430, "metrics.`accuracy`": 100, "metrics.`positions_per_problem`": 170})}
+    return {
+        "searchFilter": f"tags.execution = '{parent}'",
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": True,
+        **columns(
+            {
+                "tags.`result`": 430,
+                "metrics.`accuracy`": 100,
+                "metrics.`positions_per_problem`": 170,
+            }
+        ),
+    }
 
 
 def grid_view(step_run: str) -> dict[str, Any]:
@@ -98,19 +123,57 @@ def grid_view(step_run: str) -> dict[str, Any]:
     section = "nanolab-ablation"
 
     def chart(name: str, type: str, **settings: Any) -> dict[str, Any]:
-        return {"uuid": f"{section}-{name}", "type": type, "runsCountToCompare": 100, "metricSectionId": section, "deleted": False,
-                "isGenerated": False, **settings}
+        return {
+            "uuid": f"{section}-{name}",
+            "type": type,
+            "runsCountToCompare": 100,
+            "metricSectionId": section,
+            "deleted": False,
+            "isGenerated": False,
+            **settings,
+        }
 
-    axes = {"xaxis": {"key": "positions_per_problem", "type": "METRIC"}, "yaxis": {"key": "accuracy", "type": "METRIC"}}
-    shown = [*(f"params.`{key}`" for key in GRID_PARAMS),
-             *(f"metrics.`{key}`" for key in ("accuracy", "low", "high", "positions_per_problem", "acceptance", "log_p"))]
-    return {"searchFilter": f"tags.`mlflow.parentRunId` = '{step_run}'", "orderByKey": "metrics.`accuracy`", "orderByAsc": False,
-            **columns(dict.fromkeys(shown, 105)), "runsHiddenMode": "SHOW_ALL",
-            "compareRunSections": [{"uuid": section, "name": "What the ablation found", "display": True, "isReordered": True,
-                                    "deleted": False, "isGenerated": False, "columns": 1, "cardHeight": 420}],
-            "compareRunCharts": [chart("parallel", "PARALLEL", selectedParams=GRID_PARAMS, showAllRuns=False,
-                                       selectedMetrics=["positions_per_problem", "accuracy"]),
-                                 chart("cost", "SCATTER", **axes), chart("accuracy", "BAR", metricKey="accuracy")]}
+    axes = {
+        "xaxis": {"key": "positions_per_problem", "type": "METRIC"},
+        "yaxis": {"key": "accuracy", "type": "METRIC"},
+    }
+    shown = [
+        *(f"params.`{key}`" for key in GRID_PARAMS),
+        *(
+            f"metrics.`{key}`"
+            for key in ("accuracy", "low", "high", "positions_per_problem", "acceptance", "log_p")
+        ),
+    ]
+    return {
+        "searchFilter": f"tags.`mlflow.parentRunId` = '{step_run}'",
+        "orderByKey": "metrics.`accuracy`",
+        "orderByAsc": False,
+        **columns(dict.fromkeys(shown, 105)),
+        "runsHiddenMode": "SHOW_ALL",
+        "compareRunSections": [
+            {
+                "uuid": section,
+                "name": "What the ablation found",
+                "display": True,
+                "isReordered": True,
+                "deleted": False,
+                "isGenerated": False,
+                "columns": 1,
+                "cardHeight": 420,
+            }
+        ],
+        "compareRunCharts": [
+            chart(
+                "parallel",
+                "PARALLEL",
+                selectedParams=GRID_PARAMS,
+                showAllRuns=False,
+                selectedMetrics=["positions_per_problem", "accuracy"],
+            ),
+            chart("cost", "SCATTER", **axes),
+            chart("accuracy", "BAR", metricKey="accuracy"),
+        ],
+    }
 
 
 def study_note(execution: RunRecord, views: list[str], points: list[str]) -> str:
@@ -119,11 +182,15 @@ def study_note(execution: RunRecord, views: list[str], points: list[str]) -> str
     if GRID in views:
         links.append(f"[its charts]({page(execution.experiment_id, GRID, charts=True)})")
         of = f" (the first {COMPARED} of {len(points)} points)" if len(points) > COMPARED else ""
-        links.append(f"[side by side]({compare_page(execution.experiment_id, points[:COMPARED])}){of}")
-    return (f"{execution.params.get('description') or 'A study of nanolab.'} {' · '.join(links)}\n\n"
-            "An execution of the study is a parent run; its steps are the runs below it, numbered in order; a point of the ablation's "
-            "grid is a run below its step. The column `result` has the main result of each run in words, and the description of each "
-            "run leads to the report, to its executed notebook and to the runs that it reads.\n\n"
-            "`final/...` are a step's final values, other metrics are curves; grid points have `accuracy` with its 95% interval "
-            "(`low`, `high`) and its cost in forwarded `positions_per_problem`. A step that was not run anew is named by the parent's tag "
-            "`reused.STEP`.")
+        links.append(
+            f"[side by side]({compare_page(execution.experiment_id, points[:COMPARED])}){of}"
+        )
+    return (
+        f"{execution.params.get('description') or 'A study of nanolab.'} {' · '.join(links)}\n\n"
+        "An execution of the study is a parent run; its steps are the runs below it, numbered in order; a point of the ablation's "
+        "grid is a run below its step. The column `result` has the main result of each run in words, and the description of each "
+        "run leads to the report, to its executed notebook and to the runs that it reads.\n\n"
+        "`final/...` are a step's final values, other metrics are curves; grid points have `accuracy` with its 95% interval "
+        "(`low`, `high`) and its cost in forwarded `positions_per_problem`. A step that was not run anew is named by the parent's tag "
+        "`reused.STEP`."
+    )

@@ -46,11 +46,13 @@ def work(job_file: Path, run_id: str) -> None:
     started = time.time()
     job = read_job(job_file)
     from nanolab import dist
+
     world = dist.open_world(job.study.launch.device, "auto", launch.threads(job.study.launch))
     run = Run(job.folder, run_id) if world.rank == 0 else NullRun()
     stage = importlib.import_module(f"nanolab.stages.{STEPS[job.step].module or job.step}")
     if "nanolab.engine" in sys.modules and world.device.type == "cpu":  # a stage that samples
         from nanolab.model import kernels
+
         run.tag("decoding", kernels.status())
         if world.rank == 0 and kernels.library()[0] is None:
             print(f"decoding uses {kernels.status()}", flush=True)
@@ -58,6 +60,14 @@ def work(job_file: Path, run_id: str) -> None:
     dist.barrier(world)  # no rank is still at work when the step counts as finished
     if world.rank == 0:
         run.close()
-        files.write_json(job.folder / RESULT, {"step": job.step, "metrics": metrics, "started": started, "ended": time.time(),
-                                              "device": world.device.type})
+        files.write_json(
+            job.folder / RESULT,
+            {
+                "step": job.step,
+                "metrics": metrics,
+                "started": started,
+                "ended": time.time(),
+                "device": world.device.type,
+            },
+        )
     dist.close_world(world)

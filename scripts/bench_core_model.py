@@ -35,22 +35,39 @@ def train_model() -> None:
     chats = [message["content"] for row in source.chats("train") for message in row["messages"]]
     tokenizer = train_tokenizer(iter(texts + chats), VOCAB)
     tokenizer.save(MODEL / "tokenizer")
-    flat = torch.tensor([token for ids in tokenizer.encode_batch(texts) for token in (tokenizer.bos, *ids)])
-    rows = flat[:len(flat) // (LENGTH + 1) * (LENGTH + 1)].view(-1, LENGTH + 1)
+    flat = torch.tensor(
+        [token for ids in tokenizer.encode_batch(texts) for token in (tokenizer.bos, *ids)]
+    )
+    rows = flat[: len(flat) // (LENGTH + 1) * (LENGTH + 1)].view(-1, LENGTH + 1)
     rows = rows[torch.randperm(len(rows), generator=generator)]
-    scale = scaling.derive(BaseTrainConfig(depth=DEPTH, width=WIDTH, heads=HEADS, sequence_length=CONTEXT, steps=STEPS), VOCAB)
+    scale = scaling.derive(
+        BaseTrainConfig(
+            depth=DEPTH, width=WIDTH, heads=HEADS, sequence_length=CONTEXT, steps=STEPS
+        ),
+        VOCAB,
+    )
     torch.manual_seed(0)
     model = GPT(scale.model)
     optimizers = build_optimizers(model, scale, torch.bfloat16)
-    for step, batch in enumerate(rows[:STEPS * ROWS].split(ROWS)):
+    for step, batch in enumerate(rows[: STEPS * ROWS].split(ROWS)):
         with torch.autocast("cpu", torch.bfloat16):
             total, count = model(batch[:, :-1].contiguous(), batch[:, 1:].contiguous())
         (total / count).backward()
         optimizers.step(min(1.0, (step + 1) / 10, max(0.05, 2 * (STEPS - step) / STEPS)))
         optimizers.zero_grad()
         if step % 50 == 0 or step == STEPS - 1:
-            print(f"training: step {step + 1} of {STEPS}, loss {float(total.detach()) / count:.3f}", file=sys.stderr, flush=True)
-    checkpoint.save(MODEL / "checkpoints", STEPS, model, {}, {"tokenizer_digest": tokenizer.digest, "loss": float(total.detach()) / count})
+            print(
+                f"training: step {step + 1} of {STEPS}, loss {float(total.detach()) / count:.3f}",
+                file=sys.stderr,
+                flush=True,
+            )
+    checkpoint.save(
+        MODEL / "checkpoints",
+        STEPS,
+        model,
+        {},
+        {"tokenizer_digest": tokenizer.digest, "loss": float(total.detach()) / count},
+    )
 
 
 def load_model() -> tuple[Any, Any, Facts]:

@@ -34,8 +34,11 @@ def emit(**facts: object) -> None:
 
 def lengths(mean: int, total: int) -> list[int]:
     """Document lengths in tokens, log-normal around `mean` (most are shorter, some many times longer), `total` tokens in all."""
-    drawn = np.random.default_rng(0).lognormal(np.log(mean) - 0.5, 1.0, 2 * total // mean).astype(int) + 1
-    return drawn[:int(np.searchsorted(np.cumsum(drawn), total))].tolist()
+    drawn = (
+        np.random.default_rng(0).lognormal(np.log(mean) - 0.5, 1.0, 2 * total // mean).astype(int)
+        + 1
+    )
+    return drawn[: int(np.searchsorted(np.cumsum(drawn), total))].tolist()
 
 
 def documents(mean: int, total: int, tokenizer: Tokenizer) -> list[str]:
@@ -47,9 +50,13 @@ def documents(mean: int, total: int, tokenizer: Tokenizer) -> list[str]:
 def packing(tokenizer: Tokenizer, mean: int, length: int, total: int) -> None:
     """Tokens a second on one thread from cached tokens, and the tokens of a whole pass that are in no row."""
     texts = documents(mean, total, tokenizer)
-    stream = np.array([token for text in texts for token in (tokenizer.bos, *tokenizer.encode(text))])
+    stream = np.array(
+        [token for text in texts for token in (tokenizer.bos, *tokenizer.encode(text))]
+    )
     with tempfile.TemporaryDirectory() as folder:
-        blocks = GeneratedBlocks(lambda: (Document(str(number), text) for number, text in enumerate(texts)))
+        blocks = GeneratedBlocks(
+            lambda: (Document(str(number), text) for number, text in enumerate(texts))
+        )
         make = lambda: PackedText(TokenBlocks(blocks, tokenizer, Path(folder)), length)  # noqa: E731
         count = len(stream) // (BATCH * length) * BATCH
         packed = make().rows(0, count)[0].flatten().numpy()  # fills the cache too
@@ -59,36 +66,61 @@ def packing(tokenizer: Tokenizer, mean: int, length: int, total: int) -> None:
             for first in range(0, count, BATCH):
                 rows.rows(first, BATCH)
             speeds.append(count * length / (time.perf_counter() - begun))
-    thrown_away = float(np.mean(packed != stream[:len(packed)]))  # a token left out would shift all behind it
-    emit(what="pack text", mean_document=mean, sequence_length=length, tokens=len(packed), thrown_away=thrown_away, target_thrown_away=0.01,
-         tokens_per_second=round(statistics.median(speeds)), target_tokens_per_second=1_000_000)
+    thrown_away = float(
+        np.mean(packed != stream[: len(packed)])
+    )  # a token left out would shift all behind it
+    emit(
+        what="pack text",
+        mean_document=mean,
+        sequence_length=length,
+        tokens=len(packed),
+        thrown_away=thrown_away,
+        target_thrown_away=0.01,
+        tokens_per_second=round(statistics.median(speeds)),
+        target_tokens_per_second=1_000_000,
+    )
 
 
 def packing_chats(tokenizer: Tokenizer, mean: int, length: int) -> None:
     """Tokens of drawn conversations that come in no row (after those that still wait), and padding, over 200 rows."""
     texts = documents(mean, 600_000, tokenizer)  # more than the rows hold: one pass
-    messages = [[{"role": "user", "content": "?"}, {"role": "assistant", "content": text}] for text in texts]
+    messages = [
+        [{"role": "user", "content": "?"}, {"role": "assistant", "content": text}] for text in texts
+    ]
     mixture = ChatMixture({"chats": messages}, {"chats": 1.0}, tokenizer, length, 0, "bench")
     begun = time.perf_counter()
     inputs, targets = mixture.rows(0, 200)
     seconds = time.perf_counter() - begun
-    order = mixture._orders["chats", 0][:mixture._drawn["chats"]]
+    order = mixture._orders["chats", 0][: mixture._drawn["chats"]]
     drawn = sum(sum(chat.render(tokenizer, messages[index])[1]) for index in order)
     waiting = sum(token >= 0 for piece in mixture._waiting for token in piece.targets[1:])
     learned = int((targets >= 0).sum())
-    cut = sum(max(0, len(chat.render(tokenizer, messages[index])[0]) - length - 1) for index in order)
+    cut = sum(
+        max(0, len(chat.render(tokenizer, messages[index])[0]) - length - 1) for index in order
+    )
     total = sum(len(chat.render(tokenizer, messages[index])[0]) for index in order)
-    padding = int((inputs == tokenizer.bos).sum()) - (len(order) - sum(piece.piece == 0 for piece in mixture._waiting))
-    emit(what="pack chats", mean_document=mean, sequence_length=length, thrown_away=1 - learned / (drawn - waiting),
-         would_be_cut_at_one_row=cut / total, padding=max(0, padding) / inputs.numel(), tokens_per_second=round(inputs.numel() / seconds))
+    padding = int((inputs == tokenizer.bos).sum()) - (
+        len(order) - sum(piece.piece == 0 for piece in mixture._waiting)
+    )
+    emit(
+        what="pack chats",
+        mean_document=mean,
+        sequence_length=length,
+        thrown_away=1 - learned / (drawn - waiting),
+        would_be_cut_at_one_row=cut / total,
+        padding=max(0, padding) / inputs.numel(),
+        tokens_per_second=round(inputs.numel() / seconds),
+    )
 
 
-def ratio(ours: Callable[[], object], bare: Callable[[], object], repeats: int) -> tuple[float, float, float]:
+def ratio(
+    ours: Callable[[], object], bare: Callable[[], object], repeats: int
+) -> tuple[float, float, float]:
     """The least seconds of both, run in turn, and their ratio."""
     times: list[tuple[float, float]] = []
     for turn in range(repeats):
         found = {}
-        for name, work in [("ours", ours), ("bare", bare)][::1 if turn % 2 else -1]:
+        for name, work in [("ours", ours), ("bare", bare)][:: 1 if turn % 2 else -1]:
             begun = time.perf_counter()
             work()
             found[name] = time.perf_counter() - begun
@@ -103,21 +135,47 @@ def tokenizer_cost(texts: list[str], vocab_size: int, repeats: int) -> None:
 
     def bare_training() -> rustbpe.Tokenizer:
         trainer = rustbpe.Tokenizer()
-        trainer.train_from_iterator(iter(texts), vocab_size - len(SPECIAL_TOKENS), pattern=SPLIT_PATTERN)
+        trainer.train_from_iterator(
+            iter(texts), vocab_size - len(SPECIAL_TOKENS), pattern=SPLIT_PATTERN
+        )
         return trainer
 
-    ours, bare, cost = ratio(lambda: train_tokenizer(iter(texts), vocab_size), bare_training, repeats)
-    emit(what="tokenizer training", against="rustbpe", characters=characters, vocab_size=vocab_size, seconds=ours, bare_seconds=bare,
-         cost=round(cost - 1, 4), target=0.05)
+    ours, bare, cost = ratio(
+        lambda: train_tokenizer(iter(texts), vocab_size), bare_training, repeats
+    )
+    emit(
+        what="tokenizer training",
+        against="rustbpe",
+        characters=characters,
+        vocab_size=vocab_size,
+        seconds=ours,
+        bare_seconds=bare,
+        cost=round(cost - 1, 4),
+        target=0.05,
+    )
     tokenizer = train_tokenizer(iter(texts), vocab_size)
     ranks = {bytes(token): rank for token, rank in bare_training().get_mergeable_ranks()}
-    encoding = tiktoken.Encoding("bare", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={})
+    encoding = tiktoken.Encoding(
+        "bare", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={}
+    )
     assert tokenizer.encode_batch(texts[:50]) == encoding.encode_ordinary_batch(texts[:50])
     for threads in (1, 2):
-        ours, bare, cost = ratio(lambda threads=threads: tokenizer.encode_batch(texts, threads),
-                                 lambda threads=threads: encoding.encode_ordinary_batch(texts, num_threads=threads), 2 * repeats)
-        emit(what="tokenizer encoding", against="tiktoken", threads=threads, characters=characters, seconds=ours, bare_seconds=bare,
-             characters_per_second=round(characters / ours), cost=round(cost - 1, 4), target=0.05)
+        ours, bare, cost = ratio(
+            lambda threads=threads: tokenizer.encode_batch(texts, threads),
+            lambda threads=threads: encoding.encode_ordinary_batch(texts, num_threads=threads),
+            2 * repeats,
+        )
+        emit(
+            what="tokenizer encoding",
+            against="tiktoken",
+            threads=threads,
+            characters=characters,
+            seconds=ours,
+            bare_seconds=bare,
+            characters_per_second=round(characters / ours),
+            cost=round(cost - 1, 4),
+            target=0.05,
+        )
 
 
 def main(arguments: argparse.Namespace) -> int:

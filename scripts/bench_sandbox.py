@@ -1,6 +1,6 @@
 """What the sandbox costs: milliseconds a program at each level of this machine, against starting the interpreter alone; JSON lines.
 
-    python scripts/bench_sandbox.py [--programs 40] [--workers 2]
+python scripts/bench_sandbox.py [--programs 40] [--workers 2]
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from nanolab.sandbox import PROBE, Check, run_python, sandbox_level
 from nanolab.sandbox_levels import levels
 
-PROGRAM = Check("def double(x):\n    return 2 * x\n", "double", "def check(candidate):\n    assert candidate(2) == 4\n")
+PROGRAM = Check(
+    "def double(x):\n    return 2 * x\n",
+    "double",
+    "def check(candidate):\n    assert candidate(2) == 4\n",
+)
 
 
 def milliseconds(run, programs: int, workers: int) -> float:
@@ -33,8 +37,19 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     python = [os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", "pass"]
-    bare = milliseconds(lambda: subprocess.run(python, check=True, env={}), args.programs, args.workers)
-    print(json.dumps({"level": "bare interpreter", "programs": args.programs, "workers": args.workers, "milliseconds": round(bare, 1)}))
+    bare = milliseconds(
+        lambda: subprocess.run(python, check=True, env={}), args.programs, args.workers
+    )
+    print(
+        json.dumps(
+            {
+                "level": "bare interpreter",
+                "programs": args.programs,
+                "workers": args.workers,
+                "milliseconds": round(bare, 1),
+            }
+        )
+    )
     for level in levels():
         if not run_python(PROBE, 20.0, level=level).passed:
             continue
@@ -44,8 +59,18 @@ def main() -> None:
             assert result.passed, result
 
         cost = milliseconds(run, args.programs, args.workers)
-        print(json.dumps({"level": str(level), "in_force": str(level) == sandbox_level(), "gaps": level.gaps(),
-                          "milliseconds": round(cost, 1), "over_bare_interpreter": round(cost / bare, 2)}), flush=True)
+        print(
+            json.dumps(
+                {
+                    "level": str(level),
+                    "in_force": str(level) == sandbox_level(),
+                    "gaps": level.gaps(),
+                    "milliseconds": round(cost, 1),
+                    "over_bare_interpreter": round(cost / bare, 2),
+                }
+            ),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

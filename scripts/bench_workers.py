@@ -45,13 +45,20 @@ def counted(found: Facts, cores: int):
     """Adds to `found` the CPU seconds of this process and the wall seconds of the block; `seconds` is CPU on one core, else wall."""
     processor, wall = time.process_time(), time.perf_counter()
     yield
-    found["cpu_seconds"], found["wall_seconds"] = time.process_time() - processor, time.perf_counter() - wall
+    found["cpu_seconds"], found["wall_seconds"] = (
+        time.process_time() - processor,
+        time.perf_counter() - wall,
+    )
     found["seconds"] = found["cpu_seconds"] if cores == 1 else found["wall_seconds"]
 
 
 def peak_bytes() -> int:
     """The largest resident memory of this process so far (Linux's VmHWM: getrusage would include the parent's before exec)."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    line = next(
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
     return int(line.split()[1]) * 1024
 
 
@@ -97,8 +104,18 @@ def ours(_: str) -> dict[str, Callable[[Facts], Facts]]:
     bare = psutil.Process().memory_info().rss
     small = GPT(GPTConfig(VOCAB, 512, 1, 32, 1, 1))
     warm = [GPTLanguageModel(small, PlainTokens(VOCAB), rows=8, max_length=48)]
-    generate(warm.pop(), prompts(8, 32), temperature=0.7, top_k=50, max_new_tokens=4, seed=0, stage="warm")
-    imported = psutil.Process().memory_info().rss  # the libraries' code, read from disk at its first use, is theirs
+    generate(
+        warm.pop(),
+        prompts(8, 32),
+        temperature=0.7,
+        top_k=50,
+        max_new_tokens=4,
+        seed=0,
+        stage="warm",
+    )
+    imported = (
+        psutil.Process().memory_info().rss
+    )  # the libraries' code, read from disk at its first use, is theirs
     model = GPT(GPTConfig(VOCAB, 512, DEPTH, WIDTH, HEADS, HEADS))
     randomise(model)
 
@@ -106,19 +123,50 @@ def ours(_: str) -> dict[str, Callable[[Facts], Facts]]:
         return Measured(GPTLanguageModel(of, PlainTokens(VOCAB), rows=slots, max_length=length))
 
     def power(ask: Facts) -> Facts:
-        settings = PowerSettings(alpha=4.0, num_steps=10, temperature=0.7, top_k=50, max_new_tokens=ask["new"], num_blocks=ask["blocks"])
-        measured, found = language_model(ask["slots"], ask["prompt"] + ask["new"], small if ask.get("small") else model), {}
+        settings = PowerSettings(
+            alpha=4.0,
+            num_steps=10,
+            temperature=0.7,
+            top_k=50,
+            max_new_tokens=ask["new"],
+            num_blocks=ask["blocks"],
+        )
+        measured, found = (
+            language_model(
+                ask["slots"], ask["prompt"] + ask["new"], small if ask.get("small") else model
+            ),
+            {},
+        )
         with counted(found, ask["threads"]):
-            results = sample(measured, prompts(ask["problems"], ask["prompt"]), settings, 0, "bench", batch_rows=ask["slots"],
-                             early_rejection=False)
+            results = sample(
+                measured,
+                prompts(ask["problems"], ask["prompt"]),
+                settings,
+                0,
+                "bench",
+                batch_rows=ask["slots"],
+                early_rejection=False,
+            )
         positions = sum(result.positions for result in results) / len(results)
-        return found | {"positions": positions, "occupancy": measured.rows / (measured.decodes * ask["slots"]), "decodes": measured.decodes}
+        return found | {
+            "positions": positions,
+            "occupancy": measured.rows / (measured.decodes * ask["slots"]),
+            "decodes": measured.decodes,
+        }
 
     def decode(ask: Facts) -> Facts:
         measured, found = language_model(ask["rows"], ask["prompt"] + ask["new"]), {}
         with counted(found, ask["threads"]):
-            generate(measured, prompts(ask["rows"], ask["prompt"]), temperature=ask["temperature"], top_k=ask["top_k"],
-                     max_new_tokens=ask["new"], seed=0, stage="bench", batch_rows=ask["rows"])
+            generate(
+                measured,
+                prompts(ask["rows"], ask["prompt"]),
+                temperature=ask["temperature"],
+                top_k=ask["top_k"],
+                max_new_tokens=ask["new"],
+                seed=0,
+                stage="bench",
+                batch_rows=ask["rows"],
+            )
         return found | {"prefill_seconds": measured.prefill_seconds}
 
     def memory(ask: Facts) -> Facts:
@@ -127,12 +175,25 @@ def ours(_: str) -> dict[str, Callable[[Facts], Facts]]:
         work(ask)
         peak = peak_bytes() - imported
         weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-        rows = 2 * ask["slots"] if ask["of"] == "power" else ask["rows"]  # a chain keeps its state and its proposal
+        rows = (
+            2 * ask["slots"] if ask["of"] == "power" else ask["rows"]
+        )  # a chain keeps its state and its proposal
         cached = rows * (ask["prompt"] + ask["new"]) * DEPTH * 2 * WIDTH * 4
-        return {"peak_bytes": peak, "weights_bytes": weights, "cache_bytes": cached, "library_bytes": imported - bare,
-                "ratio": peak / (weights + cached)}
+        return {
+            "peak_bytes": peak,
+            "weights_bytes": weights,
+            "cache_bytes": cached,
+            "library_bytes": imported - bare,
+            "ratio": peak / (weights + cached),
+        }
 
-    return {"power": power, "decode": decode, "memory": memory, "early": early_rejection, "cuda": cuda}
+    return {
+        "power": power,
+        "decode": decode,
+        "memory": memory,
+        "early": early_rejection,
+        "cuda": cuda,
+    }
 
 
 def early_rejection(ask: Facts) -> Facts:
@@ -148,12 +209,14 @@ def early_rejection(ask: Facts) -> Facts:
 
     study = Path(ask["checkpoint"])
     study = study if study.is_dir() else Path("mlruns/work") / study
-    job = json.loads(max(study.glob("power_eval/*/job.json"), key=lambda path: path.stat().st_mtime).read_text())
+    job = json.loads(
+        max(study.glob("power_eval/*/job.json"), key=lambda path: path.stat().st_mtime).read_text()
+    )
     folder = max(study.glob("tok_train/*/tokenizer"), key=lambda path: path.stat().st_mtime)
     weights = max(study.glob("sft/*/checkpoints"), key=lambda path: path.stat().st_mtime)
     tokenizer = Tokenizer.load(folder)
     model, _ = checkpoint.load_model(weights, None, "cpu", tokenizer.digest)
-    rows = open_source(DataConfig(**job["study"]["data"])).task("gsm8k", "test")[:ask["problems"]]
+    rows = open_source(DataConfig(**job["study"]["data"])).task("gsm8k", "test")[: ask["problems"]]
     asked = [chat.render_prompt(tokenizer, chat.gsm8k_messages(row)[:-1]) for row in rows]
     config = job["config"]
     keys = ("alpha", "num_steps", "temperature", "top_k", "max_new_tokens", "restart_prob")
@@ -161,16 +224,33 @@ def early_rejection(ask: Facts) -> Facts:
     found: dict[bool, Facts] = {True: {}, False: {}}
     runs = {}
     for on in (True, False, True, False):  # the first of each pair warms up
-        language_model = GPTLanguageModel(model, tokenizer, Tools("calculator", 1.0), rows=64,
-                                          max_length=max(map(len, asked)) + settings.max_new_tokens)
+        language_model = GPTLanguageModel(
+            model,
+            tokenizer,
+            Tools("calculator", 1.0),
+            rows=64,
+            max_length=max(map(len, asked)) + settings.max_new_tokens,
+        )
         with counted(found[on], ask["threads"]):
             runs[on] = sample(language_model, asked, settings, 0, "bench", early_rejection=on)
-    decisions = [[[info.accepted for info in result.infos] for result in runs[on]] for on in (True, False)]
+    decisions = [
+        [[info.accepted for info in result.infos] for result in runs[on]] for on in (True, False)
+    ]
     finals = [[result.final.tokens for result in runs[on]] for on in (True, False)]
-    facts = {f"{key}_{'with' if on else 'without'}": value for on in runs for key, value in (
-        ("positions", sum(result.positions for result in runs[on]) / len(asked)), ("seconds", found[on]["seconds"] / len(asked)))}
+    facts = {
+        f"{key}_{'with' if on else 'without'}": value
+        for on in runs
+        for key, value in (
+            ("positions", sum(result.positions for result in runs[on]) / len(asked)),
+            ("seconds", found[on]["seconds"] / len(asked)),
+        )
+    }
     differing = sum(a != b for a, b in zip(*decisions))
-    return facts | {"problems": len(asked), "chains_with_differing_decisions": differing, "same_samples": finals[0] == finals[1]}
+    return facts | {
+        "problems": len(asked),
+        "chains_with_differing_decisions": differing,
+        "same_samples": finals[0] == finals[1],
+    }
 
 
 def cuda(ask: Facts) -> Facts:
@@ -185,7 +265,11 @@ def cuda(ask: Facts) -> Facts:
     randomise(model)
     model = model.to("cuda", torch.bfloat16)
     source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
-    target, start, stop = torch.empty_like(source), torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    target, start, stop = (
+        torch.empty_like(source),
+        torch.cuda.Event(enable_timing=True),
+        torch.cuda.Event(enable_timing=True),
+    )
     target.copy_(source)
     start.record()
     for _ in range(20):
@@ -193,20 +277,39 @@ def cuda(ask: Facts) -> Facts:
     stop.record()
     torch.cuda.synchronize()
     bandwidth = 20 * 2 * source.numel() / (start.elapsed_time(stop) / 1000)
-    language_model = GPTLanguageModel(model, PlainTokens(vocab), rows=ask["rows"], max_length=ask["prompt"] + ask["new"])
+    language_model = GPTLanguageModel(
+        model, PlainTokens(vocab), rows=ask["rows"], max_length=ask["prompt"] + ask["new"]
+    )
     found: Facts = {}
     for _ in range(2):  # the first captures the graphs
         torch.cuda.synchronize()
         with counted(found, 2):
-            generate(language_model, prompts(ask["rows"], ask["prompt"]), temperature=0.7, top_k=50, max_new_tokens=ask["new"], seed=0,
-                     stage="bench", batch_rows=ask["rows"])
+            generate(
+                language_model,
+                prompts(ask["rows"], ask["prompt"]),
+                temperature=0.7,
+                top_k=50,
+                max_new_tokens=ask["new"],
+                seed=0,
+                stage="bench",
+                batch_rows=ask["rows"],
+            )
             torch.cuda.synchronize()
     mean_length = ask["prompt"] + ask["new"] / 2
-    read = sum(weight.numel() for weight in model.parameters()) - vocab * width + ask["rows"] * mean_length * ask["depth"] * 2 * width
+    read = (
+        sum(weight.numel() for weight in model.parameters())
+        - vocab * width
+        + ask["rows"] * mean_length * ask["depth"] * 2 * width
+    )
     rate = ask["rows"] * ask["new"] / found["seconds"]
     bound = ask["rows"] / (2 * read / bandwidth)
-    return {"tokens_per_second": rate, "copy_bytes_per_second": bandwidth, "bound_tokens_per_second": bound, "share_of_bound": rate / bound,
-            "device": torch.cuda.get_device_name()}
+    return {
+        "tokens_per_second": rate,
+        "copy_bytes_per_second": bandwidth,
+        "bound_tokens_per_second": bound,
+        "share_of_bound": rate / bound,
+        "device": torch.cuda.get_device_name(),
+    }
 
 
 class Special:
@@ -228,7 +331,16 @@ def fork(checkout: str) -> dict[str, Callable[[Facts], Facts]]:
     from nanochat.engine import Engine
     from nanochat.gpt import GPT, GPTConfig
 
-    model = GPT(GPTConfig(sequence_len=512, vocab_size=VOCAB, n_layer=DEPTH, n_head=HEADS, n_kv_head=HEADS, n_embd=WIDTH))
+    model = GPT(
+        GPTConfig(
+            sequence_len=512,
+            vocab_size=VOCAB,
+            n_layer=DEPTH,
+            n_head=HEADS,
+            n_kv_head=HEADS,
+            n_embd=WIDTH,
+        )
+    )
     model.init_weights()
     randomise(model)
     engine, positions = Engine(model.eval(), Special()), [0]
@@ -244,8 +356,16 @@ def fork(checkout: str) -> dict[str, Callable[[Facts], Facts]]:
         positions[0], found = 0, {}
         with counted(found, ask["threads"]):
             for i, prompt in enumerate(prompts(ask["problems"], ask["prompt"])):
-                engine.power_sample_tool_aware(prompt, max_tokens=ask["new"], alpha=4.0, num_steps=10, temperature=0.7, top_k=50,
-                                               seed=1000 * i, return_metadata=True)
+                engine.power_sample_tool_aware(
+                    prompt,
+                    max_tokens=ask["new"],
+                    alpha=4.0,
+                    num_steps=10,
+                    temperature=0.7,
+                    top_k=50,
+                    seed=1000 * i,
+                    return_metadata=True,
+                )
         return found | {"positions": positions[0] / ask["problems"]}
 
     return {"power": power}
@@ -258,18 +378,33 @@ def nanochat(checkout: str) -> dict[str, Callable[[Facts], Facts]]:
     from nanochat.engine import Engine
     from nanochat.gpt import GPT, GPTConfig
 
-    model = GPT(GPTConfig(sequence_len=512, vocab_size=VOCAB, n_layer=DEPTH, n_head=HEADS, n_kv_head=HEADS, n_embd=WIDTH,
-                          window_pattern="L"))
+    model = GPT(
+        GPTConfig(
+            sequence_len=512,
+            vocab_size=VOCAB,
+            n_layer=DEPTH,
+            n_head=HEADS,
+            n_kv_head=HEADS,
+            n_embd=WIDTH,
+            window_pattern="L",
+        )
+    )
     model.init_weights()
     randomise(model)
     engine = Engine(model.eval(), Special())
 
     def decode(ask: Facts) -> Facts:
         found: Facts = {}
-        prompt, = prompts(1, ask["prompt"])
+        (prompt,) = prompts(1, ask["prompt"])
         with counted(found, ask["threads"]):
-            engine.generate_batch(prompt, num_samples=ask["rows"], max_tokens=ask["new"], temperature=ask["temperature"],
-                                  top_k=ask["top_k"], seed=0)
+            engine.generate_batch(
+                prompt,
+                num_samples=ask["rows"],
+                max_tokens=ask["new"],
+                temperature=ask["temperature"],
+                top_k=ask["top_k"],
+                seed=0,
+            )
         return found
 
     return {"decode": decode}
@@ -281,19 +416,41 @@ def official(checkout: str) -> dict[str, Callable[[Facts], Facts]]:
     from power_samp_utils import AutoregressiveSampler, mcmc_power_samp
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB, hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=DEPTH,
-                                         num_attention_heads=HEADS, num_key_value_heads=HEADS, max_position_embeddings=512,
-                                         bos_token_id=None, eos_token_id=None, pad_token_id=None))
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCAB,
+            hidden_size=WIDTH,
+            intermediate_size=4 * WIDTH,
+            num_hidden_layers=DEPTH,
+            num_attention_heads=HEADS,
+            num_key_value_heads=HEADS,
+            max_position_embeddings=512,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=None,
+        )
+    )
     randomise(model)
     positions = [0]
-    model.model.embed_tokens.register_forward_pre_hook(lambda _, inputs: positions.__setitem__(0, positions[0] + inputs[0].numel()))
-    sampler = AutoregressiveSampler(model.eval(), type("Tokens", (), {"eos_token_id": NEVER})(), torch.device("cpu"))
+    model.model.embed_tokens.register_forward_pre_hook(
+        lambda _, inputs: positions.__setitem__(0, positions[0] + inputs[0].numel())
+    )
+    sampler = AutoregressiveSampler(
+        model.eval(), type("Tokens", (), {"eos_token_id": NEVER})(), torch.device("cpu")
+    )
 
     def power(ask: Facts) -> Facts:
         positions[0], found = 0, {}
         with counted(found, ask["threads"]), torch.no_grad():
             for prompt in prompts(ask["problems"], ask["prompt"]):
-                mcmc_power_samp(sampler, prompt, temp=0.25, mcmc_steps=10, max_new_tokens=ask["new"], block_num=ask["blocks"])
+                mcmc_power_samp(
+                    sampler,
+                    prompt,
+                    temp=0.25,
+                    mcmc_steps=10,
+                    max_new_tokens=ask["new"],
+                    block_num=ask["blocks"],
+                )
         return found | {"positions": positions[0] / ask["problems"]}
 
     return {"power": power}
@@ -303,6 +460,7 @@ def main() -> None:
     name = sys.argv[1]
     if name.startswith("core-"):
         from bench_core import timing_worker
+
         make = functools.partial(timing_worker, dtype=name.removeprefix("core-"))
     else:
         make = {"ours": ours, "fork": fork, "nanochat": nanochat, "official": official}[name]

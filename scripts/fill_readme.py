@@ -18,17 +18,32 @@ WHAT = {
     "tok_train": "trains a byte-level BPE tokenizer (rustbpe, served by tiktoken)",
     "tok_eval": "compression, entropy, coverage on held-out text",
     "base_train": "pretrains the GPT: rotary, QK-norm, ReLU², grouped-query attention, Muon + AdamW",
-    "base_loss": "bits per byte on training and validation text", "base_eval": "CORE-style tasks and the five chat tasks in plain text",
-    "mid_train": "chat format, tool use, multiple choice", "chat_eval_mid": "the five chat tasks",
-    "sft": "supervised fine-tuning on whole conversations", "chat_eval_sft": "the five chat tasks",
+    "base_loss": "bits per byte on training and validation text",
+    "base_eval": "CORE-style tasks and the five chat tasks in plain text",
+    "mid_train": "chat format, tool use, multiple choice",
+    "chat_eval_mid": "the five chat tasks",
+    "sft": "supervised fine-tuning on whole conversations",
+    "chat_eval_sft": "the five chat tasks",
     "power_eval": "power sampling beside greedy, low temperature, plain, best-of-11 and majority, 400 problems",
     "power_ablation": "the samplers over alpha, temperature, steps and particles, 100 problems a point",
-    "rl": "GRPO with the calculator, compared before and after", "chat_eval_rl": "the five chat tasks",
+    "rl": "GRPO with the calculator, compared before and after",
+    "chat_eval_rl": "the five chat tasks",
     "report": "the report and its figures from MLflow",
 }
-TASKS = {"arc_easy": "ARC-Easy", "arc_challenge": "ARC-Challenge", "mmlu": "MMLU", "gsm8k": "GSM8K greedy", "humaneval": "HumanEval"}
-METHODS = {"plain": "plain sample at the same T = 0.7", "greedy": "greedy", "low_temperature": "T = 0.25", "best_of": "best of 11 by log p",
-           "majority": "majority of 11"}
+TASKS = {
+    "arc_easy": "ARC-Easy",
+    "arc_challenge": "ARC-Challenge",
+    "mmlu": "MMLU",
+    "gsm8k": "GSM8K greedy",
+    "humaneval": "HumanEval",
+}
+METHODS = {
+    "plain": "plain sample at the same T = 0.7",
+    "greedy": "greedy",
+    "low_temperature": "T = 0.25",
+    "best_of": "best of 11 by log p",
+    "majority": "majority of 11",
+}
 RL_WAYS = {"greedy": "greedy", "sampled": "T = 1"}
 Study = dict[str, Any]
 
@@ -42,13 +57,18 @@ def steps_table(study: Study) -> list[str]:
     rows = ["| step | what it does | seconds |", "| --- | --- | ---: |"]
     for step, what in WHAT.items():
         if step in study["steps"]:
-            rows.append(f"| {step} | {what} | {study['steps'][step]['ended'] - study['steps'][step]['started']:.0f} |")
+            rows.append(
+                f"| {step} | {what} | {study['steps'][step]['ended'] - study['steps'][step]['started']:.0f} |"
+            )
     return rows
 
 
 def results_table(studies: list[Study]) -> list[str]:
     """A row for each result, a column for each seed."""
-    rows = ["| | " + " | ".join(f"seed {study['seed']}" for study in studies) + " |", "| --- |" + " ---: |" * len(studies)]
+    rows = [
+        "| | " + " | ".join(f"seed {study['seed']}" for study in studies) + " |",
+        "| --- |" + " ---: |" * len(studies),
+    ]
 
     def row(name: str, cell: Callable[[Study], str]) -> None:
         rows.append(f"| {name} | " + " | ".join(map(cell, studies)) + " |")
@@ -56,33 +76,60 @@ def results_table(studies: list[Study]) -> list[str]:
     def power(study: Study, key: str) -> Any:
         return metrics(study, "power_eval")[key]
 
-    row("wall time, s (peak memory, GiB)", lambda s: f"{s['wall_seconds']:.0f} ({s['peak_memory_gib']:.1f})")
+    row(
+        "wall time, s (peak memory, GiB)",
+        lambda s: f"{s['wall_seconds']:.0f} ({s['peak_memory_gib']:.1f})",
+    )
     for task, label in TASKS.items():
+
         def accuracy(study: Study, task: str = task) -> str:
             found = metrics(study, "chat_eval_sft")
             return f"{found[task]:.3f} [{found[f'{task}/low']:.3f}, {found[f'{task}/high']:.3f}]"
+
         row(f"SFT {label}, n = {metrics(studies[0], 'chat_eval_sft')[f'{task}/n']:.0f}", accuracy)
-    row(f"GSM8K, power sampling (alpha 4, 10 steps), n = {power(studies[0], 'total'):.0f}",
-        lambda s: f"{power(s, 'gsm8k'):.3f} at {power(s, 'positions_per_problem'):.0f} positions")
+    row(
+        f"GSM8K, power sampling (alpha 4, 10 steps), n = {power(studies[0], 'total'):.0f}",
+        lambda s: f"{power(s, 'gsm8k'):.3f} at {power(s, 'positions_per_problem'):.0f} positions",
+    )
     for method, label in METHODS.items():
-        row(f"GSM8K, {label}", lambda s, m=method: f"{power(s, f'{m}/accuracy'):.3f} at {power(s, f'{m}/positions_per_problem'):.0f} "
-                                                   f"(p {power(s, f'{m}/p_value'):.2g})")
+        row(
+            f"GSM8K, {label}",
+            lambda s, m=method: (
+                f"{power(s, f'{m}/accuracy'):.3f} at {power(s, f'{m}/positions_per_problem'):.0f} "
+                f"(p {power(s, f'{m}/p_value'):.2g})"
+            ),
+        )
     for way, label in RL_WAYS.items():
-        row(f"RL, GSM8K {label}, before → after, n = {metrics(studies[0], 'rl')[f'{way}/n']:.0f}",
-            lambda s, w=way: f"{metrics(s, 'rl')[f'{w}/before']:.3f} → {metrics(s, 'rl')[f'{w}/after']:.3f} "
-                             f"(p {metrics(s, 'rl')[f'{w}/p_value']:.2g})")
+        row(
+            f"RL, GSM8K {label}, before → after, n = {metrics(studies[0], 'rl')[f'{way}/n']:.0f}",
+            lambda s, w=way: (
+                f"{metrics(s, 'rl')[f'{w}/before']:.3f} → {metrics(s, 'rl')[f'{w}/after']:.3f} "
+                f"(p {metrics(s, 'rl')[f'{w}/p_value']:.2g})"
+            ),
+        )
     return rows
 
 
 def put(text: str, mark: str, lines: list[str]) -> str:
     """`text` with the lines between `<!-- mark -->` and `<!-- end mark -->` replaced."""
-    start, end = text.index(f"<!-- {mark} -->\n") + len(f"<!-- {mark} -->\n"), text.index(f"<!-- end {mark} -->")
+    start, end = (
+        text.index(f"<!-- {mark} -->\n") + len(f"<!-- {mark} -->\n"),
+        text.index(f"<!-- end {mark} -->"),
+    )
     return text[:start] + "\n".join(lines) + "\n" + text[end:]
 
 
 def reference_plan() -> list[str]:
     """What the command that the README names prints, in a block."""
-    command = [sys.executable, "-m", "nanolab", "plan", "speedrun_powersample", "--hardware", "8xH100"]
+    command = [
+        sys.executable,
+        "-m",
+        "nanolab",
+        "plan",
+        "speedrun_powersample",
+        "--hardware",
+        "8xH100",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return ["```text", *done.stdout.splitlines(), "```"]
 
@@ -90,15 +137,24 @@ def reference_plan() -> list[str]:
 def main() -> int:
     """Rewrites README.md, or says whether it is current."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; the status is 1 where the README is another")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; the status is 1 where the README is another",
+    )
     given = parser.parse_args()
-    studies = json.loads((ROOT / "experiments" / "results" / "smoke" / "targets.json").read_text())["studies"]
+    studies = json.loads((ROOT / "experiments" / "results" / "smoke" / "targets.json").read_text())[
+        "studies"
+    ]
     readme = ROOT / "README.md"
     text = put(readme.read_text(), "steps", steps_table(studies[0]))
     text = put(put(text, "results", results_table(studies)), "plan", reference_plan())
     if given.check:
         if text != readme.read_text():
-            print("README.md: its tables are not those of experiments/results/smoke and of plan", file=sys.stderr)
+            print(
+                "README.md: its tables are not those of experiments/results/smoke and of plan",
+                file=sys.stderr,
+            )
             return 1
         return 0
     readme.write_text(text)

@@ -19,39 +19,75 @@ from bench import keep_report
 from nanolab.evals import methods
 from nanolab.files import MLRUNS, ROOT
 
-COLUMNS = ["step", "method", "alpha", "temperature", "num_steps", "passed", "total", "accuracy", "low", "high", "no_tool_share",
-           "positions_per_problem", "p_value"]
+COLUMNS = [
+    "step",
+    "method",
+    "alpha",
+    "temperature",
+    "num_steps",
+    "passed",
+    "total",
+    "accuracy",
+    "low",
+    "high",
+    "no_tool_share",
+    "positions_per_problem",
+    "p_value",
+]
 
 
 def newest(experiment: str, step: str) -> Path:
-    return max((MLRUNS / "work" / experiment / step).glob("*/result.json"), key=lambda path: path.stat().st_mtime).parent
+    return max(
+        (MLRUNS / "work" / experiment / step).glob("*/result.json"),
+        key=lambda path: path.stat().st_mtime,
+    ).parent
 
 
 def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines() if line]
 
 
-def described(step: str, setting: dict, records: list[dict], against: list[dict] | None = None) -> dict:
-    return {"step": step} | setting | methods.summary(records, against) | {"no_tool_share": methods.no_tool_share(records)}
+def described(
+    step: str, setting: dict, records: list[dict], against: list[dict] | None = None
+) -> dict:
+    return (
+        {"step": step}
+        | setting
+        | methods.summary(records, against)
+        | {"no_tool_share": methods.no_tool_share(records)}
+    )
 
 
 def compared(experiment: str) -> list[dict]:
     """One row a method: those of power_eval, then every state of power_ablation's chains."""
     problems = read(newest(experiment, "power_eval") / "problems.jsonl")
-    found = {name: [problem["methods"][name] for problem in problems] for name in problems[0]["methods"]}
-    rows = [described("power_eval", {"method": name}, records, None if name == "power" else found["power"])
-            for name, records in found.items()]
+    found = {
+        name: [problem["methods"][name] for problem in problems] for name in problems[0]["methods"]
+    }
+    rows = [
+        described(
+            "power_eval", {"method": name}, records, None if name == "power" else found["power"]
+        )
+        for name, records in found.items()
+    ]
     for path in sorted((newest(experiment, "power_ablation") / "records").glob("alpha=*.jsonl")):
         alpha, temperature = (part.partition("=")[2] for part in path.stem.split())
         chains = read(path)
         for steps in sorted(map(int, chains[0]["states"])):
-            setting = {"method": "power", "alpha": alpha, "temperature": temperature, "num_steps": steps}
+            setting = {
+                "method": "power",
+                "alpha": alpha,
+                "temperature": temperature,
+                "num_steps": steps,
+            }
             rows.append(described("power_ablation", setting, methods.state_records(chains, steps)))
     return rows
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("experiment", help="a finished study of a built world: trap or length_bias")
     experiment = parser.parse_args().experiment
     folder = ROOT / "experiments" / "results" / experiment
@@ -60,8 +96,18 @@ def main() -> int:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         table.writeheader()
         for row in compared(experiment):
-            table.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
-            print(" ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items()))
+            table.writerow(
+                {
+                    key: f"{value:.6g}" if isinstance(value, float) else value
+                    for key, value in row.items()
+                }
+            )
+            print(
+                " ".join(
+                    f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+                    for key, value in row.items()
+                )
+            )
     return 0
 
 

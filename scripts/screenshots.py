@@ -26,11 +26,25 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome") or "chromium, which is on no path"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
-QUIET = "localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false');" \
-        "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"  # no panel over the page on the first visit
+CHROMIUM = (
+    os.environ.get("CHROMIUM")
+    or shutil.which("chromium")
+    or shutil.which("google-chrome")
+    or "chromium, which is on no path"
+)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+QUIET = (
+    "localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false');"
+    "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
+)  # no panel over the page on the first visit
 WAIT = 120_000  # milliseconds for a page to show what it must, on a busy machine
 COLOURS = 128  # of a picture
 
@@ -39,9 +53,15 @@ COLOURS = 128  # of a picture
 def open_browser(width: int = 1440, height: int = 900) -> Iterator[Any]:
     """A headless Chromium with a fresh profile, whose pages wait patiently."""
     from playwright.sync_api import sync_playwright
+
     with tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
-            profile, executable_path=CHROMIUM, headless=True, args=FLAGS, viewport={"width": width, "height": height})
+            profile,
+            executable_path=CHROMIUM,
+            headless=True,
+            args=FLAGS,
+            viewport={"width": width, "height": height},
+        )
         context.set_default_timeout(WAIT)
         context.add_init_script(QUIET)
         try:
@@ -51,15 +71,22 @@ def open_browser(width: int = 1440, height: int = 900) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def served(command: list[str], health: str, environment: dict[str, str], log: Path) -> Iterator[str]:
+def served(
+    command: list[str], health: str, environment: dict[str, str], log: Path
+) -> Iterator[str]:
     """Runs a server at a free port ("PORT" in its command) until the block ends; gives its address once `health` answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
     with open(log, "w") as output:
-        process = subprocess.Popen([part.replace("PORT", str(port)) for part in command], cwd=ROOT, stdout=output, stderr=output,
-                                   env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", **environment})
+        process = subprocess.Popen(
+            [part.replace("PORT", str(port)) for part in command],
+            cwd=ROOT,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", **environment},
+        )
     try:
         deadline = time.monotonic() + WAIT / 1000
         while True:
@@ -68,7 +95,9 @@ def served(command: list[str], health: str, environment: dict[str, str], log: Pa
                 break
             except (urllib.error.URLError, OSError):
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"{command[2]} does not answer; its log:\n{log.read_text()[-2000:]}") from None
+                    raise RuntimeError(
+                        f"{command[2]} does not answer; its log:\n{log.read_text()[-2000:]}"
+                    ) from None
                 time.sleep(0.3)
         yield address
     finally:
@@ -84,13 +113,19 @@ def served(command: list[str], health: str, environment: dict[str, str], log: Pa
 def mlflow_ui(store: Path, folder: Path) -> Iterator[str]:
     """The MLflow UI of a store; its database is copied into `folder`, so that looking changes nothing."""
     import sqlite3
+
     copy = folder / "mlflow.db"
     source, target = sqlite3.connect(store / "mlflow.db"), sqlite3.connect(copy)
     source.backup(target)
     source.close()
     target.close()
     environment = {"MLFLOW_TRACKING_URI": f"sqlite:///{copy}", "PYTHONPATH": str(ROOT)}
-    with served([sys.executable, "-m", "nanolab", "ui", "--port", "PORT"], "/health", environment, folder / "ui.log") as address:
+    with served(
+        [sys.executable, "-m", "nanolab", "ui", "--port", "PORT"],
+        "/health",
+        environment,
+        folder / "ui.log",
+    ) as address:
         yield address
 
 
@@ -99,13 +134,30 @@ def jupyter_lab(folder: Path, store: Path) -> Iterator[str]:
     """JupyterLab over the notebooks of a folder; what they run goes into `store`."""
     settings = folder / ".settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
-    (settings / "notification.jupyterlab-settings").write_text(json.dumps(
-        {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}))
-    environment = {"NANOLAB_MLRUNS": str(store), "PYTHONPATH": str(ROOT), "JUPYTERLAB_SETTINGS_DIR": str(folder / ".settings"),
-                   "JUPYTERLAB_WORKSPACES_DIR": str(folder / ".workspaces"), "JUPYTER_CONFIG_DIR": str(folder / ".config"),
-                   "IPYTHONDIR": str(folder / ".ipython")}
-    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=PORT",
-               "--ServerApp.port_retries=0", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}"]
+    (settings / "notification.jupyterlab-settings").write_text(
+        json.dumps({"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True})
+    )
+    environment = {
+        "NANOLAB_MLRUNS": str(store),
+        "PYTHONPATH": str(ROOT),
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / ".settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / ".workspaces"),
+        "JUPYTER_CONFIG_DIR": str(folder / ".config"),
+        "IPYTHONDIR": str(folder / ".ipython"),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "jupyter",
+        "lab",
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        "--port=PORT",
+        "--ServerApp.port_retries=0",
+        "--IdentityProvider.token=",
+        f"--ServerApp.root_dir={folder}",
+    ]
     with served(command, "/api", environment, folder / "lab.log") as address:
         yield address
 
@@ -113,13 +165,19 @@ def jupyter_lab(folder: Path, store: Path) -> Iterator[str]:
 def study_pages(study: str) -> dict[str, str]:
     """The parts of an address after the UI's own: a study's views, the newest run of each step, a comparison of its grid points."""
     from nanolab import tracking, tracking_views
+
     number = tracking.experiment_id(study)
-    found = {"steps": tracking_views.page(number, tracking_views.STEPS), "tree": tracking_views.page(number, tracking_views.TREE),
-             "ablation": tracking_views.page(number, tracking_views.GRID, charts=True)}
+    found = {
+        "steps": tracking_views.page(number, tracking_views.STEPS),
+        "tree": tracking_views.page(number, tracking_views.TREE),
+        "ablation": tracking_views.page(number, tracking_views.GRID, charts=True),
+    }
     for run in tracking.search(study, "tags.latest = 'true'"):
         found[f"run {run.tags['step']}"] = f"#/experiments/{number}/runs/{run.id}"
         if run.tags["step"] == "power_ablation":
-            found["compare"] = tracking_views.compare_page(number, [point.id for point in tracking.children(run.id)])
+            found["compare"] = tracking_views.compare_page(
+                number, [point.id for point in tracking.children(run.id)]
+            )
     return found
 
 
@@ -128,7 +186,9 @@ def run_notebook(browser: Any, address: str, name: str) -> Any:
     page = browser.new_page()
     page.goto(f"{address}/lab/tree/{name}")
     page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
-    page.get_by_text("| Idle").first.wait_for()  # JupyterLab drops what is run before the kernel is there
+    page.get_by_text(
+        "| Idle"
+    ).first.wait_for()  # JupyterLab drops what is run before the kernel is there
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     page.locator(".jp-OutputArea-output img").first.wait_for()
@@ -142,7 +202,11 @@ def with_parameters(notebook: Path, target: Path, values: dict[str, Any]) -> Non
         if "parameters" in cell["metadata"].get("tags", []):
             source = "".join(cell["source"])
             for key, value in values.items():
-                source, count = re.subn(rf"(?m)^{key} = .*?(?=  #|$)", lambda found: f"{key} = {value!r}", source)  # noqa: B023
+                source, count = re.subn(
+                    rf"(?m)^{key} = .*?(?=  #|$)",
+                    lambda found: f"{key} = {value!r}",  # noqa: B023
+                    source,
+                )
                 assert count == 1, key
             cell["source"] = source
     target.write_text(json.dumps(content))
@@ -151,7 +215,12 @@ def with_parameters(notebook: Path, target: Path, values: dict[str, Any]) -> Non
 def optimise(path: Path) -> None:
     """Rewrites a PNG with a palette of few colours, a third of its size or less."""
     from PIL import Image
-    image = Image.open(path).convert("RGB").quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+
+    image = (
+        Image.open(path)
+        .convert("RGB")
+        .quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    )
     image.save(path, optimize=True)
 
 
@@ -181,7 +250,9 @@ def main() -> int:
         with_parameters(ROOT / "notebooks" / name, work / name, {"experiment": given.study})
         with jupyter_lab(work, given.store.absolute()) as address:
             page = run_notebook(browser, address, name)
-            page.locator(".jp-OutputArea-output img").first.evaluate("image => image.scrollIntoView()")
+            page.locator(".jp-OutputArea-output img").first.evaluate(
+                "image => image.scrollIntoView()"
+            )
             page.wait_for_timeout(3000)
             pictures.append(given.out / "notebook.png")
             page.screenshot(path=pictures[-1])

@@ -35,7 +35,11 @@ Steps that are not listed but needed run too. `experiments/smoke.yaml` spells ev
 
 def shown(value: object) -> str:
     """A value as YAML has it, in code font."""
-    text = {True: "true", False: "false", None: "null"}.get(value, value) if isinstance(value, (bool, type(None))) else value
+    text = (
+        {True: "true", False: "false", None: "null"}.get(value, value)
+        if isinstance(value, (bool, type(None)))
+        else value
+    )
     if isinstance(value, (list, dict)):
         text = str(value).replace("'", "")
     return f"`{text}`" if text != "" else "empty"
@@ -56,7 +60,11 @@ def kind(hint: object) -> str:
 
 def limits(metadata: dict) -> str:
     """The range of a number."""
-    parts = [("from {}", metadata["minimum"]), ("above {}", metadata["above"]), ("to {}", metadata["maximum"])]
+    parts = [
+        ("from {}", metadata["minimum"]),
+        ("above {}", metadata["above"]),
+        ("to {}", metadata["maximum"]),
+    ]
     return " ".join(text.format(value) for text, value in parts if value is not None)
 
 
@@ -67,21 +75,34 @@ def table(cls: type) -> str:
     for field in dataclasses.fields(cls):
         if field.metadata:
             what = f"{kind(hints[field.name])} {limits(field.metadata)}".strip()
-            rows.append(f"| `{field.name}` | {shown(values[field.name])} | {what} | {field.metadata['description']} |")
-    return "\n".join(["| setting | default | kind | what it is |", "| --- | --- | --- | --- |", *rows])
+            rows.append(
+                f"| `{field.name}` | {shown(values[field.name])} | {what} | {field.metadata['description']} |"
+            )
+    return "\n".join(
+        ["| setting | default | kind | what it is |", "| --- | --- | --- | --- |", *rows]
+    )
 
 
 def page() -> str:
     """The whole page."""
-    parts = [START, f"## The study itself\n\n{table(StudyConfig)}\n", f"## data\n\n{DataConfig.__doc__}\n\n{table(DataConfig)}\n",
-             f"## launch\n\n{LaunchConfig.__doc__} [cluster.md](cluster.md) has examples.\n\n{table(LaunchConfig)}\n"]
+    parts = [
+        START,
+        f"## The study itself\n\n{table(StudyConfig)}\n",
+        f"## data\n\n{DataConfig.__doc__}\n\n{table(DataConfig)}\n",
+        f"## launch\n\n{LaunchConfig.__doc__} [cluster.md](cluster.md) has examples.\n\n{table(LaunchConfig)}\n",
+    ]
     for name, cls in STAGES.items():
         steps = ", ".join(f"`{step}`" for step, spec in STEPS.items() if spec.stage == name)
         parts.append(f"## {name}\n\n{cls.__doc__.strip()} Steps: {steps}.\n\n{table(cls)}\n")
-    samplers = "\n".join(f"| `{name}` | {', '.join(f'`{key}`' for key in keys)} |" for name, keys in grid.SAMPLERS.items())
-    parts.append("### The grid of power_ablation\n\nEach entry is a product of value lists, and entries are joined: "
-                 "`{sampler: [power], alpha: [1, 4], temperature: [0.7]}` is two points. A setting that an entry leaves out has the "
-                 f"stage's own value.\n\n| sampler | settings of a point |\n| --- | --- |\n{samplers}\n")
+    samplers = "\n".join(
+        f"| `{name}` | {', '.join(f'`{key}`' for key in keys)} |"
+        for name, keys in grid.SAMPLERS.items()
+    )
+    parts.append(
+        "### The grid of power_ablation\n\nEach entry is a product of value lists, and entries are joined: "
+        "`{sampler: [power], alpha: [1, 4], temperature: [0.7]}` is two points. A setting that an entry leaves out has the "
+        f"stage's own value.\n\n| sampler | settings of a point |\n| --- | --- |\n{samplers}\n"
+    )
     return "\n".join(parts)
 
 
@@ -92,4 +113,6 @@ if __name__ == "__main__":
         PAGE.write_text(page(), encoding="utf-8")
         print(PAGE.relative_to(ROOT))
     elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page():
-        sys.exit(f"error: {PAGE.relative_to(ROOT)} is not what the settings are now; run this script without --check")
+        sys.exit(
+            f"error: {PAGE.relative_to(ROOT)} is not what the settings are now; run this script without --check"
+        )

@@ -8,7 +8,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", NANOLAB_MLRUNS=tempfile.mkdtemp(prefix="nanolab-test-"))
+os.environ.update(
+    MLFLOW_DISABLE_TELEMETRY="true", NANOLAB_MLRUNS=tempfile.mkdtemp(prefix="nanolab-test-")
+)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
@@ -20,7 +22,7 @@ from nanolab.schema import to_dict
 
 ROOT = Path(__file__).resolve().parent.parent
 
-FAKE_DIST = '''
+FAKE_DIST = """
 from dataclasses import dataclass
 
 
@@ -45,9 +47,9 @@ def barrier(world):
 
 def close_world(world):
     pass
-'''
+"""
 
-FAKE_SOURCES = '''
+FAKE_SOURCES = """
 class open_source:
     def __init__(self, data):
         self.data = data
@@ -60,7 +62,7 @@ class open_source:
 
 
 DataSource = open_source
-'''
+"""
 
 FAKE_TRAIN = '''
 import time
@@ -92,7 +94,7 @@ def run(job, world, run):
     return {"steps": total, "started_at": start, "data": "embedded"}
 '''
 
-FAKE_EVAL = '''
+FAKE_EVAL = """
 from nanolab import files, notebooks
 from nanolab.config import STAGES
 from nanolab.schema import to_dict
@@ -101,9 +103,9 @@ from nanolab.schema import to_dict
 def run(job, world, run):
     trained = files.read_json(job.inputs["tok_train"] / "result.json")["metrics"]
     return {"coverage": trained["steps"] / 10}
-'''
+"""
 
-FAKE_REPORT = '''
+FAKE_REPORT = """
 from nanolab import tracking
 
 
@@ -112,7 +114,7 @@ def run(job, run):
     steps = [child.tags.get("step") for child in tracking.children(parent)]
     (job.folder / "report.md").write_text("the report")
     return {"summary": "SUMMARY " + " ".join(sorted(steps))}
-'''
+"""
 
 
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
@@ -124,10 +126,14 @@ def fake_notebook(stage: str) -> str:
     cell = {"cell_type": "code", "execution_count": None, "outputs": []}
     parameters = "\n".join(f"{name} = {value!r}" for name, value in names.items())
     own = ", ".join(f"{name}={name}" for name in to_dict(STAGES[stage]()))
-    run = (f"from nanolab import pipeline\nresult = pipeline.run_stage({stage!r}, dict({own}), experiment=experiment, "
-           "parent_run_id=parent_run_id, fresh=fresh)\nprint('metrics', result.metrics)")
-    cells = [{**cell, "id": "parameters", "metadata": {"tags": ["parameters"]}, "source": parameters},
-             {**cell, "id": "run", "metadata": {}, "source": run}]
+    run = (
+        f"from nanolab import pipeline\nresult = pipeline.run_stage({stage!r}, dict({own}), experiment=experiment, "
+        "parent_run_id=parent_run_id, fresh=fresh)\nprint('metrics', result.metrics)"
+    )
+    cells = [
+        {**cell, "id": "parameters", "metadata": {"tags": ["parameters"]}, "source": parameters},
+        {**cell, "id": "run", "metadata": {}, "source": run},
+    ]
     return json.dumps({"cells": cells, "metadata": KERNEL, "nbformat": 4, "nbformat_minor": 5})
 
 
@@ -136,7 +142,12 @@ def template_store(tmp_path_factory):
     """A store with its tables made: making them takes seconds, copying them nothing."""
     folder = tmp_path_factory.mktemp("template")
     program = "from nanolab import tracking; tracking.client()"
-    subprocess.run([sys.executable, "-c", program], env={**os.environ, "NANOLAB_MLRUNS": str(folder)}, check=True, cwd=ROOT)
+    subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "NANOLAB_MLRUNS": str(folder)},
+        check=True,
+        cwd=ROOT,
+    )
     return folder / "mlflow.db"
 
 
@@ -160,9 +171,17 @@ def finished_study(tmp_path_factory) -> tuple[Path, str]:
     store, printed = folder / "finished_study", folder / "finished_study.txt"
     with files.file_lock(folder / "finished_study.lock"):
         if not printed.is_file():
-            done = subprocess.run([sys.executable, "scripts/run_all.py", "experiments/micro.yaml"], cwd=ROOT, capture_output=True,
-                                  text=True, timeout=900, env={**os.environ, "NANOLAB_MLRUNS": str(store)})
-            assert done.returncode == 0, f"run_all ended with {done.returncode}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+            done = subprocess.run(
+                [sys.executable, "scripts/run_all.py", "experiments/micro.yaml"],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=900,
+                env={**os.environ, "NANOLAB_MLRUNS": str(store)},
+            )
+            assert done.returncode == 0, (
+                f"run_all ended with {done.returncode}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+            )
             printed.write_text(done.stdout)
     return store, printed.read_text()
 
@@ -172,14 +191,24 @@ class Lab:
 
     def __init__(self, root: Path):
         self.root = root
-        self.environment = {**os.environ, "NANOLAB_MLRUNS": str(root / "mlruns"), "PYTHONPATH": str(root)}
+        self.environment = {
+            **os.environ,
+            "NANOLAB_MLRUNS": str(root / "mlruns"),
+            "PYTHONPATH": str(root),
+        }
 
     def behave(self, how: str) -> None:
         (self.root / "nanolab" / "stages" / "behave").write_text(how)
 
     def start(self, *arguments: str) -> subprocess.Popen:
-        return subprocess.Popen([sys.executable, *arguments], cwd=self.root, env=self.environment, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=self.root,
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
 
     def call(self, *arguments: str) -> tuple[int, str]:
         """Exit status and output of a Python command in this repository."""
@@ -197,8 +226,12 @@ class Lab:
 @pytest.fixture
 def lab(tmp_path, template_store, monkeypatch):
     root = tmp_path / "lab"
-    monkeypatch.setattr(files, "MLRUNS", root / "mlruns")  # so that a test reads the lab's store in its own process
-    shutil.copytree(ROOT / "nanolab", root / "nanolab")  # with its compiled modules, which each of its processes would compile anew
+    monkeypatch.setattr(
+        files, "MLRUNS", root / "mlruns"
+    )  # so that a test reads the lab's store in its own process
+    shutil.copytree(
+        ROOT / "nanolab", root / "nanolab"
+    )  # with its compiled modules, which each of its processes would compile anew
     stages = root / "nanolab" / "stages"
     (root / "nanolab" / "dist.py").write_text(FAKE_DIST)
     (root / "nanolab" / "data" / "sources.py").write_text(FAKE_SOURCES)
@@ -206,8 +239,10 @@ def lab(tmp_path, template_store, monkeypatch):
     (stages / "tok_eval.py").write_text(FAKE_EVAL)
     (stages / "report.py").write_text(FAKE_REPORT)
     (root / "experiments").mkdir()
-    (root / "experiments" / "tiny.yaml").write_text("steps: [tok_train, tok_eval, report]\nbase_train: {steps: 1}\n"
-                                                    "tokenizer: {vocab_size: 275}\n")
+    (root / "experiments" / "tiny.yaml").write_text(
+        "steps: [tok_train, tok_eval, report]\nbase_train: {steps: 1}\n"
+        "tokenizer: {vocab_size: 275}\n"
+    )
     shutil.copytree(ROOT / "scripts", root / "scripts")
     (root / "notebooks").mkdir()
     (root / "notebooks" / "01_tokenizer.ipynb").write_text(fake_notebook("tokenizer"))
@@ -228,15 +263,30 @@ def trained_study(store):
     from nanolab.model.gpt import GPT
     from nanolab.model.scaling import GPTConfig
     from nanolab.plan import RESULT, write_job
+
     work = store / "work" / "tiny"
-    tokenizer = train_tokenizer([f"The cat number {i * 37} eats fish, says Ann. 48/2 is 24.\n#### {i}\n" for i in range(40)], 300)
+    tokenizer = train_tokenizer(
+        [
+            f"The cat number {i * 37} eats fish, says Ann. 48/2 is 24.\n#### {i}\n"
+            for i in range(40)
+        ],
+        300,
+    )
     tokenizer.save(work / "tok_train" / "a" / "tokenizer")
     torch.manual_seed(0)
     model = GPT(GPTConfig(tokenizer.vocab_size, 96, 2, 64, 2, 2)).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     folder = work / "sft" / "b"
-    write_job(Job("sft", StudyConfig(experiment="tiny"), SftConfig(), folder, {"tok_train": work / "tok_train" / "a"}))
+    write_job(
+        Job(
+            "sft",
+            StudyConfig(experiment="tiny"),
+            SftConfig(),
+            folder,
+            {"tok_train": work / "tok_train" / "a"},
+        )
+    )
     checkpoint.save(folder / "checkpoints", 7, model, {}, {"tokenizer_digest": tokenizer.digest})
     files.write_json(folder / RESULT, {"step": "sft", "metrics": {}, "started": 0.0, "ended": 1.0})
     return "tiny"

@@ -14,7 +14,15 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARK = re.compile(r"\*(Not run by the tests: .{20,}|Run by (tests/\S+\.py).*)\*")
-STUDY_COMMANDS = ("chat", "clean", "compare", "export", "register", "report", "results")  # they read a finished study
+STUDY_COMMANDS = (
+    "chat",
+    "clean",
+    "compare",
+    "export",
+    "register",
+    "report",
+    "results",
+)  # they read a finished study
 SERVERS = ("ui",)  # they end when they are interrupted
 LINE = re.compile(r"(make \w+|python -m \w|python scripts/|\.venv/bin/)")
 
@@ -42,7 +50,7 @@ def blocks(page: Path) -> list[Block]:
     """The fenced blocks of a page, in order."""
     text, found = page.read_text(), []
     for fence in FENCE.finditer(text):
-        above = text[:fence.start()].rstrip().rpartition("\n")[2]
+        above = text[: fence.start()].rstrip().rpartition("\n")[2]
         found.append(Block(page, fence[1], fence[2], MARK.fullmatch(above)))
     return found
 
@@ -56,7 +64,7 @@ def commands(page: Path, text: str) -> list[Command]:
             if word not in ("&&", "|", ";"):
                 words.append(word)
                 continue
-            words = words[:words.index(">")] if ">" in words else words
+            words = words[: words.index(">")] if ">" in words else words
             while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
                 words.pop(0)
             if words:
@@ -75,8 +83,13 @@ def canonical(words: list[str]) -> list[str]:
 
 def to_run() -> list[Command]:
     """Every command of a block that is not marked, each once."""
-    found = [command for page in PAGES for block in blocks(page) if block.language == "sh" and not block.mark
-             for command in commands(page, block.text)]
+    found = [
+        command
+        for page in PAGES
+        for block in blocks(page)
+        if block.language == "sh" and not block.mark
+        for command in commands(page, block.text)
+    ]
     return list({command.words: command for command in found}.values())
 
 

@@ -24,8 +24,16 @@ class Value:
 
 def rounded(value):
     """`value` with its own rounding to a double added to the error, where it needs one."""
-    held = value.whole or (value.error == 0 and abs(value.exact) < LIMIT and Fraction(float(value.exact)) == value.exact)
-    return value if value.refused or held else Value(value.text, value.exact, value.error + ULP * abs(float(value.exact)))
+    held = value.whole or (
+        value.error == 0
+        and abs(value.exact) < LIMIT
+        and Fraction(float(value.exact)) == value.exact
+    )
+    return (
+        value
+        if value.refused or held
+        else Value(value.text, value.exact, value.error + ULP * abs(float(value.exact)))
+    )
 
 
 def leaf(draw):
@@ -51,7 +59,11 @@ def made(draw, depth):
     op = draw.choice(["+", "-", "*", "/", "+", "-", "*", "/", "//", "%", "**"])
     power = draw.choice([0, 1, 2, 3, 5, 64, 65, -1])
     b = Value(str(power), Fraction(power), whole=True) if op == "**" else made(draw, depth - 1)
-    if (b.error and op == "/") or ((a.error or b.error) and op in ("//", "%")) or (a.error and op == "**" and power < 0):
+    if (
+        (b.error and op == "/")
+        or ((a.error or b.error) and op in ("//", "%"))
+        or (a.error and op == "**" and power < 0)
+    ):
         op = "-"  # a jump or a pole: beside it, a rounding makes any difference
     space = draw.choice(["", " "])
     return rounded(combined(f"({a.text}{space}{op}{space}{b.text})", op, a, b))
@@ -59,13 +71,27 @@ def made(draw, depth):
 
 def combined(text, op, a, b):
     x, y, size_x, size_y = a.exact, b.exact, abs(float(a.exact)), abs(float(b.exact))
-    if a.refused or b.refused or (op in ("/", "//", "%") and y == 0) or (op == "**" and (abs(y) > 64 or (x == 0 and y < 0))):
+    if (
+        a.refused
+        or b.refused
+        or (op in ("/", "//", "%") and y == 0)
+        or (op == "**" and (abs(y) > 64 or (x == 0 and y < 0)))
+    ):
         return Value(text, Fraction(0), refused=True)
-    exact = {"+": lambda: x + y, "-": lambda: x - y, "*": lambda: x * y, "/": lambda: x / y, "//": lambda: Fraction(x // y),
-             "%": lambda: x % y, "**": lambda: x ** int(y)}[op]()
+    exact = {
+        "+": lambda: x + y,
+        "-": lambda: x - y,
+        "*": lambda: x * y,
+        "/": lambda: x / y,
+        "//": lambda: Fraction(x // y),
+        "%": lambda: x % y,
+        "**": lambda: x ** int(y),
+    }[op]()
     if abs(exact) >= LIMIT:
         return Value(text, Fraction(0), refused=True)
-    whole = a.whole and b.whole and (op != "/" or exact.denominator == 1) and not (op == "**" and y < 0)
+    whole = (
+        a.whole and b.whole and (op != "/" or exact.denominator == 1) and not (op == "**" and y < 0)
+    )
     error = a.error + b.error
     if op == "*":
         error = size_x * b.error + size_y * a.error + a.error * b.error
@@ -74,7 +100,11 @@ def combined(text, op, a, b):
     elif op == "**" and a.error:
         error = 2 * ((size_x + a.error) ** int(y) - size_x ** int(y) + ULP * size_x ** int(y))
     if not whole:  # a large int becomes a double first
-        error += sum(ULP * abs(float(one.exact)) * size for one, size in ((a, 1), (b, 1)) if one.whole and abs(one.exact) > 2**53)
+        error += sum(
+            ULP * abs(float(one.exact)) * size
+            for one, size in ((a, 1), (b, 1))
+            if one.whole and abs(one.exact) > 2**53
+        )
     return Value(text, exact, error, whole)
 
 
@@ -114,15 +144,19 @@ def plain(text):
         return text
     text, kept = text.replace("$", "").replace(",", ""), []
     for i, c in enumerate(text):
-        after = text[i + 1:].lstrip()
-        if c == "%" and i and (text[i - 1].isdigit() or (text[i - 1] == "." and text[:i - 1][-1:].isdigit())) and (
-                not after or after[0] not in "0123456789.("):
+        after = text[i + 1 :].lstrip()
+        if (
+            c == "%"
+            and i
+            and (text[i - 1].isdigit() or (text[i - 1] == "." and text[: i - 1][-1:].isdigit()))
+            and (not after or after[0] not in "0123456789.(")
+        ):
             start = i
             while start and text[start - 1] in "0123456789.":
                 start -= 1
             if text[start:i].count(".") > 1:
                 return None  # no number: whatever is made of it must not be a value
-            kept[len(kept) - (i - start):] = ["(", text[start:i], "/100)"]
+            kept[len(kept) - (i - start) :] = ["(", text[start:i], "/100)"]
             kept = list("".join(kept))
         else:
             kept.append(c)
@@ -134,20 +168,56 @@ def reference(node):
     if isinstance(node, ast.Constant):
         return Fraction(node.value)
     if isinstance(node, ast.UnaryOp):
-        return -reference(node.operand) if isinstance(node.op, ast.USub) else reference(node.operand)
+        return (
+            -reference(node.operand) if isinstance(node.op, ast.USub) else reference(node.operand)
+        )
     if isinstance(node, ast.Call):
         return Fraction(node.func.value.value.count(node.args[0].value))
     a, b = reference(node.left), reference(node.right)
     if isinstance(node.op, ast.Pow):
         return a ** int(b) if b.denominator == 1 else Fraction(float(a) ** float(b))
-    return {ast.Add: lambda: a + b, ast.Sub: lambda: a - b, ast.Mult: lambda: a * b, ast.Div: lambda: a / b,
-            ast.FloorDiv: lambda: Fraction(a // b), ast.Mod: lambda: a % b}[type(node.op)]()
+    return {
+        ast.Add: lambda: a + b,
+        ast.Sub: lambda: a - b,
+        ast.Mult: lambda: a * b,
+        ast.Div: lambda: a / b,
+        ast.FloorDiv: lambda: Fraction(a // b),
+        ast.Mod: lambda: a % b,
+    }[type(node.op)]()
 
 
 def test_random_strings_never_raise_are_quick_and_have_a_value_only_if_it_is_the_right_one():
     draw, valued, slowest = random.Random(3), 0, 0.0
-    pieces = ["9", "3", "12", "**", "(", ")", "-", "+", "*", "/", ".", "1e9", '"a"', "'", ".count(", "%", "$", ",", ",000", " ", "//", "é",
-              "\\", "e", "\t", "_", "0x", "j"]
+    pieces = [
+        "9",
+        "3",
+        "12",
+        "**",
+        "(",
+        ")",
+        "-",
+        "+",
+        "*",
+        "/",
+        ".",
+        "1e9",
+        '"a"',
+        "'",
+        ".count(",
+        "%",
+        "$",
+        ",",
+        ",000",
+        " ",
+        "//",
+        "é",
+        "\\",
+        "e",
+        "\t",
+        "_",
+        "0x",
+        "j",
+    ]
     for _ in range(60_000):
         text = "".join(draw.choices(pieces, k=draw.randrange(1, draw.choice([5, 9, 60]))))
         start = time.perf_counter()
@@ -156,5 +226,9 @@ def test_random_strings_never_raise_are_quick_and_have_a_value_only_if_it_is_the
         if result is not None:
             valued += 1
             exact = reference(ast.parse(plain(text).strip(), mode="eval").body)
-            assert abs(Fraction(result) - exact) <= Fraction(1, 10**9) * max(1, abs(exact)), (text, result, exact)
+            assert abs(Fraction(result) - exact) <= Fraction(1, 10**9) * max(1, abs(exact)), (
+                text,
+                result,
+                exact,
+            )
     assert valued > 1000 and slowest < 1.0, (valued, slowest)

@@ -13,12 +13,18 @@ from nanolab.chat_session import Answer, ChatSettings, Session
 from nanolab.schema import UserError
 from nanolab.trained import load_for_chat
 
-PARTS = [{"type": "text", "text": "It is "}, {"type": "python", "text": "48/2"}, {"type": "output", "text": "24"},
-         {"type": "text", "text": "24."}, {"type": "python", "text": "1+"}]
+PARTS = [
+    {"type": "text", "text": "It is "},
+    {"type": "python", "text": "48/2"},
+    {"type": "output", "text": "24"},
+    {"type": "text", "text": "24."},
+    {"type": "python", "text": "1+"},
+]
 
 
 def talk(study, lines, **console):
     """What a conversation prints; an exception among the lines is raised by the reader."""
+
     def read():
         line = lines.pop(0) if lines else EOFError()
         if isinstance(line, BaseException):
@@ -27,20 +33,41 @@ def talk(study, lines, **console):
 
     out, session = io.StringIO(), Session(*load_for_chat(study, "sft"))
     settings = ChatSettings(max_new_tokens=16)
-    Screen(session, settings, Console(file=out, highlight=False, width=200, **console), lambda source: session).talk(read)
+    Screen(
+        session,
+        settings,
+        Console(file=out, highlight=False, width=200, **console),
+        lambda source: session,
+    ).talk(read)
     return out.getvalue()
 
 
 def test_power_4_10_switches_the_sampler():
     new = switched(ChatSettings(seed=5), "power", ["4", "10"])
-    assert (new.sampler, new.alpha, new.num_steps, new.temperature, new.seed) == ("power", 4.0, 10, 0.7, 5)
-    assert switched(new, "greedy", []).sampler == "greedy" and switched(new, "sample", ["1", "20"]).top_k == 20
+    assert (new.sampler, new.alpha, new.num_steps, new.temperature, new.seed) == (
+        "power",
+        4.0,
+        10,
+        0.7,
+        5,
+    )
+    assert (
+        switched(new, "greedy", []).sampler == "greedy"
+        and switched(new, "sample", ["1", "20"]).top_k == 20
+    )
     assert switched(new, "seed", ["9"]).sampler == "power"
 
 
-@pytest.mark.parametrize("command, words, message", [
-    ("power", ["x"], "'x' is not a number: /power .ALPHA. .NUM_STEPS. .TEMPERATURE."), ("power", ["0.5"], "alpha = 0.5 is out of range"),
-    ("greedy", ["1"], "/greedy takes 0 values"), ("seed", [], "/seed takes 1 value: /seed SEED"), ("best", ["1.5"], "not a whole number")])
+@pytest.mark.parametrize(
+    "command, words, message",
+    [
+        ("power", ["x"], "'x' is not a number: /power .ALPHA. .NUM_STEPS. .TEMPERATURE."),
+        ("power", ["0.5"], "alpha = 0.5 is out of range"),
+        ("greedy", ["1"], "/greedy takes 0 values"),
+        ("seed", [], "/seed takes 1 value: /seed SEED"),
+        ("best", ["1.5"], "not a whole number"),
+    ],
+)
 def test_a_wrong_word_is_refused(command, words, message):
     with pytest.raises(UserError, match=message):
         switched(ChatSettings(), command, words)
@@ -48,19 +75,42 @@ def test_a_wrong_word_is_refused(command, words, message):
 
 def test_tool_calls_read_as_in_a_text():
     assert shown(PARTS).plain == "It is <<48/2=24>>24.<<1+>>"
-    assert len({str(span.style) for span in shown(PARTS).spans if str(span.style)}) == 2  # calls, and their outputs
+    assert (
+        len({str(span.style) for span in shown(PARTS).spans if str(span.style)}) == 2
+    )  # calls, and their outputs
     assert common_start("abcd", "abX") == 2 and common_start("ab", "abc") == 2
 
 
 def test_a_conversation_goes_on_after_mistakes_and_interrupts(trained_study):
-    out = talk(trained_study, ["Hello", KeyboardInterrupt(), "/power 4 2", "Hello", "/nonsense", "/power 0", "/new", "/help", "/quit", "x"])
+    out = talk(
+        trained_study,
+        [
+            "Hello",
+            KeyboardInterrupt(),
+            "/power 4 2",
+            "Hello",
+            "/nonsense",
+            "/power 0",
+            "/new",
+            "/help",
+            "/quit",
+            "x",
+        ],
+    )
     assert out.count(" positions, ") == 2 and "2 steps accepted" in out
-    for line in ("Ctrl-D or /quit ends", "power, alpha 4, 2 steps", "unknown command '/nonsense'", "alpha = 0.0 is out of range"):
+    for line in (
+        "Ctrl-D or /quit ends",
+        "power, alpha 4, 2 steps",
+        "unknown command '/nonsense'",
+        "alpha = 0.0 is out of range",
+    ):
         assert line in out
     assert "\x1b" not in out  # no terminal, no colours
 
 
-def test_a_conversation_begins_with_a_question_of_the_model_s_world_and_ends_as_people_end_things(trained_study):
+def test_a_conversation_begins_with_a_question_of_the_model_s_world_and_ends_as_people_end_things(
+    trained_study,
+):
     for end in ENDS:
         out = talk(trained_study, [end, "/greedy"])
         assert f"for example: {EXAMPLE}" in out and out.count("greedy") == 1, end  # the greeting's
@@ -88,17 +138,40 @@ def test_every_command_of_the_help_is_one(trained_study):
 
 
 def test_one_answer_as_json_equals_the_conversation_s(trained_study, capsys):
-    command = ["chat", "tiny", "--prompt", "Hello", "--json", "--sampler", "power", "--set", "num_steps=2", "--set", "max_new_tokens=16"]
+    command = [
+        "chat",
+        "tiny",
+        "--prompt",
+        "Hello",
+        "--json",
+        "--sampler",
+        "power",
+        "--set",
+        "num_steps=2",
+        "--set",
+        "max_new_tokens=16",
+    ]
     assert main(command) == 0
     found = json.loads(capsys.readouterr().out)
-    own = Session(*load_for_chat("tiny", None)).answer("Hello", ChatSettings("power", num_steps=2, max_new_tokens=16)).to_dict()
+    own = (
+        Session(*load_for_chat("tiny", None))
+        .answer("Hello", ChatSettings("power", num_steps=2, max_new_tokens=16))
+        .to_dict()
+    )
     assert found.pop("model") == "tiny, sft, step 7"
     assert {**found, "seconds": 0} == {**own, "seconds": 0}
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["chat"], "no trained model in"), (["chat", "--json"], "--json needs --prompt"), (["chat", "--set", "alpha"], "must have the form"),
-    (["chat", "--set", "alfa=1"], "the nearest valid key is alpha"), (["register", "smoke"], "has no finished chat model")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["chat"], "no trained model in"),
+        (["chat", "--json"], "--json needs --prompt"),
+        (["chat", "--set", "alpha"], "must have the form"),
+        (["chat", "--set", "alfa=1"], "the nearest valid key is alpha"),
+        (["register", "smoke"], "has no finished chat model"),
+    ],
+)
 def test_mistakes_are_one_line(store, capsys, arguments, message):
     assert main(arguments) == 2
     error = capsys.readouterr().err

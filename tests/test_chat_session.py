@@ -2,14 +2,25 @@
 
 import pytest
 
-from nanolab.chat_session import ChatSettings, Session, chat_settings, completion_parts, read_message, reply
+from nanolab.chat_session import (
+    ChatSettings,
+    Session,
+    chat_settings,
+    completion_parts,
+    read_message,
+    reply,
+)
 from nanolab.data import chat
 from nanolab.schema import UserError
 from nanolab.trained import load_for_chat
 
 SAMPLERS = ("greedy", "sample", "power", "best_of")
-PARTS = [{"type": "text", "text": "It is "}, {"type": "python", "text": "48/2"}, {"type": "output", "text": "24"},
-         {"type": "text", "text": "24.\n#### 24"}]
+PARTS = [
+    {"type": "text", "text": "It is "},
+    {"type": "python", "text": "48/2"},
+    {"type": "output", "text": "24"},
+    {"type": "text", "text": "24.\n#### 24"},
+]
 
 
 @pytest.fixture
@@ -18,7 +29,9 @@ def session(trained_study):
 
 
 def settings(sampler, **more):
-    return chat_settings({"sampler": sampler, "max_new_tokens": 24, "num_steps": 4, "samples": 3} | more)
+    return chat_settings(
+        {"sampler": sampler, "max_new_tokens": 24, "num_steps": 4, "samples": 3} | more
+    )
 
 
 def test_the_newest_study_with_a_chat_model_is_talked_to(session):
@@ -29,13 +42,16 @@ def test_a_completion_becomes_the_parts_it_was_made_of(session):
     tokenizer = session.subject.tokenizer
     messages = [{"role": "user", "content": "48/2?"}, {"role": "assistant", "content": PARTS}]
     ids = chat.render(tokenizer, messages)[0]
-    assert completion_parts(tokenizer, ids[len(chat.render_prompt(tokenizer, messages)):]) == PARTS
+    assert completion_parts(tokenizer, ids[len(chat.render_prompt(tokenizer, messages)) :]) == PARTS
 
 
 def test_an_answer_written_as_text_becomes_its_parts_again():
     message = {"role": "assistant", "content": "It is <<48/2=24>>24.\n#### 24"}
     assert read_message(message) == {"role": "assistant", "content": PARTS}
-    assert read_message({"role": "user", "content": "<<1=2>>"}) == {"role": "user", "content": "<<1=2>>"}
+    assert read_message({"role": "user", "content": "<<1=2>>"}) == {
+        "role": "user",
+        "content": "<<1=2>>",
+    }
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -43,15 +59,22 @@ def test_the_same_place_gives_the_same_answer_and_watching_changes_nothing(sessi
     moments = []
     first = session.answer("What does the cat eat?", settings(sampler), moments.append)
     second = session.answer("What does the cat eat?", settings(sampler))
-    again = reply(session.subject, [{"role": "user", "content": "What does the cat eat?"}], settings(sampler))
+    again = reply(
+        session.subject, [{"role": "user", "content": "What does the cat eat?"}], settings(sampler)
+    )
     assert (again.text, again.log_p, again.positions) == (first.text, first.log_p, first.positions)
     assert [message["role"] for message in session.messages] == ["user", "assistant"] * 2
-    assert session.messages[1]["content"] == first.parts and session.messages[3]["content"] == second.parts
+    assert (
+        session.messages[1]["content"] == first.parts
+        and session.messages[3]["content"] == second.parts
+    )
     assert sampler == "best_of" or moments
     if sampler == "power":
         assert [moment.step for moment in moments if moment.accepted is not None] == [1, 2, 3, 4]
         assert moments[-1].parts == first.parts and moments[-1].log_p == pytest.approx(first.log_p)
-        assert first.steps == 4 and first.accepted == sum(moment.accepted or False for moment in moments)
+        assert first.steps == 4 and first.accepted == sum(
+            moment.accepted or False for moment in moments
+        )
 
 
 def test_a_chain_of_no_steps_is_the_sample_and_another_seed_another_one(session):
@@ -82,7 +105,9 @@ def test_an_interrupted_answer_leaves_the_conversation_as_it_was(session):
     assert session.messages == [] and session.answer("Hello", settings("greedy")).tokens > 0
 
 
-@pytest.mark.parametrize("messages", [[], [{"role": "assistant", "content": "a"}], [{"role": "user", "content": 1}]])
+@pytest.mark.parametrize(
+    "messages", [[], [{"role": "assistant", "content": "a"}], [{"role": "user", "content": 1}]]
+)
 def test_a_malformed_conversation_is_refused(session, messages):
     with pytest.raises(UserError):
         reply(session.subject, messages, ChatSettings())

@@ -17,7 +17,13 @@ def saved(tmp_path):
     torch.manual_seed(0)
     model = GPT(CONFIG)
     for step in (5, 10):
-        checkpoint.save(tmp_path, step, model, {"losses": [1.0], "momentum": torch.ones(3)}, {"tokenizer_digest": "a" * 64})
+        checkpoint.save(
+            tmp_path,
+            step,
+            model,
+            {"losses": [1.0], "momentum": torch.ones(3)},
+            {"tokenizer_digest": "a" * 64},
+        )
     return tmp_path, model
 
 
@@ -43,7 +49,11 @@ def test_the_newest_complete_one_counts(saved):
     (folder / "step-000020").mkdir()
     (folder / "step-000010" / COMPLETE).unlink()
     (folder / "step-000030.writing").mkdir()
-    assert checkpoint.steps(folder) == [5] and checkpoint.latest(folder) == 5 and checkpoint.load_model(folder)[1]["step"] == 5
+    assert (
+        checkpoint.steps(folder) == [5]
+        and checkpoint.latest(folder) == 5
+        and checkpoint.load_model(folder)[1]["step"] == 5
+    )
     checkpoint.save(folder, 20, model, {}, {})
     assert checkpoint.latest(folder) == 20
     assert checkpoint.latest(folder / "nothing") is None
@@ -51,7 +61,9 @@ def test_the_newest_complete_one_counts(saved):
 
 def test_a_crash_while_writing_leaves_the_old_one(saved, monkeypatch):
     folder, model = saved
-    monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(OSError("no space left on device")))
+    monkeypatch.setattr(
+        torch, "save", lambda *_: (_ for _ in ()).throw(OSError("no space left on device"))
+    )
     with pytest.raises(OSError, match="no space"):
         checkpoint.save(folder, 10, model, {}, {})
     assert checkpoint.latest(folder) == 10 and checkpoint.load_state(folder, 10)["losses"] == [1.0]

@@ -27,7 +27,9 @@ def execution(*folders, source="scripts/run_all.py", status="FINISHED"):
     parent = tracking.open_execution({"experiment": "tiny", "seed": 0}, "tiny now", source)
     for path in folders:
         tags = {"work_folder": str(path.relative_to(files.MLRUNS))}
-        tracking.close_run(tracking.open_step("tiny", parent, path.parent.name, path.name, {}, tags), "FINISHED")
+        tracking.close_run(
+            tracking.open_step("tiny", parent, path.parent.name, path.name, {}, tags), "FINISHED"
+        )
     tracking.close_run(parent, status)
     return parent
 
@@ -40,10 +42,15 @@ def removable(**choice):
 def tiny(store):
     """Two executions of a study, a step set aside, an unfinished one, and one of another study that reads an old result."""
     old, read, new = (folder("tok_train", mark * 12) for mark in "abc")
-    aside, unfinished = folder("tok_train", "c" * 12 + ".1"), folder("tok_eval", "d" * 12, finished=False)
+    aside, unfinished = (
+        folder("tok_train", "c" * 12 + ".1"),
+        folder("tok_eval", "d" * 12, finished=False),
+    )
     execution(old, read)
     execution(new)
-    execution(source="notebooks/01_tokenizer.ipynb")  # a notebook alone does not make the study's latest execution an older one
+    execution(
+        source="notebooks/01_tokenizer.ipynb"
+    )  # a notebook alone does not make the study's latest execution an older one
     folder("tok_eval", "e" * 12, {"tok_train": read}, study="reader")
     return {"old": old, "read": read, "new": new, "aside": aside, "unfinished": unfinished}
 
@@ -53,7 +60,9 @@ def test_what_the_latest_execution_and_other_studies_need_is_kept(tiny):
     assert removable(keep_latest=2) == {tiny["aside"]}
     assert removable(unfinished=True) == {tiny["old"], tiny["aside"], tiny["unfinished"]}
     assert removable(older_than=1.0) == set()
-    assert removable(studies=("tiny",), everything=True) == set(tiny.values()) - {tiny["read"]}  # which another study reads
+    assert removable(studies=("tiny",), everything=True) == set(tiny.values()) - {
+        tiny["read"]
+    }  # which another study reads
     assert removable(studies=("reader",)) == set()
 
 
@@ -70,17 +79,28 @@ def test_nothing_is_removed_before_it_was_shown(tiny, capsys):
     plan_id = shown.partition("--yes ")[2].split()[0]
     (tiny["old"] / "more").write_text("changed meanwhile")
     assert main(["clean", "--yes", plan_id]) == 2
-    assert f"plan {plan_id} is no longer what would be removed" in capsys.readouterr().err and tiny["old"].is_dir()
+    assert (
+        f"plan {plan_id} is no longer what would be removed" in capsys.readouterr().err
+        and tiny["old"].is_dir()
+    )
     with pytest.raises(SystemExit, match="2"):  # --yes alone would remove what nobody saw
         main(["clean", "--yes"])
     assert main(["clean"]) == 0
     assert main(["clean", "--yes", capsys.readouterr().out.partition("--yes ")[2].split()[0]]) == 0
-    assert not tiny["old"].exists() and not tiny["aside"].exists() and tiny["unfinished"].is_dir() and tiny["read"].is_dir()
+    assert (
+        not tiny["old"].exists()
+        and not tiny["aside"].exists()
+        and tiny["unfinished"].is_dir()
+        and tiny["read"].is_dir()
+    )
     assert removable() == set()
 
 
 def test_clean_waits_for_no_run_and_disturbs_none(tiny):
-    with study_lock("reader"), pytest.raises(UserError, match="study 'reader' is being run by process"):
+    with (
+        study_lock("reader"),
+        pytest.raises(UserError, match="study 'reader' is being run by process"),
+    ):
         clean.remove(clean.Choice(), "")
     assert tiny["old"].is_dir()
 
@@ -95,7 +115,10 @@ def test_artifacts_of_a_deleted_run_are_removable(store, tiny):
 
 
 def test_a_choice_that_cannot_be_meant_is_refused(tiny):
-    for choice, words in ((clean.Choice(("tyni",)), "no study 'tyni'"), (clean.Choice(everything=True), "name the studies"),
-                          (clean.Choice(keep_latest=0), "must be at least 1")):
+    for choice, words in (
+        (clean.Choice(("tyni",)), "no study 'tyni'"),
+        (clean.Choice(everything=True), "name the studies"),
+        (clean.Choice(keep_latest=0), "must be at least 1"),
+    ):
         with pytest.raises(UserError, match=words):
             clean.survey(choice)

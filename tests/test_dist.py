@@ -14,8 +14,15 @@ from nanolab.schema import UserError
 
 def test_one_process_is_a_world_without_a_group():
     world = dist.open_world("cpu", "float32")
-    assert (world.rank, world.size, world.device, world.dtype) == (0, 1, torch.device("cpu"), torch.float32)
-    assert dist.sum_over_ranks(world, torch.ones(2)).tolist() == [1, 1] and dist.gather_objects(world, "x") == ["x"]
+    assert (world.rank, world.size, world.device, world.dtype) == (
+        0,
+        1,
+        torch.device("cpu"),
+        torch.float32,
+    )
+    assert dist.sum_over_ranks(world, torch.ones(2)).tolist() == [1, 1] and dist.gather_objects(
+        world, "x"
+    ) == ["x"]
     assert dist.shard(world, [1, 2, 3]) == [1, 2, 3] and not torch.distributed.is_initialized()
     dist.barrier(world)
     dist.close_world(world)
@@ -24,7 +31,10 @@ def test_one_process_is_a_world_without_a_group():
 def test_dtypes_and_devices_by_name():
     world = dist.open_world("cpu")
     assert world.dtype in (torch.float32, torch.bfloat16)
-    assert dist.with_dtype(world, "bfloat16").dtype == torch.bfloat16 and dist.with_dtype(world, "float32").dtype == torch.float32
+    assert (
+        dist.with_dtype(world, "bfloat16").dtype == torch.bfloat16
+        and dist.with_dtype(world, "float32").dtype == torch.float32
+    )
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match=r"launch.device"):
             dist.open_world("cuda")
@@ -57,7 +67,22 @@ def test_ranks_sum_gather_and_wait(tmp_path):
         port = free.getsockname()[1]
     processes = []
     for rank in range(2):
-        place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        processes.append(subprocess.Popen([sys.executable, "-c", RANK, str(tmp_path / "made")], env=os.environ | place,
-                                          stdout=subprocess.PIPE, text=True))
-    assert [process.communicate(timeout=120)[0] for process in processes] == ["done 0\n", "done 1\n"]
+        place = {
+            "RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "LOCAL_RANK": str(rank),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", RANK, str(tmp_path / "made")],
+                env=os.environ | place,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
+    assert [process.communicate(timeout=120)[0] for process in processes] == [
+        "done 0\n",
+        "done 1\n",
+    ]

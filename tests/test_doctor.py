@@ -21,7 +21,11 @@ def test_this_install_is_in_order(store, monkeypatch):
 def test_a_package_that_is_missing_or_of_another_version_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "required", lambda: ["numpy", "no-such-package-of-ours"])
     found = doctor.packages(files.ROOT / "requirements.lock")
-    assert (found.state, found.found, found.fix) == ("problem", "not installed: no-such-package-of-ours", "make setup")
+    assert (found.state, found.found, found.fix) == (
+        "problem",
+        "not installed: no-such-package-of-ours",
+        "make setup",
+    )
     (tmp_path / "lock").write_text("numpy==0.0.1\n")
     monkeypatch.setattr(doctor, "required", lambda: ["numpy"])
     found = doctor.packages(tmp_path / "lock")
@@ -42,7 +46,11 @@ def test_a_store_that_cannot_serve_is_a_problem(store, monkeypatch):
 
 def test_a_damaged_or_empty_store_stops_none_of_the_other_checks(store, monkeypatch):
     monkeypatch.setattr(doctor, "torch_and_what_it_runs", lambda: iter(()))
-    for content, state in ((b"no database at all" * 300, "problem"), (b"SQLite format 3\0", "problem"), (b"", "ok")):
+    for content, state in (
+        (b"no database at all" * 300, "problem"),
+        (b"SQLite format 3\0", "problem"),
+        (b"", "ok"),
+    ):
         (store / "mlflow.db").write_bytes(content)
         found = {check.name: check.state for check in doctor.examine()}
         assert found["tracking"] == state and "git" in found
@@ -62,7 +70,10 @@ def test_runs_of_dead_processes_and_held_studies_are_seen(store):
     run_id = tracking.open_execution({"experiment": "tiny"}, "tiny now", "scripts/run_all.py")
     assert doctor.dead_runs().state == "ok"
     tracking.set_tag(run_id, "nanolab.started", "1")  # another process has the number now
-    assert doctor.dead_runs().state == "warning" and "1 RUNNING of ended processes (tiny)" in doctor.dead_runs().found
+    assert (
+        doctor.dead_runs().state == "warning"
+        and "1 RUNNING of ended processes (tiny)" in doctor.dead_runs().found
+    )
     with study_lock("tiny"):
         assert doctor.locks().found == "being run: tiny"
     assert doctor.locks().found == "none held; 1 left by ended runs, which are free"
@@ -87,6 +98,18 @@ def test_the_command_prints_a_line_a_check_and_its_status_says_whether_one_is_a_
     command = [sys.executable, "-m", "nanolab", "doctor", "--json"]
     done = subprocess.run(command, cwd=lab.root, env=environment, capture_output=True, text=True)
     checks = {check["name"]: check for check in map(json.loads, done.stdout.splitlines())}
-    assert done.returncode == 1 and done.stderr == "" and set(checks) >= {"python", "packages", "torch", "disk", "data", "tracking", "git"}
-    assert checks["data"]["state"] == "problem" and checks["data"]["fix"] and checks["packages"]["state"] == "ok"
-    assert checks["torch"]["state"] == "ok" and checks["sandbox"]["found"] and checks["kernels"]["found"]
+    assert (
+        done.returncode == 1
+        and done.stderr == ""
+        and set(checks) >= {"python", "packages", "torch", "disk", "data", "tracking", "git"}
+    )
+    assert (
+        checks["data"]["state"] == "problem"
+        and checks["data"]["fix"]
+        and checks["packages"]["state"] == "ok"
+    )
+    assert (
+        checks["torch"]["state"] == "ok"
+        and checks["sandbox"]["found"]
+        and checks["kernels"]["found"]
+    )

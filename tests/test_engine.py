@@ -32,11 +32,24 @@ class EchoTools:
 def tiny(kv_heads=2, seed=0):
     """A GPT of random weights that likes to call the tool and to end."""
     torch.manual_seed(seed)
-    model = GPT(GPTConfig(vocab_size=TOKENIZER.vocab_size, sequence_length=128, depth=2, width=32, heads=4, kv_heads=kv_heads))
+    model = GPT(
+        GPTConfig(
+            vocab_size=TOKENIZER.vocab_size,
+            sequence_length=128,
+            depth=2,
+            width=32,
+            heads=4,
+            kv_heads=kv_heads,
+        )
+    )
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=1.5 * weight.shape[-1] ** -0.5)
     with torch.no_grad():
-        for token, scale in ((TOKENIZER.python_start, 3), (TOKENIZER.python_end, 3), (TOKENIZER.assistant_end, 2)):
+        for token, scale in (
+            (TOKENIZER.python_start, 3),
+            (TOKENIZER.python_end, 3),
+            (TOKENIZER.assistant_end, 2),
+        ):
             model.head.weight[token] *= scale
     return model
 
@@ -47,7 +60,9 @@ def model(request):
 
 
 def language_model(model, **changes):
-    return GPTLanguageModel(model, TOKENIZER, EchoTools(), **{"rows": 8, "max_length": 100, **changes})
+    return GPTLanguageModel(
+        model, TOKENIZER, EchoTools(), **{"rows": 8, "max_length": 100, **changes}
+    )
 
 
 def prompts(count, longest=40):
@@ -56,13 +71,27 @@ def prompts(count, longest=40):
 
 
 def settings_of(**changes):
-    return PowerSettings(**{**dict(alpha=4.0, num_steps=4, temperature=0.7, top_k=50, max_new_tokens=LIMIT, restart_prob=0.3), **changes})
+    return PowerSettings(
+        **{
+            **dict(
+                alpha=4.0,
+                num_steps=4,
+                temperature=0.7,
+                top_k=50,
+                max_new_tokens=LIMIT,
+                restart_prob=0.3,
+            ),
+            **changes,
+        }
+    )
 
 
 def rescored(model, prompt, completion, temperature, top_k):
     """log p and log q of a completion's chosen tokens by one full forward."""
     with torch.no_grad():
-        logits = model.logits(model.trunk(torch.tensor([prompt + completion.tokens])))[0, len(prompt) - 1:-1]
+        logits = model.logits(model.trunk(torch.tensor([prompt + completion.tokens])))[
+            0, len(prompt) - 1 : -1
+        ]
     log_p, log_q, _ = log_p_log_q(logits, completion.tokens, temperature, top_k)
     chosen = [not forced for forced in completion.forced]
     return log_p[chosen], log_q[chosen]
@@ -72,7 +101,14 @@ def rescored(model, prompt, completion, temperature, top_k):
 def test_recorded_log_p_and_log_q_equal_a_full_forward(model, top_k):
     """After prefill, ragged cuts, forks, forced outputs, early stops and two blocks: every state of every chain, to 1e-5."""
     questions = prompts(12)
-    results = sample(language_model(model), questions, settings_of(top_k=top_k, num_blocks=2), 0, "power", batch_rows=5)
+    results = sample(
+        language_model(model),
+        questions,
+        settings_of(top_k=top_k, num_blocks=2),
+        0,
+        "power",
+        batch_rows=5,
+    )
     states = [(questions[r.problem], state) for r in results for state in r.states]
     assert any(any(state.forced) for _, state in states) and any(state.ended for _, state in states)
     for prompt, state in states:
@@ -91,7 +127,11 @@ def test_cached_decode_equals_the_full_forward(model):
     lm, questions = language_model(model), prompts(5)
     rows = lm.prefill(questions)
     texts = [prompt[:-1] for prompt in questions]
-    steps = [[prompt[-1:] for prompt in questions], [[1], [2, 3, 4], [5], [6, 7], [8]], [[9], [9], [9, 10], [9], [9]]]
+    steps = [
+        [prompt[-1:] for prompt in questions],
+        [[1], [2, 3, 4], [5], [6, 7], [8]],
+        [[9], [9], [9, 10], [9], [9]],
+    ]
     for tokens in steps:
         logits = lm.decode(rows, tokens)
         texts = [text + more for text, more in zip(texts, tokens)]
@@ -101,10 +141,26 @@ def test_cached_decode_equals_the_full_forward(model):
 
 def test_a_batch_of_eight_equals_eight_single_rows(model):
     questions = prompts(8)
-    together = generate(language_model(model), questions, temperature=1.0, top_k=None, max_new_tokens=LIMIT, seed=0, stage="s")
+    together = generate(
+        language_model(model),
+        questions,
+        temperature=1.0,
+        top_k=None,
+        max_new_tokens=LIMIT,
+        seed=0,
+        stage="s",
+    )
     for i, question in enumerate(questions):
-        alone = generate(language_model(model), [question], temperature=1.0, top_k=None, max_new_tokens=LIMIT, seed=0, stage="s",
-                         examples=[i])[0][0]
+        alone = generate(
+            language_model(model),
+            [question],
+            temperature=1.0,
+            top_k=None,
+            max_new_tokens=LIMIT,
+            seed=0,
+            stage="s",
+            examples=[i],
+        )[0][0]
         assert alone.tokens == together[i][0].tokens and alone.forced == together[i][0].forced
         assert numpy.abs(numpy.array(alone.log_p) - together[i][0].log_p).max() < 1e-5
 
@@ -120,7 +176,9 @@ def test_fork_then_decode_equals_a_fresh_prefill(model):
     for found, tokens in zip(logits, [[*text[:15], 5], [*text[:20], 5, 6], [*text[:11], 5]]):
         assert torch.allclose(found, full_logits(model, tokens), atol=1e-5)
         fresh = language_model(model)
-        assert torch.allclose(found, fresh.decode(fresh.prefill([tokens]), [tokens[-1:]])[0], atol=1e-5)
+        assert torch.allclose(
+            found, fresh.decode(fresh.prefill([tokens]), [tokens[-1:]])[0], atol=1e-5
+        )
     assert lm.fork([row], [row], [4]) == [row] and lm.tokens[row] == text[:4]
     assert torch.allclose(lm.decode([row], [[8]])[0], full_logits(model, [*text[:4], 8]), atol=1e-5)
 
@@ -130,10 +188,18 @@ def test_a_chain_alone_takes_the_decisions_of_the_chain_in_a_batch_of_64(model):
     questions = prompts(64, 30)
     together = sample(language_model(model), questions, settings_of(), 0, "power", batch_rows=64)
     for i in (0, 9, 33, 63):
-        alone, = sample(language_model(model), [questions[i]], settings_of(), 0, "power", examples=[i])
-        assert [info.accepted for info in alone.infos] == [info.accepted for info in together[i].infos]
-        assert [state.tokens for state in alone.states] == [state.tokens for state in together[i].states]
-        assert [info.log_ratio for info in alone.infos] == pytest.approx([info.log_ratio for info in together[i].infos], abs=1e-4)
+        (alone,) = sample(
+            language_model(model), [questions[i]], settings_of(), 0, "power", examples=[i]
+        )
+        assert [info.accepted for info in alone.infos] == [
+            info.accepted for info in together[i].infos
+        ]
+        assert [state.tokens for state in alone.states] == [
+            state.tokens for state in together[i].states
+        ]
+        assert [info.log_ratio for info in alone.infos] == pytest.approx(
+            [info.log_ratio for info in together[i].infos], abs=1e-4
+        )
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "torch"])
@@ -148,13 +214,20 @@ def test_logits_are_bitwise_the_same_in_any_batch(width, fused, monkeypatch):
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=1.5 * weight.shape[-1] ** -0.5)
     texts, random = prompts(70, 60), generator("work")
-    work = [[random.integers(0, 256, random.choice([1, 1, 4])).tolist() for _ in texts] for _ in range(6)]
+    work = [
+        [random.integers(0, 256, random.choice([1, 1, 4])).tolist() for _ in texts]
+        for _ in range(6)
+    ]
 
     def run(chosen):
         lm = language_model(model)
         rows, found = lm.prefill([texts[i] for i in chosen]), []
         for turn, more in enumerate(work):
-            found.append(lm.decode(rows, [(texts[i][-1:] if turn == 0 else []) + more[i] for i in chosen]).clone())
+            found.append(
+                lm.decode(
+                    rows, [(texts[i][-1:] if turn == 0 else []) + more[i] for i in chosen]
+                ).clone()
+            )
             if turn == 3:  # every row lives on in a child that forgets two tokens
                 rows = lm.fork([-1] * len(rows), rows, [lm.cache.lengths[row] - 2 for row in rows])
         return torch.stack(found, 1)
@@ -172,23 +245,36 @@ def test_shapes_of_graphs_change_nothing(model):
     for lm in (usual, graphs):
         lm.rows = lm.prefill(questions)
     for turn in range(30):
-        tokens = [question[-1:] if turn == 0 else [turn, 7] if turn % 9 == i % 9 else [turn] for i, question in enumerate(questions)]
+        tokens = [
+            question[-1:] if turn == 0 else [turn, 7] if turn % 9 == i % 9 else [turn]
+            for i, question in enumerate(questions)
+        ]
         expected, found = (lm.decode(lm.rows, tokens) for lm in (usual, graphs))
         assert found.shape == expected.shape and torch.allclose(found, expected, atol=1e-5)
         if turn == 12:
             for lm in (usual, graphs):
-                lm.rows = lm.fork([-1] * 20, lm.rows, [lm.cache.lengths[row] - 5 for row in lm.rows])
+                lm.rows = lm.fork(
+                    [-1] * 20, lm.rows, [lm.cache.lengths[row] - 5 for row in lm.rows]
+                )
 
 
 def test_a_step_can_be_captured(model):
     """One graph without a break, that gives the same numbers: nothing in it depends on what the tensors hold."""
     lm = language_model(model)
     rows = lm.prefill(prompts(8))
-    arguments = model, lm.cache.by_slot(), decode.rotary_tables(model, lm.cache.length + 1), torch.arange(8), torch.arange(8)
+    arguments = (
+        model,
+        lm.cache.by_slot(),
+        decode.rotary_tables(model, lm.cache.length + 1),
+        torch.arange(8),
+        torch.arange(8),
+    )
     places = torch.tensor([lm.cache.lengths[row] for row in sorted(rows, key=lm.cache.slots.get)])
     with torch.no_grad():
         expected = decode.step(*arguments, places, 8, 48)
-        found = torch.compile(decode.step, backend="eager", fullgraph=True)(*arguments, places, 8, 48)
+        found = torch.compile(decode.step, backend="eager", fullgraph=True)(
+            *arguments, places, 8, 48
+        )
     assert torch.allclose(found, expected, atol=1e-5)
 
 
@@ -200,7 +286,10 @@ def test_bfloat16_decoding_is_close_to_float32(model):
     for tokens in ([question[-1:] for question in questions], [[1, 2, 3]] * 9, [[9]] * 9):
         expected, found = exact.decode(rows[0], tokens), coarse.decode(rows[1], tokens)
         assert found.dtype == torch.float32
-        assert float((found - expected).abs().mean()) < 0.02 * float(expected.std()) and torch.isfinite(found).all()
+        assert (
+            float((found - expected).abs().mean()) < 0.02 * float(expected.std())
+            and torch.isfinite(found).all()
+        )
 
 
 def test_a_trained_model_is_decoded_with_its_new_weights(model):
@@ -211,38 +300,65 @@ def test_a_trained_model_is_decoded_with_its_new_weights(model):
     with torch.no_grad():
         torch._foreach_mul_(list(trained.parameters()), 1.1)
     after = lm.decode(lm.prefill([[1, 2, 3]]), [[3]])[0]
-    assert torch.allclose(after, full_logits(trained, [1, 2, 3]), atol=1e-5) and not torch.allclose(after, before, atol=1e-2)
+    assert torch.allclose(after, full_logits(trained, [1, 2, 3]), atol=1e-5) and not torch.allclose(
+        after, before, atol=1e-2
+    )
 
 
 def test_early_rejection_makes_the_same_decisions(model):
     questions = prompts(20)
-    fast, full = (sample(language_model(model), questions, settings_of(), 0, "power", early_rejection=on) for on in (True, False))
+    fast, full = (
+        sample(language_model(model), questions, settings_of(), 0, "power", early_rejection=on)
+        for on in (True, False)
+    )
     assert [r.final.tokens for r in fast] == [r.final.tokens for r in full]
-    assert [[i.accepted for i in r.infos] for r in fast] == [[i.accepted for i in r.infos] for r in full]
+    assert [[i.accepted for i in r.infos] for r in fast] == [
+        [i.accepted for i in r.infos] for r in full
+    ]
 
 
 def test_tool_output_is_forced_in_and_cut(model):
     """Between its marks, of at most tool_max_output_tokens tokens, as a function of the call's text."""
     lm = language_model(model, tool_max_output_tokens=1)
     call = TOKENIZER.encode("1+1")
-    row, = lm.prefill([[5, TOKENIZER.python_start, *call, 0]])
-    assert lm.forced(row, TOKENIZER.python_end) == [TOKENIZER.output_start, *TOKENIZER.encode("3"), TOKENIZER.output_end]
+    (row,) = lm.prefill([[5, TOKENIZER.python_start, *call, 0]])
+    assert lm.forced(row, TOKENIZER.python_end) == [
+        TOKENIZER.output_start,
+        *TOKENIZER.encode("3"),
+        TOKENIZER.output_end,
+    ]
     assert lm.forced(row, 7) == []
-    row, = lm.prefill([[5, *call, 0]])
+    (row,) = lm.prefill([[5, *call, 0]])
     assert lm.forced(row, TOKENIZER.python_end) == []  # no call was opened
     assert GPTLanguageModel(model, TOKENIZER, None).forced(row, TOKENIZER.python_end) == []
 
-    answers = generate(language_model(model), prompts(40), temperature=1.0, top_k=None, max_new_tokens=LIMIT, seed=0, stage="s")
-    completions = [completion for completion, in answers]
+    answers = generate(
+        language_model(model),
+        prompts(40),
+        temperature=1.0,
+        top_k=None,
+        max_new_tokens=LIMIT,
+        seed=0,
+        stage="s",
+    )
+    completions = [completion for (completion,) in answers]
     calls = 0
     for completion in completions:
         assert len(completion.tokens) <= LIMIT
         for i, forced in enumerate(completion.forced):
             if forced and not completion.forced[i - 1]:
                 start = max(j for j in range(i) if completion.tokens[j] == TOKENIZER.python_start)
-                call = TOKENIZER.decode([t for t in completion.tokens[start + 1:i - 1] if t < 256])
-                expected = [TOKENIZER.output_start, *TOKENIZER.encode(EchoTools().output(call)), TOKENIZER.output_end][:LIMIT - i]
-                assert completion.tokens[i:i + len(expected)] == expected and all(completion.forced[i:i + len(expected)])
+                call = TOKENIZER.decode(
+                    [t for t in completion.tokens[start + 1 : i - 1] if t < 256]
+                )
+                expected = [
+                    TOKENIZER.output_start,
+                    *TOKENIZER.encode(EchoTools().output(call)),
+                    TOKENIZER.output_end,
+                ][: LIMIT - i]
+                assert completion.tokens[i : i + len(expected)] == expected and all(
+                    completion.forced[i : i + len(expected)]
+                )
                 calls += 1
     assert calls > 3
 
@@ -251,7 +367,16 @@ def test_rows_and_length_grow_beyond_the_first_allocation(model, monkeypatch):
     monkeypatch.setattr(kv_cache, "FIRST_BYTES", 100_000)
     lm = language_model(model, rows=2)
     assert lm.cache.length < 80 and len(lm.cache.free) == 8
-    answers = generate(lm, prompts(70), temperature=0.0, top_k=None, max_new_tokens=LIMIT, seed=0, stage="s", batch_rows=64)
+    answers = generate(
+        lm,
+        prompts(70),
+        temperature=0.0,
+        top_k=None,
+        max_new_tokens=LIMIT,
+        seed=0,
+        stage="s",
+        batch_rows=64,
+    )
     assert len(answers) == 70 and not lm.tokens and not lm.cache.slots
 
 
@@ -263,7 +388,9 @@ def test_scores_equal_the_plain_computation(model):
         with torch.no_grad():
             logits = model.logits(model.trunk(torch.tensor([row])))[0]
         expected = [float(torch.log_softmax(logits[i - 1], -1)[row[i]]) for i in range(start, end)]
-        assert score.per_token == pytest.approx(expected, abs=1e-5) and score.log_p == pytest.approx(sum(expected), abs=1e-4)
+        assert score.per_token == pytest.approx(
+            expected, abs=1e-5
+        ) and score.log_p == pytest.approx(sum(expected), abs=1e-4)
         assert score.greedy == all(int(logits[i - 1].argmax()) == row[i] for i in range(start, end))
     found = scorer.next_logits(ids)
     assert found.shape == (6, TOKENIZER.vocab_size) and found.dtype == torch.float32
@@ -275,14 +402,26 @@ def test_rows_of_one_example_share_their_beginning_and_nothing_is_forwarded_in_v
     """Scores as of rows of their own, to 1e-5 nats; the positions are the shared tokens, then what each row has before its last token."""
     random = generator("shared")
     text, other = random.integers(0, 256, 50).tolist(), random.integers(0, 256, 11).tolist()
-    rows = [[*text, 1, 2, 3], [*text, 4], [*text, 1, 2, 3], [*text, 1, 9, 9, 9], other, [*text[:20], 7, 8], [*text[:20], 9, 8]]
+    rows = [
+        [*text, 1, 2, 3],
+        [*text, 4],
+        [*text, 1, 2, 3],
+        [*text, 1, 9, 9, 9],
+        other,
+        [*text[:20], 7, 8],
+        [*text[:20], 9, 8],
+    ]
     spans = [(50, 53), (50, 51), (50, 53), (50, 54), (3, 7), (21, 22), (21, 22)]
     scorer, plain = GPTScorer(model), GPTScorer(model)
     found, expected = scorer.score(rows, spans, [4, 1, 2]), plain.score(rows, spans)
     for score, own in zip(found, expected, strict=True):
-        assert score.per_token == pytest.approx(own.per_token, abs=1e-5) and score.greedy == own.greedy
+        assert (
+            score.per_token == pytest.approx(own.per_token, abs=1e-5) and score.greedy == own.greedy
+        )
     assert found[0] == found[2]  # equal rows are forwarded once, so that a tie is one
-    assert scorer.positions == (50 + 2 + 0 + 3) + 6 + (20 + 1 + 1) and plain.positions == sum(end - 1 for _, end in spans)
+    assert scorer.positions == (50 + 2 + 0 + 3) + 6 + (20 + 1 + 1) and plain.positions == sum(
+        end - 1 for _, end in spans
+    )
 
 
 def test_scores_do_not_depend_on_what_else_is_scored(model, monkeypatch):
@@ -293,7 +432,9 @@ def test_scores_do_not_depend_on_what_else_is_scored(model, monkeypatch):
     together = GPTScorer(model).score(rows, spans)
     for limit in (1, 100, 10_000):
         monkeypatch.setitem(engine.SCORE_TOKENS, "cpu", limit)
-        for score, own in zip(GPTScorer(model).score(rows[::-1], spans[::-1])[::-1], together, strict=True):
+        for score, own in zip(
+            GPTScorer(model).score(rows[::-1], spans[::-1])[::-1], together, strict=True
+        ):
             assert score.per_token == pytest.approx(own.per_token, abs=1e-5)
 
 
@@ -301,7 +442,15 @@ def test_bad_input_gets_one_line(model):
     with pytest.raises(UserError, match="tokenizer has 264 tokens and the model 265"):
         GPTLanguageModel(model, type("Short", (), {"vocab_size": 264})())
     with pytest.raises(UserError, match="prompt 0 has 30 tokens and max_new_tokens = 100"):
-        generate(language_model(model), [[1] * 30], temperature=1.0, top_k=None, max_new_tokens=100, seed=0, stage="s")
+        generate(
+            language_model(model),
+            [[1] * 30],
+            temperature=1.0,
+            top_k=None,
+            max_new_tokens=100,
+            seed=0,
+            stage="s",
+        )
     with pytest.raises(UserError, match=r"span 0 = \(0, 2\)"):
         GPTScorer(model).score([[1, 2, 3]], [(0, 2)])
     with pytest.raises(UserError, match="row 1 to score is empty"):
@@ -313,4 +462,12 @@ def test_logits_that_are_not_numbers_stop_the_run():
     with torch.no_grad():
         broken.head.weight[3, 0] = float("nan")
     with pytest.raises(UserError, match="not finite"):
-        generate(language_model(broken), prompts(3), temperature=1.0, top_k=None, max_new_tokens=4, seed=0, stage="s")
+        generate(
+            language_model(broken),
+            prompts(3),
+            temperature=1.0,
+            top_k=None,
+            max_new_tokens=4,
+            seed=0,
+            stage="s",
+        )

@@ -13,7 +13,13 @@ from nanolab.schema import UserError
 def brought(monkeypatch):
     """What is brought, instead of bringing it. The transfer itself is tested against a server in tests/data/test_hub.py."""
     found = []
-    monkeypatch.setattr(HubSource, "fetch", lambda self, published, split: found.append((published.repository, published.config, split)))
+    monkeypatch.setattr(
+        HubSource,
+        "fetch",
+        lambda self, published, split: found.append(
+            (published.repository, published.config, split)
+        ),
+    )
     monkeypatch.setattr(HubSource, "fetch_text", lambda self, size: found.append(("text", size)))
     monkeypatch.setattr(HubSource, "fetch_core", lambda self: found.append("core"))
     return found
@@ -25,14 +31,25 @@ def test_a_study_on_hub_data_brings_each_split_it_reads_once(brought, tmp_path):
     lines = []
     fetch(study, say=lines.append)
     assert len(brought) == len(set(brought))
-    assert {("openai/gsm8k", "main", "test"), ("openai/gsm8k", "main", "train"), ("cais/mmlu", "all", "auxiliary_train"),
-            ("allenai/ai2_arc", "ARC-Challenge", "train"), ("openai/openai_humaneval", "openai_humaneval", "test"),
-            ("HuggingFaceTB/smol-smoltalk", None, "train"), "core", ("text", text_bytes(study))} <= set(brought)
+    assert {
+        ("openai/gsm8k", "main", "test"),
+        ("openai/gsm8k", "main", "train"),
+        ("cais/mmlu", "all", "auxiliary_train"),
+        ("allenai/ai2_arc", "ARC-Challenge", "train"),
+        ("openai/openai_humaneval", "openai_humaneval", "test"),
+        ("HuggingFaceTB/smol-smoltalk", None, "train"),
+        "core",
+        ("text", text_bytes(study)),
+    } <= set(brought)
     assert lines[-1].startswith(f"ready in {tmp_path}") and "set data.root to it" in lines[-1]
 
 
-def test_only_the_steps_of_the_study_count_and_text_is_sized_by_the_longest_training(brought, tmp_path):
-    study = study_from_dict({"data": {"source": "hub", "root": str(tmp_path)}, "steps": ["tok_train", "rl"]})
+def test_only_the_steps_of_the_study_count_and_text_is_sized_by_the_longest_training(
+    brought, tmp_path
+):
+    study = study_from_dict(
+        {"data": {"source": "hub", "root": str(tmp_path)}, "steps": ["tok_train", "rl"]}
+    )
     fetch(study, ["tok_train"], lambda line: None)
     assert brought == [("text", 300 * 16 * 256 * 6)] and text_bytes(study) == 300 * 16 * 256 * 6
 
@@ -42,5 +59,9 @@ def test_other_data_needs_no_network_and_a_wrong_split_is_refused_first(brought)
     fetch(study_from_dict({"data": {"source": DataConfig().source}}), say=lines.append)
     assert not brought and "embedded data needs no network" in lines[0]
     with pytest.raises(UserError, match="no gsm8k dev"):
-        fetch(study_from_dict({"data": {"source": "hub"}, "steps": ["power_eval"], "power_eval": {"split": "dev"}}))
+        fetch(
+            study_from_dict(
+                {"data": {"source": "hub"}, "steps": ["power_eval"], "power_eval": {"split": "dev"}}
+            )
+        )
     assert not brought

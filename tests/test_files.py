@@ -21,7 +21,9 @@ def test_an_atomic_write_replaces_the_content_and_leaves_no_other_file(tmp_path)
 def test_a_write_that_fails_keeps_the_old_content(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     files.write_json(path, {"a": 1})
-    monkeypatch.setattr(files.os, "fsync", lambda number: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(
+        files.os, "fsync", lambda number: (_ for _ in ()).throw(OSError("disk full"))
+    )
     with pytest.raises(OSError, match="disk full"):
         files.write_json(path, {"a": 2})
     assert files.read_json(path) == {"a": 1} and [p.name for p in tmp_path.iterdir()] == ["a.json"]
@@ -37,8 +39,11 @@ def test_missing_and_truncated_json_are_named(tmp_path):
 
 def test_sha256_of_known_texts(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
-    assert files.sha256_file(tmp_path / "a") == files.sha256_text("abc") == (
-        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+    assert (
+        files.sha256_file(tmp_path / "a")
+        == files.sha256_text("abc")
+        == ("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+    )
 
 
 @pytest.fixture
@@ -52,8 +57,14 @@ def test_a_complete_folder_gives_its_facts(checkpoint):
     assert files.is_complete(checkpoint) and files.verify_complete(checkpoint) == {"step": 3}
 
 
-@pytest.mark.parametrize("content, words", [(None, "weights is missing"), (b"1234", "weights is truncated: 4 bytes, expected 8"),
-                                            (b"12345679", "weights was altered")])
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (None, "weights is missing"),
+        (b"1234", "weights is truncated: 4 bytes, expected 8"),
+        (b"12345679", "weights was altered"),
+    ],
+)
 def test_a_damaged_file_is_named(checkpoint, content, words):
     (checkpoint / "weights").unlink()
     if content is not None:
@@ -78,7 +89,9 @@ def hold(path, held):
 
 def test_a_lock_tells_its_holder_and_is_freed_when_the_holder_is_killed(tmp_path):
     held = multiprocessing.get_context("spawn").Event()
-    process = multiprocessing.get_context("spawn").Process(target=hold, args=(tmp_path / "lock", held))
+    process = multiprocessing.get_context("spawn").Process(
+        target=hold, args=(tmp_path / "lock", held)
+    )
     process.start()
     assert held.wait(30)
     with pytest.raises(BlockingIOError), files.file_lock(tmp_path / "lock", wait=False):

@@ -6,14 +6,23 @@ import numpy
 import pytest
 import torch
 
-from nanolab.generation import candidates, check_lengths, check_sampling, draw, log_p_log_q, power_term
+from nanolab.generation import (
+    candidates,
+    check_lengths,
+    check_sampling,
+    draw,
+    log_p_log_q,
+    power_term,
+)
 from nanolab.samplers.toy import ToyModel
 from nanolab.schema import UserError
 from nanolab.seeds import generator
 
 
 def logits(rows, vocab, dtype=torch.float32, scale=3.0):
-    return torch.tensor(generator("logits", rows, vocab).normal(size=(rows, vocab)) * scale, dtype=dtype)
+    return torch.tensor(
+        generator("logits", rows, vocab).normal(size=(rows, vocab)) * scale, dtype=dtype
+    )
 
 
 @pytest.mark.parametrize("top_k", [None, 1, 5, 40, 100])
@@ -24,7 +33,7 @@ def test_log_p_and_log_q_match_the_definition(temperature, top_k):
     log_p, log_q, log_z = log_p_log_q(x, tokens, temperature, top_k)
     p = torch.softmax(x.double(), -1).numpy()
     for i, token in enumerate(tokens):
-        kept = numpy.argsort(-p[i])[:top_k or 40]
+        kept = numpy.argsort(-p[i])[: top_k or 40]
         z = (p[i, kept] ** (1 / temperature)).sum()
         assert log_p[i] == pytest.approx(math.log(p[i, token]), abs=1e-5)
         assert log_z[i] == pytest.approx(math.log(z), abs=1e-5)
@@ -39,7 +48,9 @@ def test_float64_logits_stay_float64():
     assert numpy.abs(log_p - torch.log_softmax(x, -1)[[0, 1, 2], [1, 2, 3]].numpy()).max() < 1e-15
 
 
-@pytest.mark.parametrize("alpha, temperature", [(1.0, 1.0), (4.0, 0.25), (4.0, 0.7), (8.0, 1.0), (1.5, 0.7)])
+@pytest.mark.parametrize(
+    "alpha, temperature", [(1.0, 1.0), (4.0, 0.25), (4.0, 0.7), (8.0, 1.0), (1.5, 0.7)]
+)
 def test_a_never_leaks_above_zero(alpha, temperature):
     """Where alpha >= 1/T >= 1, also for a token of probability nearly 1 in float32: early rejection stands on it."""
     x = logits(2000, 30, scale=8.0)
@@ -58,7 +69,9 @@ def test_draws_follow_q():
     index, _ = draw(numpy.repeat(kept.log_p, n, 0), 0.7, u)
     _, log_q, _ = log_p_log_q(x.expand(6, -1), kept.ids[0].tolist(), 0.7, 6)
     assert numpy.abs(numpy.bincount(index, minlength=6) / n - numpy.exp(log_q)).max() < 2 / n
-    assert (numpy.diff(index) >= 0).all() and (numpy.diff(kept.ids[0]) > 0).all()  # by id, not by probability
+    assert (numpy.diff(index) >= 0).all() and (
+        numpy.diff(kept.ids[0]) > 0
+    ).all()  # by id, not by probability
 
 
 def test_a_token_of_probability_zero_is_never_drawn():
@@ -74,9 +87,11 @@ def test_a_row_draws_the_same_alone_and_among_others():
     for top_k in (None, 50):
         together = candidates(x, top_k)
         for i in (0, 17, 63):
-            alone = candidates(x[i:i + 1], top_k)
-            assert (alone.ids[0] == together.ids[i]).all() and (alone.log_p[0] == together.log_p[i]).all()
-            a, b = draw(alone.log_p, 0.7, u[i:i + 1]), draw(together.log_p, 0.7, u)
+            alone = candidates(x[i : i + 1], top_k)
+            assert (alone.ids[0] == together.ids[i]).all() and (
+                alone.log_p[0] == together.log_p[i]
+            ).all()
+            a, b = draw(alone.log_p, 0.7, u[i : i + 1]), draw(together.log_p, 0.7, u)
             assert a[0][0] == b[0][i] and a[1][0] == b[1][i]
 
 
@@ -93,11 +108,15 @@ def test_logits_that_are_not_numbers_stop_with_one_line():
         candidates(x, 2)
 
 
-@pytest.mark.parametrize("values, words", [
-    (dict(temperature=-0.1, top_k=None, max_new_tokens=1), "temperature = -0.1"),
-    (dict(temperature=math.nan, top_k=None, max_new_tokens=1), "temperature = nan"),
-    (dict(temperature=1, top_k=0, max_new_tokens=1), "top_k = 0"),
-    (dict(temperature=1, top_k=None, max_new_tokens=0), "max_new_tokens = 0")])
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        (dict(temperature=-0.1, top_k=None, max_new_tokens=1), "temperature = -0.1"),
+        (dict(temperature=math.nan, top_k=None, max_new_tokens=1), "temperature = nan"),
+        (dict(temperature=1, top_k=0, max_new_tokens=1), "top_k = 0"),
+        (dict(temperature=1, top_k=None, max_new_tokens=0), "max_new_tokens = 0"),
+    ],
+)
 def test_settings_out_of_range(values, words):
     with pytest.raises(UserError, match=words):
         check_sampling(**values)
@@ -107,7 +126,10 @@ def test_lengths_beyond_the_context():
     toy = ToyModel(4)  # a context of 5
     with pytest.raises(UserError, match=r"prompt 1 has 6 tokens, more than the context of 5"):
         check_lengths(toy, [[2], [2] * 6], 1)
-    with pytest.raises(UserError, match=r"3 tokens and max_new_tokens = 4.*context of 5; max_new_tokens can be at most 2"):
+    with pytest.raises(
+        UserError,
+        match=r"3 tokens and max_new_tokens = 4.*context of 5; max_new_tokens can be at most 2",
+    ):
         check_lengths(toy, [[2, 2, 2]], 4)
     with pytest.raises(UserError, match="prompt 0 is empty"):
         check_lengths(toy, [[]], 1)

@@ -8,34 +8,200 @@ import pytest
 from nanolab.files import ROOT
 
 FLOORS = [
-    ["schema", "grid", "model_source", "config", "files", "experiment", "seeds", "dist", "journal", "progress", "tracking_store",
-     "tracking", "tracking_notes", "tracking_views", "system_metrics", "calculator", "traces", "courier", "intervals", "sandbox_runner",
-     "sandbox_levels", "sandbox"],
-    ["data.world", "data.published", "data.blocks", "data.local", "data.download", "data.bundle", "data.hub", "data.sources",
-     "data.choice", "data.requirements", "data.tokenizer", "data.chat", "data.hf_tokenizer", "data.tokens", "data.batches",
-     "data.contamination", "data.text_kinds"],
-    ["model.scaling", "work", "costs", "model.kv_cache", "model.attention", "model.linear", "model.loss", "model.gpt",
-     "model.kernels", "model.decode", "model.trees", "model.optim", "checkpoint"],
+    [
+        "schema",
+        "grid",
+        "model_source",
+        "config",
+        "files",
+        "experiment",
+        "seeds",
+        "dist",
+        "journal",
+        "progress",
+        "tracking_store",
+        "tracking",
+        "tracking_notes",
+        "tracking_views",
+        "system_metrics",
+        "calculator",
+        "traces",
+        "courier",
+        "intervals",
+        "sandbox_runner",
+        "sandbox_levels",
+        "sandbox",
+    ],
+    [
+        "data.world",
+        "data.published",
+        "data.blocks",
+        "data.local",
+        "data.download",
+        "data.bundle",
+        "data.hub",
+        "data.sources",
+        "data.choice",
+        "data.requirements",
+        "data.tokenizer",
+        "data.chat",
+        "data.hf_tokenizer",
+        "data.tokens",
+        "data.batches",
+        "data.contamination",
+        "data.text_kinds",
+    ],
+    [
+        "model.scaling",
+        "work",
+        "costs",
+        "model.kv_cache",
+        "model.attention",
+        "model.linear",
+        "model.loss",
+        "model.gpt",
+        "model.kernels",
+        "model.decode",
+        "model.trees",
+        "model.optim",
+        "checkpoint",
+    ],
     ["generation", "scheduler", "engine", "hf", "hf_export"],
-    ["samplers.toy", "samplers.batch", "samplers.baselines", "samplers.power_mh", "samplers.power_smc", "samplers.power_rollout",
-     "samplers.diagnostics"],
-    ["evals.base", "evals.bpb", "evals.core", "evals.programs", "evals.chat_tasks", "evals.methods"],
-    ["training.loop", "training.grpo", "report.environment", "report.cards", "report.formats", "report.blocks", "report.data_section",
-     "report.markdown", "report.canvas", "report.plots", "report.power_plots", "report.data_plots", "report.compare_plots",
-     "report.provenance", "report.collect", "report.results", "report.html_links", "report.html_overview", "report.html",
-     "report.records", "report.view", "report.one_chain", "report.side_by_side"],
+    [
+        "samplers.toy",
+        "samplers.batch",
+        "samplers.baselines",
+        "samplers.power_mh",
+        "samplers.power_smc",
+        "samplers.power_rollout",
+        "samplers.diagnostics",
+    ],
+    [
+        "evals.base",
+        "evals.bpb",
+        "evals.core",
+        "evals.programs",
+        "evals.chat_tasks",
+        "evals.methods",
+    ],
+    [
+        "training.loop",
+        "training.grpo",
+        "report.environment",
+        "report.cards",
+        "report.formats",
+        "report.blocks",
+        "report.data_section",
+        "report.markdown",
+        "report.canvas",
+        "report.plots",
+        "report.power_plots",
+        "report.data_plots",
+        "report.compare_plots",
+        "report.provenance",
+        "report.collect",
+        "report.results",
+        "report.html_links",
+        "report.html_overview",
+        "report.html",
+        "report.records",
+        "report.view",
+        "report.one_chain",
+        "report.side_by_side",
+    ],
     ["stages"],
-    ["fingerprint", "launch", "plan", "compare", "fetch", "durations", "terminal", "live", "machines", "pipeline", "worker", "notebooks",
-     "notebook_page", "start_here", "trained", "terminal_live", "screens", "follow", "spread", "chat_session", "chat_screen",
-     "served_model", "registry", "study", "doctor", "clean", "lm_eval_adapter", "commands", "__main__"],
+    [
+        "fingerprint",
+        "launch",
+        "plan",
+        "compare",
+        "fetch",
+        "durations",
+        "terminal",
+        "live",
+        "machines",
+        "pipeline",
+        "worker",
+        "notebooks",
+        "notebook_page",
+        "start_here",
+        "trained",
+        "terminal_live",
+        "screens",
+        "follow",
+        "spread",
+        "chat_session",
+        "chat_screen",
+        "served_model",
+        "registry",
+        "study",
+        "doctor",
+        "clean",
+        "lm_eval_adapter",
+        "commands",
+        "__main__",
+    ],
 ]
-PLACES = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
-TORCH_FREE = ["grid", "model_source", "config", "experiment", "schema", "files", "journal", "progress", "seeds", "tracking_store",
-              "tracking", "traces", "tracking_notes", "tracking_views", "system_metrics", "courier", "calculator", "intervals",
-              "sandbox_runner", "sandbox_levels", "sandbox", "model.scaling", "work", "costs", "samplers.diagnostics", "fingerprint",
-              "launch", "plan", "compare", "fetch", "live", "machines", "pipeline", "worker", "notebooks", "notebook_page", "start_here",
-              "durations", "terminal", "terminal_live", "screens", "follow", "spread", "registry", "study", "doctor", "clean", "__main__"]
-MLFLOW = ["tracking_store", "tracking", "traces", "registry", "served_model"]  # the last is what MLflow itself runs
+PLACES = {
+    name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)
+}
+TORCH_FREE = [
+    "grid",
+    "model_source",
+    "config",
+    "experiment",
+    "schema",
+    "files",
+    "journal",
+    "progress",
+    "seeds",
+    "tracking_store",
+    "tracking",
+    "traces",
+    "tracking_notes",
+    "tracking_views",
+    "system_metrics",
+    "courier",
+    "calculator",
+    "intervals",
+    "sandbox_runner",
+    "sandbox_levels",
+    "sandbox",
+    "model.scaling",
+    "work",
+    "costs",
+    "samplers.diagnostics",
+    "fingerprint",
+    "launch",
+    "plan",
+    "compare",
+    "fetch",
+    "live",
+    "machines",
+    "pipeline",
+    "worker",
+    "notebooks",
+    "notebook_page",
+    "start_here",
+    "durations",
+    "terminal",
+    "terminal_live",
+    "screens",
+    "follow",
+    "spread",
+    "registry",
+    "study",
+    "doctor",
+    "clean",
+    "__main__",
+]
+MLFLOW = [
+    "tracking_store",
+    "tracking",
+    "traces",
+    "registry",
+    "served_model",
+]  # the last is what MLflow itself runs
 PACKAGE = ROOT / "nanolab"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -64,16 +230,22 @@ def imported(path: Path, top_only: bool = False) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.name != "__init__.py"], ids=name_of)
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.name != "__init__.py"], ids=name_of
+)
 def test_imports_go_down(path):
     name = name_of(path)
     own = place_of(name)
-    assert own is not None, f"nanolab/{name} has no floor: add it to the table here and in the design"
+    assert own is not None, (
+        f"nanolab/{name} has no floor: add it to the table here and in the design"
+    )
     for target in imported(path):
         if target.startswith("nanolab."):
             below = place_of(target.removeprefix("nanolab."))
             same_package = own == below and PLACES.get(name) is None
-            assert below is not None and (below < own or same_package), f"{name} imports {target}, which is not below it"
+            assert below is not None and (below < own or same_package), (
+                f"{name} imports {target}, which is not below it"
+            )
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -82,14 +254,22 @@ def test_files_are_short_and_mlflow_has_one_door(path):
     assert len(path.read_text().splitlines()) <= 350
     assert path.stem not in ("utils", "common", "helpers")
     if name not in MLFLOW:
-        assert not any(target.split(".")[0] == "mlflow" for target in imported(path)), f"{name} imports mlflow; only {MLFLOW} may"
+        assert not any(target.split(".")[0] == "mlflow" for target in imported(path)), (
+            f"{name} imports mlflow; only {MLFLOW} may"
+        )
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_torch_is_imported_only_where_it_is_needed(path):
     name = name_of(path)
-    if path.name == "__init__.py" or name in TORCH_FREE or name.startswith(("report.", "data.world", "commands.")):
-        heavy = {target for target in reachable(path) if target.split(".")[0] in ("torch", "mlflow")}
+    if (
+        path.name == "__init__.py"
+        or name in TORCH_FREE
+        or name.startswith(("report.", "data.world", "commands."))
+    ):
+        heavy = {
+            target for target in reachable(path) if target.split(".")[0] in ("torch", "mlflow")
+        }
         assert not heavy, f"importing {name} imports {heavy}"
 
 
@@ -105,6 +285,8 @@ def reachable(path: Path) -> set[str]:
             names.add(target)
             if target.startswith("nanolab"):
                 parts = target.split(".")
-                candidates = [ROOT.joinpath(*parts[:n]).with_suffix(".py") for n in range(2, len(parts) + 1)]
+                candidates = [
+                    ROOT.joinpath(*parts[:n]).with_suffix(".py") for n in range(2, len(parts) + 1)
+                ]
                 waiting += [candidate for candidate in candidates if candidate.is_file()]
     return names

@@ -28,6 +28,7 @@ def folder(tmp_path):
 def displayed(monkeypatch):
     """What is displayed, in order: (kind, HTML)."""
     import IPython.display
+
     shown = []
 
     class Handle:
@@ -45,7 +46,11 @@ def displayed(monkeypatch):
 
 
 def asked(monkeypatch, allow_stdin, cell="cell"):
-    monkeypatch.setattr(live, "_request", lambda: {"header": {"msg_id": cell}, "content": {"allow_stdin": allow_stdin}})
+    monkeypatch.setattr(
+        live,
+        "_request",
+        lambda: {"header": {"msg_id": cell}, "content": {"allow_stdin": allow_stdin}},
+    )
 
 
 def test_outside_of_a_kernel_lines_are_printed(folder, capsys):
@@ -64,20 +69,37 @@ def test_who_watches_sees_one_card_that_is_kept_up_to_date(folder, displayed, mo
         run.progress("training", 60, 100, "steps")
         show("step 60/100: <b>\n")
         until = time.time() + 5
-        while not any("training: 60 of 100 steps" in html for _, html in displayed) and time.time() < until:
+        while (
+            not any("training: 60 of 100 steps" in html for _, html in displayed)
+            and time.time() < until
+        ):
             time.sleep(0.01)
     kinds = [kind for kind, _ in displayed]
     assert kinds[0] == "display" and set(kinds[1:]) == {"update"} and capsys.readouterr().out == ""
     running = displayed[-2][1]
-    for words in ("running", "width:60.0%", "20,000 tokens/s", "<polyline", "step 60/100: &lt;b&gt;"):
+    for words in (
+        "running",
+        "width:60.0%",
+        "20,000 tokens/s",
+        "<polyline",
+        "step 60/100: &lt;b&gt;",
+    ):
         assert words in running, words
     finished = displayed[-1][1]
-    assert "finished" in finished and "data:image/svg+xml" in finished and f"log: {folder}/log.txt" in finished
+    assert (
+        "finished" in finished
+        and "data:image/svg+xml" in finished
+        and f"log: {folder}/log.txt" in finished
+    )
     assert "&lt;b&gt;" not in finished  # no wall of lines
 
 
-@pytest.mark.parametrize(("error", "word"), [(RuntimeError, "failed"), (KeyboardInterrupt, "interrupted")])
-def test_the_card_says_how_the_stage_ended_and_no_thread_is_left(folder, displayed, monkeypatch, error, word):
+@pytest.mark.parametrize(
+    ("error", "word"), [(RuntimeError, "failed"), (KeyboardInterrupt, "interrupted")]
+)
+def test_the_card_says_how_the_stage_ended_and_no_thread_is_left(
+    folder, displayed, monkeypatch, error, word
+):
     asked(monkeypatch, True)
     with pytest.raises(error), live.view("base_train", folder) as show:
         show("the last line\n")
@@ -86,12 +108,17 @@ def test_the_card_says_how_the_stage_ended_and_no_thread_is_left(folder, display
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("view of")]
 
 
-def test_in_batch_the_lines_of_a_cell_give_place_to_its_cards(folder, displayed, monkeypatch, capsys):
+def test_in_batch_the_lines_of_a_cell_give_place_to_its_cards(
+    folder, displayed, monkeypatch, capsys
+):
     asked(monkeypatch, False)
     for step in ("tok_train", "tok_eval"):
         with live.view(step, folder) as show:
             show("a line\n")
-    assert capsys.readouterr().out.count("a line") == 2 and [kind for kind, _ in displayed] == ["clear", "display"] * 2
+    assert (
+        capsys.readouterr().out.count("a line") == 2
+        and [kind for kind, _ in displayed] == ["clear", "display"] * 2
+    )
     assert "tok_train" in displayed[-1][1] and "tok_eval" in displayed[-1][1]
     asked(monkeypatch, False, "another cell")
     with live.view("base_train", folder):
@@ -108,7 +135,12 @@ def test_an_evaluation_shows_the_accuracy_so_far_of_every_part(tmp_path):
             run.progress("power", done, 4, "problems", 0.5)
             run._shown = ("", 0.0)  # as if half a second had passed
     text = card.html("running")
-    for words in ("power: 2 of 4 problems", "samples <b>25.0%</b>", "power <b>50.0%</b>", "accuracy so far: power"):
+    for words in (
+        "power: 2 of 4 problems",
+        "samples <b>25.0%</b>",
+        "power <b>50.0%</b>",
+        "accuracy so far: power",
+    ):
         assert words in text, words
     assert "of 4 problems" not in card.html("finished") and "<svg" not in card.html("finished")
 
@@ -138,12 +170,19 @@ def test_interrupting_a_kernel_ends_the_stage_and_the_card(lab):
             if cards and "waiting" in cards[-1][1] and not interrupted:
                 manager.interrupt_kernel()
                 interrupted = True
-            if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle" and interrupted:
+            if (
+                message["msg_type"] == "status"
+                and message["content"]["execution_state"] == "idle"
+                and interrupted
+            ):
                 break
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
-    assert interrupted and [kind for kind, _ in cards[:2]] == ["display_data", "update_display_data"]
+    assert interrupted and [kind for kind, _ in cards[:2]] == [
+        "display_data",
+        "update_display_data",
+    ]
     assert "interrupted" in cards[-1][1] and "data:image/svg+xml" in cards[-1][1]
     assert not stages_of(lab)
 
@@ -161,12 +200,18 @@ def stages_of(lab):
 
 
 def test_papermill_leaves_cards_in_the_notebook_and_lines_in_the_terminal(lab):
-    program = ("from pathlib import Path; from nanolab import notebooks; from nanolab.config import STAGES; "
-               "values = notebooks.parameters('tokenizer', STAGES['tokenizer'](vocab_size=275), 'tiny'); "
-               "notebooks.execute(Path('notebooks/01_tokenizer.ipynb'), Path('out.ipynb'), values)")
+    program = (
+        "from pathlib import Path; from nanolab import notebooks; from nanolab.config import STAGES; "
+        "values = notebooks.parameters('tokenizer', STAGES['tokenizer'](vocab_size=275), 'tiny'); "
+        "notebooks.execute(Path('notebooks/01_tokenizer.ipynb'), Path('out.ipynb'), values)"
+    )
     printed = lab.python(program)
     assert "counting from 1 to 10" in printed and "tok_eval: finished in" in printed
-    outputs = [output for cell in json.loads((lab.root / "out.ipynb").read_text())["cells"] for output in cell.get("outputs", [])]
+    outputs = [
+        output
+        for cell in json.loads((lab.root / "out.ipynb").read_text())["cells"]
+        for output in cell.get("outputs", [])
+    ]
     shown, *printed = outputs  # a kernel may send one print in parts
     assert all(step in "".join(shown["data"]["text/html"]) for step in ("tok_train", "tok_eval"))
     assert "".join("".join(part["text"]) for part in printed).startswith("metrics {")

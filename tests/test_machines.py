@@ -15,8 +15,11 @@ from nanolab.schema import UserError
 from nanolab.study import run_study
 from nanolab.terminal import Screen
 
-SECOND = {"experiment": "tiny", "steps": ["tok_train", "tok_eval", "report"],
-          "launch": {"nnodes": 2, "node_rank": 1, "rdzv_endpoint": "127.0.0.1:29500"}}
+SECOND = {
+    "experiment": "tiny",
+    "steps": ["tok_train", "tok_eval", "report"],
+    "launch": {"nnodes": 2, "node_rank": 1, "rdzv_endpoint": "127.0.0.1:29500"},
+}
 
 
 class Told(Screen):
@@ -32,7 +35,9 @@ class Told(Screen):
         self.events.append(f"{step} {metrics}")
 
     def failed(self, failure):
-        self.events.append(f"{failure.step}: {failure.error}, {failure.log.name}, {failure.command}")
+        self.events.append(
+            f"{failure.step}: {failure.error}, {failure.log.name}, {failure.command}"
+        )
 
     def ended(self, ending):
         self.events.append(ending.status)
@@ -55,8 +60,14 @@ def part(store, monkeypatch):
                     raise error
 
         monkeypatch.setattr(machines.launch, "Stage", Stage)
-        monkeypatch.setattr(machines.time, "sleep", lambda _: files.write_json(
-            next(step for step in steps if not step.finished).folder / RESULT, {"metrics": {"vocabulary": 300}}))
+        monkeypatch.setattr(
+            machines.time,
+            "sleep",
+            lambda _: files.write_json(
+                next(step for step in steps if not step.finished).folder / RESULT,
+                {"metrics": {"vocabulary": 300}},
+            ),
+        )
         return machines.take_part([(study, steps)], "the same again", told)
 
     return take_part, told, launched
@@ -65,15 +76,27 @@ def part(store, monkeypatch):
 def test_the_steps_run_in_order_as_this_machine_s_part_and_each_result_is_waited_for(part):
     take_part, told, launched = part
     assert take_part() == 0
-    assert told.events == ["[1/2] tok_train", "tok_train {'vocabulary': 300}", "[2/2] tok_eval", "tok_eval {'vocabulary': 300}", "finished"]
+    assert told.events == [
+        "[1/2] tok_train",
+        "tok_train {'vocabulary': 300}",
+        "[2/2] tok_eval",
+        "tok_eval {'vocabulary': 300}",
+        "finished",
+    ]
     assert [log.name for _, log in launched] == ["log-1.txt", "log-1.txt"]
-    assert all({"--nnodes=2", "--node-rank=1", "--master-port=29500"} <= set(command) for command, _ in launched)
+    assert all(
+        {"--nnodes=2", "--node-rank=1", "--master-port=29500"} <= set(command)
+        for command, _ in launched
+    )
 
 
 def test_a_failed_stage_an_interrupt_and_a_mistake_end_the_part(part):
     take_part, told, _ = part
     assert take_part(StageFailed("the stage failed with exit status 1; its last lines: ...")) == 1
-    assert told.events[-2:] == ["tok_train: the stage failed with exit status 1, log-1.txt, the same again", "failed"]
+    assert told.events[-2:] == [
+        "tok_train: the stage failed with exit status 1, log-1.txt, the same again",
+        "failed",
+    ]
     assert take_part(KeyboardInterrupt()) == 130
     assert told.events[-1] == "interrupted"
     mistake = StageFailed("the stage failed")
@@ -85,18 +108,31 @@ def test_a_failed_stage_an_interrupt_and_a_mistake_end_the_part(part):
 def test_a_step_that_failed_on_the_first_machine_is_not_waited_for(part, monkeypatch):
     take_part, told, _ = part
     step = plan(study_from_dict(SECOND), ["tok_train"])["tok_train"]
-    earlier, running = {"started": 1.0, "seconds": 2.0, "status": "FAILED"}, {"started": 4.0, "seconds": None, "status": "FAILED"}
+    earlier, running = (
+        {"started": 1.0, "seconds": 2.0, "status": "FAILED"},
+        {"started": 4.0, "seconds": None, "status": "FAILED"},
+    )
     files.write_json(step.folder / durations.ATTEMPTS, [earlier, running])
     assert take_part() == 0
     (step.folder / RESULT).unlink()
     files.write_json(step.folder / durations.ATTEMPTS, [earlier, {**running, "seconds": 3.0}])
     assert take_part() == 1
-    assert told.events[-2:] == ["tok_train: the step failed on machine 0, log-1.txt, the same again", "failed"]
+    assert told.events[-2:] == [
+        "tok_train: the step failed on machine 0, log-1.txt, the same again",
+        "failed",
+    ]
 
 
 def test_only_the_first_machine_sets_finished_steps_aside(store, tmp_path):
     with pytest.raises(UserError, match="--fresh is for machine 0 alone"):
-        run_study("micro", ["launch.nnodes=2", "launch.node_rank=1", "launch.rdzv_endpoint=127.0.0.1:29500"], [], None, True, Told())
+        run_study(
+            "micro",
+            ["launch.nnodes=2", "launch.node_rank=1", "launch.rdzv_endpoint=127.0.0.1:29500"],
+            [],
+            None,
+            True,
+            Told(),
+        )
 
 
 @pytest.mark.dist
@@ -105,10 +141,28 @@ def test_two_launches_are_two_machines_of_one_study(tmp_path, monkeypatch):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {**os.environ, "NANOLAB_MLRUNS": str(tmp_path / "mlruns")}
-    command = [sys.executable, "scripts/run_all.py", "micro", "--only", "tok_train", "--set", "launch.nnodes=2", "--set",
-               f"launch.rdzv_endpoint=127.0.0.1:{port}"]
-    started = [subprocess.Popen([*command, "--set", f"launch.node_rank={rank}"], env=environment, cwd=files.ROOT, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for rank in (1, 0)]
+    command = [
+        sys.executable,
+        "scripts/run_all.py",
+        "micro",
+        "--only",
+        "tok_train",
+        "--set",
+        "launch.nnodes=2",
+        "--set",
+        f"launch.rdzv_endpoint=127.0.0.1:{port}",
+    ]
+    started = [
+        subprocess.Popen(
+            [*command, "--set", f"launch.node_rank={rank}"],
+            env=environment,
+            cwd=files.ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for rank in (1, 0)
+    ]
     second, first = (process.communicate(timeout=120)[0] for process in started)
     assert [process.returncode for process in started] == [0, 0], second + first
     assert "machine 1 takes part (of 2, from 0 on)" in second and "finished after" in second

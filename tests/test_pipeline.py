@@ -25,7 +25,9 @@ def tiny(**values):
 def light(monkeypatch, tmp_path):
     """Planning alone: the code hash and the data identity are given, and work lies in a folder of this test."""
     monkeypatch.setattr("nanolab.fingerprint.code_hash", lambda module: "code")
-    monkeypatch.setattr("nanolab.fingerprint.data_identity", lambda study: f"{study.data.source} {study.data.seed}")
+    monkeypatch.setattr(
+        "nanolab.fingerprint.data_identity", lambda study: f"{study.data.source} {study.data.seed}"
+    )
     monkeypatch.setattr(files, "MLRUNS", tmp_path)
 
 
@@ -47,7 +49,14 @@ def test_a_fingerprint_has_12_hex_digits_and_ends_the_work_folder(light):
 def test_a_setting_changes_its_step_and_the_steps_that_read_it_and_no_other(light):
     everything = set(StudyConfig().steps) - {"report"}
     assert changed({"tokenizer": {"vocab_size": 300}}) == everything
-    assert changed({"sft": {"steps": 7}}) == {"sft", "chat_eval_sft", "power_eval", "power_ablation", "rl", "chat_eval_rl"}
+    assert changed({"sft": {"steps": 7}}) == {
+        "sft",
+        "chat_eval_sft",
+        "power_eval",
+        "power_ablation",
+        "rl",
+        "chat_eval_rl",
+    }
     assert changed({"power_eval": {"alpha": 8.0}}) == {"power_eval"}
     assert changed({"seed": 1}) == everything and changed({"data": {"seed": 1}}) == everything
 
@@ -58,7 +67,10 @@ def test_how_choices_are_answered_changes_every_fingerprint(light):
 
 def test_how_a_stage_is_launched_and_what_the_study_is_called_change_no_fingerprint(light):
     assert changed({"launch": {"nproc": 2, "threads": 1}}) == set()
-    assert changed({"experiment": "other", "description": "text", "hourly_rates": {"H100": 3.0}}) == set()
+    assert (
+        changed({"experiment": "other", "description": "text", "hourly_rates": {"H100": 3.0}})
+        == set()
+    )
 
 
 def test_the_device_kind_changes_every_fingerprint(light):
@@ -78,19 +90,33 @@ def test_the_power_notebook_fills_the_step_that_the_study_has(light):
     assert plan.steps_of("power_eval", tiny(power_eval={"source": "rl"})) == ["power_eval"]
     steps = ["power_eval", "power_eval_rl", "power_eval_code"]
     assert plan.steps_of("power_eval", tiny(steps=steps)) == ["power_eval"]
-    assert plan.steps_of("power_eval", tiny(steps=steps[1:], power_eval={"source": "rl"})) == ["power_eval_rl"]
-    assert plan.steps_of("power_eval", tiny(steps=steps[1:], power_eval={"task": "humaneval"})) == ["power_eval_code"]
+    assert plan.steps_of("power_eval", tiny(steps=steps[1:], power_eval={"source": "rl"})) == [
+        "power_eval_rl"
+    ]
+    assert plan.steps_of("power_eval", tiny(steps=steps[1:], power_eval={"task": "humaneval"})) == [
+        "power_eval_code"
+    ]
     planned = plan.plan(tiny(steps=["power_eval", "power_eval_base", "power_eval_code"]))
-    assert planned["power_eval_base"].config.source == "base" and set(planned["power_eval_base"].inputs) == {"tok_train", "base_train"}
-    assert planned["power_eval_code"].config.task == "humaneval" and planned["power_eval_code"].config.source == "sft"
+    assert planned["power_eval_base"].config.source == "base" and set(
+        planned["power_eval_base"].inputs
+    ) == {"tok_train", "base_train"}
+    assert (
+        planned["power_eval_code"].config.task == "humaneval"
+        and planned["power_eval_code"].config.source == "sft"
+    )
     assert plan.steps_of("tokenizer", tiny()) == ["tok_train", "tok_eval"]
     assert plan.steps_of("chat_eval", tiny(chat_eval={"source": "rl"})) == ["chat_eval_rl"]
-    both = tiny(steps=steps[:2], power_eval={"source": "rl"})  # as the notebook of step power_eval_rl hands it over
+    both = tiny(
+        steps=steps[:2], power_eval={"source": "rl"}
+    )  # as the notebook of step power_eval_rl hands it over
     assert plan.steps_of("power_eval", both) == ["power_eval_rl"]
     with pytest.raises(UserError, match="power_eval and power_eval_rl are the same"):
         load_study("power_ablation", ["power_eval.source=rl"])
     with pytest.raises(UserError, match="power_eval_base and power_eval_code are the same"):
-        load_study("power_ablation", ["power_eval.task=humaneval", "steps=[power_eval_base, power_eval_code]"])
+        load_study(
+            "power_ablation",
+            ["power_eval.task=humaneval", "steps=[power_eval_base, power_eval_code]"],
+        )
 
 
 def test_a_model_trained_from_itself_is_refused(light):
@@ -100,11 +126,21 @@ def test_a_model_trained_from_itself_is_refused(light):
 
 def test_model_tag_takes_model_and_tokenizer_of_the_other_study(light, tmp_path):
     values = tiny()
-    other = plan.plan(study_from_dict({"experiment": "other", "base_train": {"steps": 1}}), ["sft"])["sft"]
+    other = plan.plan(
+        study_from_dict({"experiment": "other", "base_train": {"steps": 1}}), ["sft"]
+    )["sft"]
     with pytest.raises(UserError, match="study 'other' has no finished step sft"):
         plan.plan(tiny(power_eval={"model_tag": "other"}), ["power_eval"])
     tokenizer = tmp_path / "work" / "other" / "tok_train" / "0123456789ab"
-    plan.write_job(plan.Job("sft", values, values.sft, other.folder, {"tok_train": tokenizer, "mid_train": tmp_path / "work/x"}))
+    plan.write_job(
+        plan.Job(
+            "sft",
+            values,
+            values.sft,
+            other.folder,
+            {"tok_train": tokenizer, "mid_train": tmp_path / "work/x"},
+        )
+    )
     files.write_json(other.folder / plan.RESULT, {"metrics": {}})
     step = plan.plan(tiny(power_eval={"model_tag": "other"}), ["power_eval"])["power_eval"]
     assert step.inputs["sft"].folder == other.folder
@@ -114,12 +150,22 @@ def test_model_tag_takes_model_and_tokenizer_of_the_other_study(light, tmp_path)
 def test_code_hash_follows_imports_at_any_depth_and_nothing_else(tmp_path):
     package = tmp_path / "nanolab"
     (package / "stages").mkdir(parents=True)
-    sources = {"__init__.py": "", "stages/__init__.py": "", "stages/one.py": "from nanolab import a\n",
-               "a.py": "def f():\n    import nanolab.b\n", "b.py": "x = 1\n", "unused.py": "y = 1\n",
-               "b.c": "int x = 1;\n", "other.c": "int y = 1;\n"}
+    sources = {
+        "__init__.py": "",
+        "stages/__init__.py": "",
+        "stages/one.py": "from nanolab import a\n",
+        "a.py": "def f():\n    import nanolab.b\n",
+        "b.py": "x = 1\n",
+        "unused.py": "y = 1\n",
+        "b.c": "int x = 1;\n",
+        "other.c": "int y = 1;\n",
+    }
     for name, text in sources.items():
         (package / name).write_text(text)
-    names = {str(path.relative_to(package)) for path in source_files(package / "stages" / "one.py", tmp_path)}
+    names = {
+        str(path.relative_to(package))
+        for path in source_files(package / "stages" / "one.py", tmp_path)
+    }
     assert names == {"__init__.py", "a.py", "b.py", "b.c", "stages/one.py"}
     first = code_hash("one", tmp_path)
     (package / "unused.py").write_text("y = 2\n")
@@ -131,13 +177,21 @@ def test_code_hash_follows_imports_at_any_depth_and_nothing_else(tmp_path):
 
 
 def test_a_job_file_gives_the_job_back_wherever_mlruns_lies(light, tmp_path, monkeypatch):
-    job = plan.Job("power_eval", tiny(), tiny().power_eval, tmp_path / "work/tiny/power_eval/a", {"sft": tmp_path / "work/tiny/sft/b"})
+    job = plan.Job(
+        "power_eval",
+        tiny(),
+        tiny().power_eval,
+        tmp_path / "work/tiny/power_eval/a",
+        {"sft": tmp_path / "work/tiny/sft/b"},
+    )
     path = plan.write_job(job)
     assert plan.read_job(path) == job
     moved = tmp_path.with_name("moved")
     tmp_path.rename(moved)
     monkeypatch.setattr(files, "MLRUNS", moved)
-    assert plan.read_job(moved / "work/tiny/power_eval/a/job.json").inputs == {"sft": moved / "work/tiny/sft/b"}
+    assert plan.read_job(moved / "work/tiny/power_eval/a/job.json").inputs == {
+        "sft": moved / "work/tiny/sft/b"
+    }
 
 
 def test_a_truncated_job_file_is_one_clear_line(light, tmp_path):
@@ -159,14 +213,23 @@ def test_select_and_grouped_follow_the_study():
 
 # ---- with processes, on fake stages that count to 10 (the steps tok_train and tok_eval of experiments/tiny.yaml)
 
+
 def attempts(step="tok_train"):
     """(attempt, status) of the runs of a step, oldest first."""
-    runs = [run for run in tracking.search("tiny") if run.tags.get("step") == step and run.tags["nanolab.kind"] == "step"]
+    runs = [
+        run
+        for run in tracking.search("tiny")
+        if run.tags.get("step") == step and run.tags["nanolab.kind"] == "step"
+    ]
     return [(run.tags["attempt"], run.status) for run in reversed(runs)]
 
 
 def newest(step="tok_train"):
-    return next(run for run in tracking.search("tiny") if run.tags.get("step") == step and run.tags["nanolab.kind"] == "step")
+    return next(
+        run
+        for run in tracking.search("tiny")
+        if run.tags.get("step") == step and run.tags["nanolab.kind"] == "step"
+    )
 
 
 def alive(pid):
@@ -178,13 +241,20 @@ def alive(pid):
 
 def stage_processes(lab):
     """Processes of a stage of this lab, once it waits and its run is open."""
+
     def waits():
-        logs = [path.read_text() for path in (lab.root / "mlruns").glob("work/tiny/tok_train/*/log.txt")]
+        logs = [
+            path.read_text() for path in (lab.root / "mlruns").glob("work/tiny/tok_train/*/log.txt")
+        ]
         with sqlite3.connect(lab.root / "mlruns" / "mlflow.db") as connection:
-            running = connection.execute("select count(*) from runs where status = 'RUNNING' and name = '01 tok_train'").fetchone()[0]
+            running = connection.execute(
+                "select count(*) from runs where status = 'RUNNING' and name = '01 tok_train'"
+            ).fetchone()[0]
         return running and any(log.endswith("waiting\n") for log in logs)
 
-    assert wait_for(waits, 60), [path.read_text() for path in (lab.root / "mlruns").glob("work/tiny/tok_train/*/log.txt")]
+    assert wait_for(waits, 60), [
+        path.read_text() for path in (lab.root / "mlruns").glob("work/tiny/tok_train/*/log.txt")
+    ]
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -221,17 +291,34 @@ def test_a_killed_step_leaves_no_process_then_goes_on_and_is_reused(lab):
     lab.behave("")
     output = lab.python(RUN + "print(sorted(r.reused), r.metrics)")
     assert "tok_train: continues in" in output and "counting from 4 to 10" in output
-    assert "[] {'tok_train': {'steps': 10, 'started_at': 4, 'data': 'embedded'}, 'tok_eval': {'coverage': 1.0}}" in output
+    assert (
+        "[] {'tok_train': {'steps': 10, 'started_at': 4, 'data': 'embedded'}, 'tok_eval': {'coverage': 1.0}}"
+        in output
+    )
     assert attempts() == [("1", "FAILED"), ("2", "FINISHED")]
     run = newest()
     assert tracking.history(run.id, "train/loss") == [(step, 1 / step) for step in range(1, 11)]
-    assert [(point.name, point.metrics, point.status) for point in tracking.children(run.id)] == [("half", {"accuracy": 0.5}, "FINISHED")]
-    assert run.metrics["final/steps"] == 10 and run.tags["final/data"] == "embedded" and float(run.tags["earlier_seconds"]) >= 0
-    assert run.params["vocab_size"] == "275" and run.params["study.seed"] == "0" and run.params["data.source"] == "embedded"
+    assert [(point.name, point.metrics, point.status) for point in tracking.children(run.id)] == [
+        ("half", {"accuracy": 0.5}, "FINISHED")
+    ]
+    assert (
+        run.metrics["final/steps"] == 10
+        and run.tags["final/data"] == "embedded"
+        and float(run.tags["earlier_seconds"]) >= 0
+    )
+    assert (
+        run.params["vocab_size"] == "275"
+        and run.params["study.seed"] == "0"
+        and run.params["data.source"] == "embedded"
+    )
 
     output = lab.python(RUN + "print(sorted(r.reused))")
     assert "['tok_eval', 'tok_train']" in output and "counting" not in output
-    assert [execution.status for execution in tracking.executions("tiny")] == ["FINISHED", "FINISHED", "FAILED"]
+    assert [execution.status for execution in tracking.executions("tiny")] == [
+        "FINISHED",
+        "FINISHED",
+        "FAILED",
+    ]
     assert tracking.executions("tiny")[0].tags["reused.tok_train"] == run.id
 
 
@@ -246,24 +333,53 @@ def test_run_all_is_interrupted_fails_meets_a_mistake_and_goes_on_each_time(lab)
     processes = stage_processes(lab)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "interrupted after" in output and "Traceback" not in output.split("waiting")[1]
+    assert (
+        process.returncode == 130
+        and "interrupted after" in output
+        and "Traceback" not in output.split("waiting")[1]
+    )
     assert wait_for(lambda: not any(alive(pid) for pid in processes), 15)
 
     status, output = run_all("fail")
-    assert status == 1 and "counting from 4 to 10" in output and "RuntimeError: the stage broke at step 6" in output
-    assert "tok_train failed\n  error  RuntimeError: the stage broke at step 6\n  log    mlruns/work/tiny/tok_train/" in output
-    assert "python scripts/run_all.py experiments/tiny.yaml --verbose   (everything so far is kept)" in output
+    assert (
+        status == 1
+        and "counting from 4 to 10" in output
+        and "RuntimeError: the stage broke at step 6" in output
+    )
+    assert (
+        "tok_train failed\n  error  RuntimeError: the stage broke at step 6\n  log    mlruns/work/tiny/tok_train/"
+        in output
+    )
+    assert (
+        "python scripts/run_all.py experiments/tiny.yaml --verbose   (everything so far is kept)"
+        in output
+    )
 
     status, output = run_all("mistake")
-    assert status == 2 and output.splitlines()[-1] == "error: tok_train: checkpoint step-9 is truncated" and "Traceback" not in output
+    assert (
+        status == 2
+        and output.splitlines()[-1] == "error: tok_train: checkpoint step-9 is truncated"
+        and "Traceback" not in output
+    )
 
     status, output = run_all("")
     assert status == 0 and "counting from 10 to 10" in output
-    assert "SUMMARY report tok_eval tok_train" in output and "report: mlruns/work/tiny/report/" in output and "make ui" in output
+    assert (
+        "SUMMARY report tok_eval tok_train" in output
+        and "report: mlruns/work/tiny/report/" in output
+        and "make ui" in output
+    )
     assert attempts() == [("1", "FAILED"), ("2", "FAILED"), ("3", "FAILED"), ("4", "FINISHED")]
-    assert [execution.status for execution in tracking.executions("tiny")] == ["FINISHED", "FAILED", "FAILED", "FAILED"]
+    assert [execution.status for execution in tracking.executions("tiny")] == [
+        "FINISHED",
+        "FAILED",
+        "FAILED",
+        "FAILED",
+    ]
     for step in ("tok_train", "tok_eval", "report"):
-        assert list(lab.root.glob(f"mlruns/artifacts/tiny/{newest(step).id}/artifacts/notebook/*.ipynb"))
+        assert list(
+            lab.root.glob(f"mlruns/artifacts/tiny/{newest(step).id}/artifacts/notebook/*.ipynb")
+        )
 
     status, output = run_all("")
     assert status == 0 and output.count(" reused ") == 2 and "counting" not in output
@@ -275,26 +391,58 @@ def test_the_report_of_a_study_that_never_ran_runs_its_steps_first(lab):
     lab.behave("fail")
     status, output = lab.call("-c", report)
     assert status == 1 and "the stage broke at step 3" in output
-    status, output = lab.call("-m", "nanolab", "report", "tiny")  # the command reads, and starts nothing
-    assert status == 2 and "study 'tiny' has no execution in" in output and "run_all.py tiny" in output
+    status, output = lab.call(
+        "-m", "nanolab", "report", "tiny"
+    )  # the command reads, and starts nothing
+    assert (
+        status == 2 and "study 'tiny' has no execution in" in output and "run_all.py tiny" in output
+    )
     lab.behave("")
-    output = lab.python(report)  # goes on, in an execution of its own: the one that failed stands for nothing
-    assert "counting from 4 to 10" in output and output.endswith("{'summary': 'SUMMARY report tok_eval tok_train'} ['report']\n")
+    output = lab.python(
+        report
+    )  # goes on, in an execution of its own: the one that failed stands for nothing
+    assert "counting from 4 to 10" in output and output.endswith(
+        "{'summary': 'SUMMARY report tok_eval tok_train'} ['report']\n"
+    )
     made, failed = tracking.executions("tiny")
-    assert (made.status, failed.status, made.tags["mlflow.source.name"]) == ("FINISHED", "FAILED", "notebooks/10_report.ipynb")
-    assert [run.tags["step"] for run in tracking.children(made.id)] == ["tok_train", "tok_eval", "report"]
+    assert (made.status, failed.status, made.tags["mlflow.source.name"]) == (
+        "FINISHED",
+        "FAILED",
+        "notebooks/10_report.ipynb",
+    )
+    assert [run.tags["step"] for run in tracking.children(made.id)] == [
+        "tok_train",
+        "tok_eval",
+        "report",
+    ]
 
 
 @pytest.mark.slow
 def test_plain_papermill_takes_the_parameters_that_plan_writes(lab):
-    status, parameters = lab.call("-m", "nanolab", "plan", "tiny", "--set", "tokenizer.vocab_size=268", "--parameters", "tok_train")
+    status, parameters = lab.call(
+        "-m",
+        "nanolab",
+        "plan",
+        "tiny",
+        "--set",
+        "tokenizer.vocab_size=268",
+        "--parameters",
+        "tok_train",
+    )
     assert status == 0
     (lab.root / "parameters.yaml").write_text(parameters)
-    status, output = lab.call("-m", "papermill", "notebooks/01_tokenizer.ipynb", "out.ipynb", "-f", "parameters.yaml")
+    status, output = lab.call(
+        "-m", "papermill", "notebooks/01_tokenizer.ipynb", "out.ipynb", "-f", "parameters.yaml"
+    )
     assert status == 0, output
     outputs = json.loads((lab.root / "out.ipynb").read_text())["cells"][-1]["outputs"]
-    shown = "".join("".join(output.get("text", [])) for output in outputs)  # a kernel may send one print in parts
-    assert "metrics {'tok_train': {'steps': 3, 'started_at': 1, 'data': 'embedded'}, 'tok_eval': {'coverage': 0.3}}" in shown
+    shown = "".join(
+        "".join(output.get("text", [])) for output in outputs
+    )  # a kernel may send one print in parts
+    assert (
+        "metrics {'tok_train': {'steps': 3, 'started_at': 1, 'data': 'embedded'}, 'tok_eval': {'coverage': 0.3}}"
+        in shown
+    )
 
 
 def test_the_default_studies_load():

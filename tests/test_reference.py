@@ -21,7 +21,9 @@ def undocumented(path: Path) -> list[str]:
 
     def look(node: ast.AST, name: str, inherits: bool) -> None:
         for child in node.body:
-            if isinstance(child, (ast.FunctionDef, ast.ClassDef)) and not child.name.startswith("_"):
+            if isinstance(child, (ast.FunctionDef, ast.ClassDef)) and not child.name.startswith(
+                "_"
+            ):
                 if not ast.get_docstring(child) and not inherits:
                     missing.append(f"{path.name}: {name}{child.name}")
                 if isinstance(child, ast.ClassDef):
@@ -31,7 +33,11 @@ def undocumented(path: Path) -> list[str]:
     return missing
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "nanolab").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT / "nanolab")))
+@pytest.mark.parametrize(
+    "path",
+    sorted((ROOT / "nanolab").rglob("*.py")),
+    ids=lambda path: str(path.relative_to(ROOT / "nanolab")),
+)
 def test_everything_public_has_a_docstring(path):
     assert not undocumented(path)
 
@@ -47,7 +53,13 @@ def test_the_api_reference_builds(tmp_path):
 @pytest.mark.parametrize("script", ["write_settings_page", "fill_readme"])
 def test_what_a_script_writes_into_the_documentation_is_current(script):
     command = [sys.executable, f"scripts/{script}.py", "--check"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0, f"{done.stderr}run {shlex.join(command[1:-1])}"
 
 
@@ -57,4 +69,8 @@ def test_the_citation_file_has_what_the_format_asks_for():
     assert all(citation[key] for key in ("message", "title", "authors", "license"))
     for entry in [citation, *citation["references"]]:
         assert all("name" in author or "family-names" in author for author in entry["authors"])
-    assert any(one.get("value") == "2510.14901" for reference in citation["references"] for one in reference.get("identifiers", []))
+    assert any(
+        one.get("value") == "2510.14901"
+        for reference in citation["references"]
+        for one in reference.get("identifiers", [])
+    )

@@ -50,34 +50,61 @@ def test_the_best_is_the_highest_chatcore_then_the_later_model(store):
     parent = tracking.open_execution({"experiment": "tiny"}, "tiny now", "scripts/run_all.py")
     assert registry.best(parent) is None and registry.register_at_end("tiny", [parent]) == ""
     finished(parent, "mid_train", {}, work_folder="work/tiny/mid_train/m")
-    assert (registry.best(parent).source, registry.best(parent).reason) == ("mid", "the last one trained, none evaluated")
+    assert (registry.best(parent).source, registry.best(parent).reason) == (
+        "mid",
+        "the last one trained, none evaluated",
+    )
     for source, score in (("mid", 0.5), ("sft", 0.5), ("rl", 0.1)):
         step = {"mid": "mid_train"}.get(source, source)
-        finished(parent, f"chat_eval_{source}", {"final/chat_core": score}, **{f"input.{step}": f"work/tiny/{step}/x"})
+        finished(
+            parent,
+            f"chat_eval_{source}",
+            {"final/chat_core": score},
+            **{f"input.{step}": f"work/tiny/{step}/x"},
+        )
     best = registry.best(parent)
-    assert best.source == "sft" and best.reason == "highest ChatCORE (0.5000) of mid, sft, rl" and best.folder.parts[-2:] == ("sft", "x")
+    assert (
+        best.source == "sft"
+        and best.reason == "highest ChatCORE (0.5000) of mid, sft, rl"
+        and best.folder.parts[-2:] == ("sft", "x")
+    )
 
 
 def test_a_checkpoint_is_registered_once_and_takes_its_weights_and_the_code(execution, store):
     first, again = registry.register("tiny", [execution]), registry.register("tiny")
     assert (first.version, first.new, again.version, again.new) == ("1", True, "1", False)
     version = tracking.client().get_model_version_by_alias("tiny", "best")
-    assert version.tags["source"] == "sft" and version.tags["step"] == "7" and "0.2500" in version.description
+    assert (
+        version.tags["source"] == "sft"
+        and version.tags["step"] == "7"
+        and "0.2500" in version.description
+    )
     folder = Path(version.source)
     weights = (store / "work/tiny/sft/b/checkpoints/step-000007/model.safetensors").stat().st_size
-    code = sum(path.stat().st_size for path in (files.ROOT / "nanolab").rglob("*") if path.suffix in (".py", ".c"))
+    code = sum(
+        path.stat().st_size
+        for path in (files.ROOT / "nanolab").rglob("*")
+        if path.suffix in (".py", ".c")
+    )
     assert weights + code < first.size < weights + code + 60_000
     assert not list(folder.rglob("state.pt")) + list(folder.rglob("__pycache__"))
     pinned = (folder / "requirements.txt").read_text().split()
-    assert set(pinned) <= set((files.ROOT / "requirements.lock").read_text().split()) and len(pinned) == len(registry.REQUIREMENTS)
+    assert set(pinned) <= set((files.ROOT / "requirements.lock").read_text().split()) and len(
+        pinned
+    ) == len(registry.REQUIREMENTS)
 
 
 def test_a_run_that_evaluated_no_model_does_not_take_the_alias_from_one_that_was(execution, store):
     registry.register("tiny", [execution])
-    part = tracking.open_execution({"experiment": "tiny", "seed": 7}, "tiny later", "scripts/run_all.py")
+    part = tracking.open_execution(
+        {"experiment": "tiny", "seed": 7}, "tiny later", "scripts/run_all.py"
+    )
     finished(part, "sft", {}, work_folder="work/tiny/sft/b")
     line = registry.register_at_end("tiny", [part])
-    assert "is version 1: the sft model, highest ChatCORE (0.2500) of sft; this execution evaluated none" in line
+    assert (
+        "is version 1: the sft model, highest ChatCORE (0.2500) of sft; this execution evaluated none"
+        in line
+    )
     assert tracking.client().get_model_version_by_alias("tiny", "best").version in (1, "1")
 
 
@@ -100,9 +127,21 @@ def of_seeds(scores, seeds, name="tiny"):
     """Executions of a study, one for each seed, whose sft models have these scores; None: no chat model."""
     made = []
     for seed, score in zip(seeds, scores):
-        made.append(tracking.open_execution({"experiment": name, "seed": seed, "seeds": seeds}, f"seed {seed}", "scripts/run_all.py"))
+        made.append(
+            tracking.open_execution(
+                {"experiment": name, "seed": seed, "seeds": seeds},
+                f"seed {seed}",
+                "scripts/run_all.py",
+            )
+        )
         if score is not None:
-            finished(made[-1], "chat_eval_sft", {"final/chat_core": score}, name, **{"input.sft": f"work/tiny/sft/{seed}"})
+            finished(
+                made[-1],
+                "chat_eval_sft",
+                {"final/chat_core": score},
+                name,
+                **{"input.sft": f"work/tiny/sft/{seed}"},
+            )
     return made
 
 
@@ -110,8 +149,13 @@ def test_of_several_seeds_the_best_is_that_of_all_of_them(store):
     made = of_seeds([0.1, 0.3, 0.3, -0.2], [5, 1, 2, 3])
     chosen = registry.best_of(made)
     assert chosen.folder.name == "1"  # not the last seed's
-    assert chosen.reason == "highest ChatCORE (0.3000) of sft, of seed 1, the best of seeds 5, 1, 2, 3"
-    assert registry.best_of(made[-1:]).reason == "highest ChatCORE (-0.2000) of sft" and registry.best_of([]) is None
+    assert (
+        chosen.reason == "highest ChatCORE (0.3000) of sft, of seed 1, the best of seeds 5, 1, 2, 3"
+    )
+    assert (
+        registry.best_of(made[-1:]).reason == "highest ChatCORE (-0.2000) of sft"
+        and registry.best_of([]) is None
+    )
     assert registry.newest("tiny") == made  # what `register` takes, later, is what the run took
     later = of_seeds([None, 0.2], [1, 2])
     assert registry.newest("tiny") == later[1:]
@@ -124,44 +168,92 @@ def test_a_finished_study_stays_finished_and_says_what_went_wrong(execution, sto
     with pytest.raises(UserError, match="no checkpoints in"):
         registry.register("tiny", [execution])
     line = registry.register_at_end("tiny", [execution])
-    assert line.startswith("not registered (no checkpoints in") and line.endswith("python -m nanolab register tiny")
+    assert line.startswith("not registered (no checkpoints in") and line.endswith(
+        "python -m nanolab register tiny"
+    )
     assert tracking.record(execution).tags["registered"] == line
 
 
 @pytest.mark.slow
-def test_mlflow_loads_and_serves_it_from_a_moved_store_and_it_answers_as_the_session_does(execution, store, tmp_path, monkeypatch):
+def test_mlflow_loads_and_serves_it_from_a_moved_store_and_it_answers_as_the_session_does(
+    execution, store, tmp_path, monkeypatch
+):
     subject, _ = load_for_chat("tiny", None)
     own = Session(subject, "tiny").answer("Hello", chat_settings(POWER))
-    later = Session(subject, "tiny", [{"role": "user", "content": "Hello"}, own.message]).answer("And?", chat_settings(POWER))
+    later = Session(subject, "tiny", [{"role": "user", "content": "Hello"}, own.message]).answer(
+        "And?", chat_settings(POWER)
+    )
     registry.register("tiny", [execution])
     moved = tmp_path / "elsewhere"
     store.rename(moved)
     monkeypatch.setattr(files, "MLRUNS", moved)
     tracking.client()  # relocates
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{moved}/mlflow.db", "NANOLAB_MLRUNS": str(tmp_path / "native"),
-                   "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": f"sqlite:///{moved}/mlflow.db",
+        "NANOLAB_MLRUNS": str(tmp_path / "native"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+    }
     environment.pop("PYTHONPATH", None)
     rows = [{"prompt": "Hello", "messages": None}]
-    done = subprocess.run([sys.executable, "-c", LOAD], input=json.dumps({"rows": rows, "params": POWER}), env=environment, cwd=tmp_path,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD],
+        input=json.dumps({"rows": rows, "params": POWER}),
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     code, (answer,) = json.loads(done.stdout.splitlines()[-1])
     assert code.startswith(str(moved)) and same(answer, own)
 
     port = free_port()
-    command = ["mlflow", "models", "serve", "-m", "models:/tiny@best", "--env-manager", "local", "--port", str(port), "--workers", "1"]
-    server = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [
+        "mlflow",
+        "models",
+        "serve",
+        "-m",
+        "models:/tiny@best",
+        "--env-manager",
+        "local",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    server = subprocess.Popen(
+        command,
+        env=environment,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     try:
         wait_for(f"http://127.0.0.1:{port}/ping", server)
         status, found = post(port, {"dataframe_records": [{"prompt": "Hello"}], "params": POWER})
         assert status == 200 and same(found["predictions"][0], own)
-        messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": own.text}, {"role": "user", "content": "And?"}]
+        messages = [
+            {"role": "user", "content": "Hello"},
+            {"role": "assistant", "content": own.text},
+            {"role": "user", "content": "And?"},
+        ]
         status, found = post(port, {"dataframe_records": [{"messages": messages}], "params": POWER})
         assert status == 200 and found["predictions"][0]["text"] == later.text
-        status, found = post(port, {"inputs": ["Hello"]})  # a bare text has no column, and MLflow drops what has none
+        status, found = post(
+            port, {"inputs": ["Hello"]}
+        )  # a bare text has no column, and MLflow drops what has none
         assert status == 400 and '[{"prompt": "..."}]' in found["message"]
-        status, found = post(port, {"dataframe_records": [{"prompt": "Hello"}], "params": {"alpha": 0.5}})
-        assert status == 400 and "alpha = 0.5 is out of range" in found["message"] and "stack_trace" not in found
+        status, found = post(
+            port, {"dataframe_records": [{"prompt": "Hello"}], "params": {"alpha": 0.5}}
+        )
+        assert (
+            status == 400
+            and "alpha = 0.5 is out of range" in found["message"]
+            and "stack_trace" not in found
+        )
     finally:
         server.terminate()
         server.communicate(timeout=30)
@@ -189,7 +281,9 @@ def wait_for(address, process):
 
 def post(port, body):
     headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", json.dumps(body).encode(), headers)
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/invocations", json.dumps(body).encode(), headers
+    )
     try:
         with urllib.request.urlopen(request, timeout=60) as reply:
             return reply.status, json.load(reply)

@@ -14,14 +14,26 @@ from pathlib import Path
 import pytest
 
 from nanolab import sandbox, sandbox_levels
-from nanolab.sandbox import Check, PythonResult, Tools, run_many, run_python, sandbox_gaps, sandbox_level
+from nanolab.sandbox import (
+    Check,
+    PythonResult,
+    Tools,
+    run_many,
+    run_python,
+    sandbox_gaps,
+    sandbox_level,
+)
 from nanolab.schema import UserError
 
 
 @functools.cache
 def working_levels():
     """The levels whose probe runs here."""
-    return [level for level in sandbox_levels.levels() if run_python(sandbox.PROBE, 20, level=level).passed]
+    return [
+        level
+        for level in sandbox_levels.levels()
+        if run_python(sandbox.PROBE, 20, level=level).passed
+    ]
 
 
 def levels():
@@ -34,20 +46,40 @@ def strongest_and_weakest():
 
 
 ENDINGS = [  # program, error that its result begins with (None: passes)
-    ("print(6 * 7)", None), ("assert 1 + 1 == 2", None), ("", None), ("class A: pass\nassert A.__module__ == '__main__'", None),
-    ("from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\nassert P(1) == P(1)", None),
-    ("assert 1 == 2, 'no'", "AssertionError: no"), ("import sys\nsys.exit(0)", "exit 0"),
-    ("import sys\nsys.exit(3)", "exit 3"), ("import os\nos._exit(0)", "exit 0"), ("raise SystemExit", "exit 0"),
-    ("quit()", "NameError"), ("x =", "SyntaxError"), ("\x00", "SyntaxError"), ("print('\ud800')", ""), ("eval('(' * 500)", "SyntaxError"),
+    ("print(6 * 7)", None),
+    ("assert 1 + 1 == 2", None),
+    ("", None),
+    ("class A: pass\nassert A.__module__ == '__main__'", None),
+    (
+        "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\nassert P(1) == P(1)",
+        None,
+    ),
+    ("assert 1 == 2, 'no'", "AssertionError: no"),
+    ("import sys\nsys.exit(0)", "exit 0"),
+    ("import sys\nsys.exit(3)", "exit 3"),
+    ("import os\nos._exit(0)", "exit 0"),
+    ("raise SystemExit", "exit 0"),
+    ("quit()", "NameError"),
+    ("x =", "SyntaxError"),
+    ("\x00", "SyntaxError"),
+    ("print('\ud800')", ""),
+    ("eval('(' * 500)", "SyntaxError"),
     ("def f(n): return f(n + 1)\nf(0)", "RecursionError"),
-    ("class E(Exception):\n    def __str__(self): 1 / 0\nraise E", "E"), ("import os\nos.abort()", "signal "),
-    ("x = 'a' * (1 << 31)", "memory"), ("x = []\nwhile True: x.append('a' * 1000000)", "memory"),
-    ("while True: print('x' * 10000)", "output"), ("import os\nos.write(1, b'x' * (1 << 21))\nos._exit(0)", "output"),
-    ("import sys\nsys.stdout = None", "AttributeError"), ("import sys\nsys.stdin.read()", None)]
+    ("class E(Exception):\n    def __str__(self): 1 / 0\nraise E", "E"),
+    ("import os\nos.abort()", "signal "),
+    ("x = 'a' * (1 << 31)", "memory"),
+    ("x = []\nwhile True: x.append('a' * 1000000)", "memory"),
+    ("while True: print('x' * 10000)", "output"),
+    ("import os\nos.write(1, b'x' * (1 << 21))\nos._exit(0)", "output"),
+    ("import sys\nsys.stdout = None", "AttributeError"),
+    ("import sys\nsys.stdin.read()", None),
+]
 
 
 @strongest_and_weakest()
-@pytest.mark.parametrize("program, error", ENDINGS, ids=[repr(program[:30]) for program, _ in ENDINGS])
+@pytest.mark.parametrize(
+    "program, error", ENDINGS, ids=[repr(program[:30]) for program, _ in ENDINGS]
+)
 def test_each_ending_has_its_verdict(level, program, error):
     result = run_python(program, 10, level=level)
     assert result.passed == (error is None or (error == "" and result.error is None)), result
@@ -56,14 +88,23 @@ def test_each_ending_has_its_verdict(level, program, error):
 
 @strongest_and_weakest()
 def test_a_program_that_ends_its_process_leaves_no_words_of_ours(level):
-    assert run_python("import os\nos._exit(3)", 10, level=level) == PythonResult(False, "", "exit 3")
+    assert run_python("import os\nos._exit(3)", 10, level=level) == PythonResult(
+        False, "", "exit 3"
+    )
     assert run_python("import os\nos.abort()", 10, level=level).output == ""
 
 
 @strongest_and_weakest()
-@pytest.mark.parametrize("program", [
-    "while True: pass", "import time\ntime.sleep(99)", "import signal, time\nsignal.signal(15, lambda *a: None)\ntime.sleep(99)",
-    "while True:\n    try:\n        while True: pass\n    except BaseException: pass", "print(9 ** 9 ** 9)"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        "while True: pass",
+        "import time\ntime.sleep(99)",
+        "import signal, time\nsignal.signal(15, lambda *a: None)\ntime.sleep(99)",
+        "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
+        "print(9 ** 9 ** 9)",
+    ],
+)
 def test_nothing_passes_its_time_limit(level, program):
     start = time.monotonic()
     assert run_python(program, 0.4, level=level) == PythonResult(False, "", "timeout")
@@ -73,14 +114,20 @@ def test_nothing_passes_its_time_limit(level, program):
 @levels()
 def test_environment_and_input_are_empty(level, monkeypatch):
     monkeypatch.setenv("SECRET_WORD", "open sesame")
-    result = run_python("import os, sys\nassert sys.stdin.read() == ''\nprint(list(os.environ), os.getcwd())", 10, level=level)
+    result = run_python(
+        "import os, sys\nassert sys.stdin.read() == ''\nprint(list(os.environ), os.getcwd())",
+        10,
+        level=level,
+    )
     assert result.passed and "SECRET" not in result.output
 
 
 @pytest.fixture
 def canary():
     """A file of ours outside of /tmp, where a program may have a /tmp of its own."""
-    with tempfile.TemporaryDirectory(dir="/var/tmp" if os.path.isdir("/var/tmp") else None) as folder:
+    with tempfile.TemporaryDirectory(
+        dir="/var/tmp" if os.path.isdir("/var/tmp") else None
+    ) as folder:
         path = Path(folder, "mine.txt")
         path.write_text("kept")
         yield path
@@ -96,13 +143,18 @@ def test_a_level_holds_what_it_does_not_name_as_a_gap(level, canary):
             "read this user's files": f"assert open({str(canary)!r}).read() == 'kept'",
             "change the modes and times of this user's files": f"import os\nos.chmod({str(canary)!r}, 0o600)",
             "reach the network": f"import socket\nsocket.socket(2, 2).sendto(b'here', {listener.getsockname()!r})",
-            "start processes that outlive it": "import os\nif os.fork() == 0: os._exit(0)\nos.wait()"}
+            "start processes that outlive it": "import os\nif os.fork() == 0: os._exit(0)\nos.wait()",
+        }
         results = {gap: run_python(program, 10, level=level) for gap, program in attempts.items()}
         for gap, result in results.items():
             expected = gap in level.gaps()
             if gap == "start processes that outlive it":
-                expected = not level.seccomp  # a level with spaces of its own starts them, and ends them: see below
-            if gap != "reach the network":  # what is sent in a network of one's own is sent without an error
+                expected = (
+                    not level.seccomp
+                )  # a level with spaces of its own starts them, and ends them: see below
+            if (
+                gap != "reach the network"
+            ):  # what is sent in a network of one's own is sent without an error
                 assert result.passed == expected, (gap, result)
         if "reach the network" in level.gaps():
             assert listener.recv(10) == b"here"
@@ -114,8 +166,16 @@ def test_a_level_holds_what_it_does_not_name_as_a_gap(level, canary):
 
 @levels()
 def test_files_stay_as_they_are_where_the_level_says_so(level, canary):
-    ways = ["open(path, 'w')", "open(path, 'a')", "os.remove(path)", "os.rename(path, path + '2')", "os.truncate(path, 0)",
-            "os.symlink('/', path + '2')", "os.mkdir(path + '2')", "shutil.rmtree(os.path.dirname(path))"]
+    ways = [
+        "open(path, 'w')",
+        "open(path, 'a')",
+        "os.remove(path)",
+        "os.rename(path, path + '2')",
+        "os.truncate(path, 0)",
+        "os.symlink('/', path + '2')",
+        "os.mkdir(path + '2')",
+        "shutil.rmtree(os.path.dirname(path))",
+    ]
     for way in ways:
         result = run_python(f"import os, shutil\npath = {str(canary)!r}\n{way}", 10, level=level)
         if "change this user's files" not in level.gaps():
@@ -180,21 +240,33 @@ def check(candidate):
     else: assert False
     assert double(4) == 8
 """
-    result = run_python(Check(program, "f", test, "def double(x):\n    return 2 * x\ndef f(x): pass"), 10, level=level)
+    result = run_python(
+        Check(program, "f", test, "def double(x):\n    return 2 * x\ndef f(x): pass"),
+        10,
+        level=level,
+    )
     assert result.passed, result
 
 
 @levels()
 def test_nothing_outlives_a_call_but_where_the_level_says_so(level, mark):
     own = "start processes that outlive it" not in level.gaps()
-    leave = "os.setsid()\n    " if own else ""  # a process of the same group is ended at every level
-    run_python(f"import os, time\nif os.fork() == 0:\n    {leave}time.sleep(30)\nelse:\n    time.sleep(30)", 0.4, level=level)
+    leave = (
+        "os.setsid()\n    " if own else ""
+    )  # a process of the same group is ended at every level
+    run_python(
+        f"import os, time\nif os.fork() == 0:\n    {leave}time.sleep(30)\nelse:\n    time.sleep(30)",
+        0.4,
+        level=level,
+    )
     wait_until(lambda: not runners(mark))
 
 
 def test_the_runners_of_this_run_are_told_from_others(mark):
     """The word that `runners` looks for is in every process of a running program, and not in those of another run of these tests."""
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)  # marshal.loads"]) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)  # marshal.loads"]
+    ) as other:
         thread = threading.Thread(target=run_python, args=("import time\ntime.sleep(99)", 3))
         thread.start()
         wait_until(lambda: len(runners(mark)) >= 2)  # the checker and the program
@@ -215,8 +287,14 @@ def mark(monkeypatch):
 
 def runners(mark):
     """Living processes whose command holds a word, however long the command is (-ww)."""
-    listing = subprocess.run(["ps", "-ewwo", "pid,stat,args"], capture_output=True, text=True, check=True).stdout
-    return {line.split()[0] for line in listing.splitlines() if mark in line and not line.split()[1].startswith("Z")}
+    listing = subprocess.run(
+        ["ps", "-ewwo", "pid,stat,args"], capture_output=True, text=True, check=True
+    ).stdout
+    return {
+        line.split()[0]
+        for line in listing.splitlines()
+        if mark in line and not line.split()[1].startswith("Z")
+    }
 
 
 def wait_until(true, seconds=10):
@@ -234,7 +312,9 @@ def test_the_verdict_cannot_be_printed():
 
 
 def test_output_is_kept_and_cut():
-    result = run_python("import sys\nprint('out')\nprint('é' * 100, file=sys.stderr)", 10, max_output=30)
+    result = run_python(
+        "import sys\nprint('out')\nprint('é' * 100, file=sys.stderr)", 10, max_output=30
+    )
     assert result.passed and len(result.output.encode()) <= 33 and "é" in result.output
     assert run_python("print('before')\nraise ValueError('why')", 10).output == "before\n"
 
@@ -250,7 +330,12 @@ def test_many_programs_keep_their_order_and_run_side_by_side():
 
 def test_calls_from_several_threads_do_not_disturb_each_other():
     results = {}
-    threads = [threading.Thread(target=lambda i=i: results.update({i: run_python(f"print({i})", 20).output})) for i in range(6)]
+    threads = [
+        threading.Thread(
+            target=lambda i=i: results.update({i: run_python(f"print({i})", 20).output})
+        )
+        for i in range(6)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -259,7 +344,9 @@ def test_calls_from_several_threads_do_not_disturb_each_other():
 
 
 def test_the_level_is_named_and_is_the_strongest_that_works():
-    assert sandbox_level() == str(working_levels()[0]) and sandbox_gaps() == working_levels()[0].gaps()
+    assert (
+        sandbox_level() == str(working_levels()[0]) and sandbox_gaps() == working_levels()[0].gaps()
+    )
 
 
 def test_no_working_level_is_a_clear_line(monkeypatch):
@@ -274,8 +361,17 @@ def test_no_working_level_is_a_clear_line(monkeypatch):
 
 def test_tools_answer_once_and_never_raise(monkeypatch):
     calculator, python = Tools("calculator"), Tools("python", timeout=0.4)
-    assert [calculator.output(call) for call in ("48/2", "print(1)", "", "9**9**9")] == ["24", "error", "error", "error"]
-    assert python.output("48/2") == "24" and python.output("len('abc')") == "3" and python.output("print('a')\nprint(2)") == "a\n2"
+    assert [calculator.output(call) for call in ("48/2", "print(1)", "", "9**9**9")] == [
+        "24",
+        "error",
+        "error",
+        "error",
+    ]
+    assert (
+        python.output("48/2") == "24"
+        and python.output("len('abc')") == "3"
+        and python.output("print('a')\nprint(2)") == "a\n2"
+    )
     assert python.output("while True: pass") == "error" and python.output("x =") == "error"
     monkeypatch.setattr(sandbox, "run_python", None)  # what was answered is remembered
     assert python.output("len('abc')") == "3" and python.output("while True: pass") == "error"

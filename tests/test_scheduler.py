@@ -45,7 +45,9 @@ def test_a_power_sampled_problem_needs_442_positions():
     model = Chatter()
     random = generator("prompts")
     prompts = [random.integers(0, 12, 64).tolist() for _ in range(400)]
-    settings = PowerSettings(alpha=4.0, num_steps=10, temperature=0.7, top_k=None, max_new_tokens=64)
+    settings = PowerSettings(
+        alpha=4.0, num_steps=10, temperature=0.7, top_k=None, max_new_tokens=64
+    )
     results = sample(model, prompts, settings, 0, "power", batch_rows=64, early_rejection=False)
     for result in results:
         assert result.positions == 64 + 63 + sum(63 - info.cut for info in result.infos)
@@ -56,7 +58,10 @@ def test_a_power_sampled_problem_needs_442_positions():
 def test_counts_are_the_sum_of_the_programs():
     toy = ToyModel()
     settings = PowerSettings(alpha=2.0, num_steps=5, temperature=1.0, top_k=None, max_new_tokens=4)
-    programs = [Program(toy.prompt, run_chain(settings, noise(0, "s", i)), noise(0, "s", i)) for i in range(50)]
+    programs = [
+        Program(toy.prompt, run_chain(settings, noise(0, "s", i)), noise(0, "s", i))
+        for i in range(50)
+    ]
     results, counts = serve(toy, programs, 8)
     assert isinstance(counts, Counts) and counts.positions == sum(r.positions for r in results)
     assert not toy.rows
@@ -64,10 +69,22 @@ def test_counts_are_the_sum_of_the_programs():
 
 def test_identical_prompts_are_prefilled_once():
     model = Chatter()
-    answers = generate(model, [[1, 2, 3], [4, 5]], temperature=1.0, top_k=None, max_new_tokens=6, seed=0, stage="s", samples_per_prompt=5,
-                       batch_rows=4)
+    answers = generate(
+        model,
+        [[1, 2, 3], [4, 5]],
+        temperature=1.0,
+        top_k=None,
+        max_new_tokens=6,
+        seed=0,
+        stage="s",
+        samples_per_prompt=5,
+        batch_rows=4,
+    )
     assert model.prefilled == [[1, 2, 3], [4, 5]]
-    assert [[c.positions for c in samples] for samples in answers] == [[3 + 5, 5, 5, 5, 5], [2 + 5, 5, 5, 5, 5]]
+    assert [[c.positions for c in samples] for samples in answers] == [
+        [3 + 5, 5, 5, 5, 5],
+        [2 + 5, 5, 5, 5, 5],
+    ]
     assert len({tuple(c.tokens) for c in answers[0]}) > 1
     assert not model.rows
 
@@ -81,7 +98,7 @@ def test_the_batch_does_not_change_an_answer(batch_rows):
     parts = generate(toy, [toy.prompt] * 40, batch_rows=batch_rows, **settings)
     assert [c[0].tokens for c in whole] == [c[0].tokens for c in parts]
     assert any(any(c[0].forced) for c in whole)
-    for completion, in whole:
+    for (completion,) in whole:
         chosen = toy.model_positions(tuple(completion.tokens))
         assert [i for i, forced in enumerate(completion.forced) if not forced] == chosen
         assert completion.sum_log_p == pytest.approx(toy.log_p(tuple(completion.tokens)), abs=1e-12)
@@ -89,22 +106,32 @@ def test_the_batch_does_not_change_an_answer(batch_rows):
 
 def test_examples_address_the_draws_not_their_place_in_the_list():
     toy = ToyModel(5)
-    settings = dict(temperature=1.0, top_k=None, max_new_tokens=5, seed=0, stage="s", samples_per_prompt=2)
+    settings = dict(
+        temperature=1.0, top_k=None, max_new_tokens=5, seed=0, stage="s", samples_per_prompt=2
+    )
     everything = generate(toy, [toy.prompt] * 6, **settings)
     second_rank = generate(toy, [toy.prompt] * 3, examples=[1, 3, 5], **settings)
-    assert [[c.tokens for c in samples] for samples in second_rank] == [[c.tokens for c in everything[i]] for i in (1, 3, 5)]
+    assert [[c.tokens for c in samples] for samples in second_rank] == [
+        [c.tokens for c in everything[i]] for i in (1, 3, 5)
+    ]
 
 
 def test_the_first_state_of_a_chain_is_the_plain_sample():
     toy = ToyModel(5)
-    plain = generate(toy, [toy.prompt] * 20, temperature=0.7, top_k=3, max_new_tokens=5, seed=1, stage="s")
+    plain = generate(
+        toy, [toy.prompt] * 20, temperature=0.7, top_k=3, max_new_tokens=5, seed=1, stage="s"
+    )
     settings = PowerSettings(alpha=4.0, num_steps=2, temperature=0.7, top_k=3, max_new_tokens=5)
-    assert [r.states[0].tokens for r in sample(toy, [toy.prompt] * 20, settings, 1, "s")] == [c[0].tokens for c in plain]
+    assert [r.states[0].tokens for r in sample(toy, [toy.prompt] * 20, settings, 1, "s")] == [
+        c[0].tokens for c in plain
+    ]
 
 
 def test_greedy_takes_the_most_likely_token():
     model = Chatter()
-    tokens = generate(model, [[0, 3]], temperature=0.0, top_k=None, max_new_tokens=5, seed=0, stage="s")[0][0].tokens
+    tokens = generate(
+        model, [[0, 3]], temperature=0.0, top_k=None, max_new_tokens=5, seed=0, stage="s"
+    )[0][0].tokens
     last = 3
     for token in tokens:
         assert token == int(model.table[last].argmax())
@@ -116,7 +143,9 @@ def test_programs_of_different_settings_share_a_batch():
 
     def one(temperature, top_k):
         suffix = yield Decode(None, 0, (0, 0), 4, 4, temperature, top_k)
-        again = yield Decode(suffix.handle, 2, (0, 1), 4, 4, temperature, 2)  # another top_k: its candidates were not kept
+        again = yield Decode(
+            suffix.handle, 2, (0, 1), 4, 4, temperature, 2
+        )  # another top_k: its candidates were not kept
         return suffix.tokens, again.tokens
 
     settings = [(0.0, None), (0.7, 3), (1.0, None), (1.5, 3)]
@@ -132,23 +161,46 @@ def test_a_forced_output_is_cut_at_the_limit_and_finishes_the_completion():
     def run(limit):
         return (yield Decode(None, 0, (0, 0), limit, 4, 1.0, None))
 
-    found = [serve(toy, [Program(toy.prompt, run(limit), noise(0, "x", i))], 1)[0][0] for i in range(200) for limit in (2, 4)]
+    found = [
+        serve(toy, [Program(toy.prompt, run(limit), noise(0, "x", i))], 1)[0][0]
+        for i in range(200)
+        for limit in (2, 4)
+    ]
     for suffix in found:
         for i, (token, forced) in enumerate(zip(suffix.tokens, suffix.forced)):
             if token == TOOL and not forced:
-                expected = list(tool_output(tuple(suffix.tokens[:i + 1])))[:4 - i - 1]
-                assert suffix.tokens[i + 1:i + 3] == expected and all(suffix.forced[i + 1:i + 3])
+                expected = list(tool_output(tuple(suffix.tokens[: i + 1])))[: 4 - i - 1]
+                assert suffix.tokens[i + 1 : i + 3] == expected and all(
+                    suffix.forced[i + 1 : i + 3]
+                )
         assert suffix.ended == (suffix.tokens[-1] == 0)
-    assert any(len(s.tokens) == 4 and len(s.forced) == 4 and s.forced[-1] and not s.forced[-2] for s in found)  # cut after one token
-    assert any(len(s.tokens) == 3 and s.forced == [False, True, True] for s in found)  # completed past an inner limit of 2
+    assert any(
+        len(s.tokens) == 4 and len(s.forced) == 4 and s.forced[-1] and not s.forced[-2]
+        for s in found
+    )  # cut after one token
+    assert any(
+        len(s.tokens) == 3 and s.forced == [False, True, True] for s in found
+    )  # completed past an inner limit of 2
 
 
 def test_a_prompt_is_reported_once_its_samples_have_ended_in_their_order():
     toy = ToyModel()
     seen = []
-    answers = generate(toy, [toy.prompt] * 7, temperature=1.0, top_k=None, max_new_tokens=4, seed=0, stage="s", samples_per_prompt=3,
-                       batch_rows=2, on_done=lambda i, completions: seen.append((i, completions)))
-    assert sorted(seen, key=lambda pair: pair[0]) == list(enumerate(answers)) and len(answers[0]) == 3
+    answers = generate(
+        toy,
+        [toy.prompt] * 7,
+        temperature=1.0,
+        top_k=None,
+        max_new_tokens=4,
+        seed=0,
+        stage="s",
+        samples_per_prompt=3,
+        batch_rows=2,
+        on_done=lambda i, completions: seen.append((i, completions)),
+    )
+    assert (
+        sorted(seen, key=lambda pair: pair[0]) == list(enumerate(answers)) and len(answers[0]) == 3
+    )
 
 
 def test_a_program_may_ask_for_nothing():
@@ -166,6 +218,15 @@ def test_bad_numbers_are_refused():
     with pytest.raises(UserError, match="batch_rows = 0"):
         serve(toy, [], 0)
     with pytest.raises(UserError, match="samples_per_prompt = 0"):
-        generate(toy, [toy.prompt], temperature=1, top_k=None, max_new_tokens=2, seed=0, stage="s", samples_per_prompt=0)
+        generate(
+            toy,
+            [toy.prompt],
+            temperature=1,
+            top_k=None,
+            max_new_tokens=2,
+            seed=0,
+            stage="s",
+            samples_per_prompt=0,
+        )
     with pytest.raises(UserError, match="max_new_tokens = 9"):
         generate(toy, [toy.prompt], temperature=1, top_k=None, max_new_tokens=9, seed=0, stage="s")

@@ -20,7 +20,9 @@ def test_values_are_pinned():
 def test_same_in_another_process_with_another_hash_seed():
     command = "from nanolab import seeds; print(repr(seeds.uniform(1, 'a', 2)), seeds.derive('b'))"
     environment = {"PYTHONHASHSEED": "77", "PATH": "/usr/bin:/bin"}
-    answer = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True, env=environment).stdout.split()
+    answer = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, check=True, env=environment
+    ).stdout.split()
     assert answer == [repr(seeds.uniform(1, "a", 2)), str(seeds.derive("b"))]
 
 
@@ -41,10 +43,10 @@ def test_draws_are_uniform_and_open():
     draws = numpy.array([seeds.uniform(0, "t", i) for i in range(20_000)])
     assert draws.min() > 0 and draws.max() < 1
     counts = numpy.histogram(draws, 20, (0, 1))[0]
-    assert ((counts - 1000) ** 2 / 1000).sum() < 43.8  # the 99.9% quantile of chi-squared with 19 degrees of freedom
+    assert (
+        (counts - 1000) ** 2 / 1000
+    ).sum() < 43.8  # the 99.9% quantile of chi-squared with 19 degrees of freedom
 
 
 def test_generator_repeats():
     assert (seeds.generator(3, "x").normal(size=4) == seeds.generator(3, "x").normal(size=4)).all()
-
-

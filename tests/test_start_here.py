@@ -33,42 +33,72 @@ def test_a_fresh_clone_is_led_to_the_first_notebook_and_looking_makes_no_store(f
     study = load_study("smoke")
     for notebook in {STEPS[step].notebook for step in study.steps} | set(start_here.TOOLS):
         assert f'<a href="{notebook}.ipynb">' in html, notebook
-    assert html.count("○") == len(study.steps) and "scripts/run_all.py experiments/smoke.yaml" in html
-    assert f"{len(study.steps)} of {len(study.steps)} steps of smoke are not finished. Next:" in html
+    assert (
+        html.count("○") == len(study.steps) and "scripts/run_all.py experiments/smoke.yaml" in html
+    )
+    assert (
+        f"{len(study.steps)} of {len(study.steps)} steps of smoke are not finished. Next:" in html
+    )
     assert 'href="01_tokenizer.ipynb">01_tokenizer</a><div' in html  # the button
     assert start_here.studies().data == records.NOTHING and not (fresh_clone / "mlflow.db").exists()
 
 
 def test_a_button_says_what_its_step_needs_beside_the_notebooks_values(fresh_clone):
-    finish("smoke", "tok_train", "tok_eval", "base_train", "base_loss", "base_eval", "mid_train")  # chat_eval_mid is next
-    assert 'href="05_chat_eval.ipynb">05_chat_eval</a> with <code>source = &quot;mid&quot;</code>' in top(start_here.stages("smoke").data)
+    finish(
+        "smoke", "tok_train", "tok_eval", "base_train", "base_loss", "base_eval", "mid_train"
+    )  # chat_eval_mid is next
+    assert (
+        'href="05_chat_eval.ipynb">05_chat_eval</a> with <code>source = &quot;mid&quot;</code>'
+        in top(start_here.stages("smoke").data)
+    )
 
 
 def test_a_study_whose_values_the_notebooks_do_not_hold_is_led_to_the_terminal(fresh_clone):
     """A button would start the default study."""
     html = top(start_here.stages("micro").data)
-    assert "<a " not in html and ".venv/bin/python scripts/run_all.py experiments/micro.yaml --only tok_train" in html
-    assert "-m nanolab plan experiments/micro.yaml --parameters tok_train &gt; parameters.yaml" in html
+    assert (
+        "<a " not in html
+        and ".venv/bin/python scripts/run_all.py experiments/micro.yaml --only tok_train" in html
+    )
+    assert (
+        "-m nanolab plan experiments/micro.yaml --parameters tok_train &gt; parameters.yaml" in html
+    )
     assert "papermill notebooks/01_tokenizer.ipynb out.ipynb -f parameters.yaml" in html
     finish("micro")
-    assert 'href="10_report.ipynb">10_report</a> with <code>experiment = &quot;micro&quot;</code>' in top(start_here.stages("micro").data)
+    assert (
+        'href="10_report.ipynb">10_report</a> with <code>experiment = &quot;micro&quot;</code>'
+        in top(start_here.stages("micro").data)
+    )
 
 
 def test_no_guide_recommends_another_studys_name_with_these_values():
     for path in sorted((files.ROOT / "notebooks").glob("*.ipynb")):
         text = path.read_text()
         if path.stem[:2] not in ("00", "10", "11", "12"):
-            assert 'experiment = \\"smoke\\"  # the study that these values belong to' in text, path.name
+            assert 'experiment = \\"smoke\\"  # the study that these values belong to' in text, (
+                path.name
+            )
 
 
 def test_each_step_shows_whether_it_is_finished_begun_or_finished_with_other_settings(fresh_clone):
     planned = plan(load_study("micro"))
-    files.write_json(planned["tok_train"].folder / RESULT, {"metrics": {"vocab_size": 512, "compression_ratio": 2.2}})
+    files.write_json(
+        planned["tok_train"].folder / RESULT,
+        {"metrics": {"vocab_size": 512, "compression_ratio": 2.2}},
+    )
     files.write_json(planned["tok_eval"].folder / "job.json", {})
     files.write_json(planned["sft"].folder.with_name("0123456789ab") / RESULT, {"metrics": {}})
     html = start_here.stages("micro").data
-    signs = {state: html.count(STATES[state][0]) for state in ("finished", "to continue", "outdated", "missing")}
-    assert signs == {"finished": 1, "to continue": 1, "outdated": 1, "missing": len(planned) - 3 + 1}  # the report is open too
+    signs = {
+        state: html.count(STATES[state][0])
+        for state in ("finished", "to continue", "outdated", "missing")
+    }
+    assert signs == {
+        "finished": 1,
+        "to continue": 1,
+        "outdated": 1,
+        "missing": len(planned) - 3 + 1,
+    }  # the report is open too
     assert "Go on with:" in html and 'href="01_tokenizer.ipynb"' in html and "512" in html
     finish("micro")
     assert "Every step of micro but its report is finished" in start_here.stages("micro").data
@@ -77,5 +107,7 @@ def test_each_step_shows_whether_it_is_finished_begun_or_finished_with_other_set
 def test_a_study_is_finished_when_its_report_is(store):
     finish("micro")
     parent = tracking.open_execution({"experiment": "micro"}, "micro now", tracking.RUN_ALL)
-    tracking.close_run(tracking.open_step("micro", parent, "report", parent[:12], {}, {}), "FINISHED")
+    tracking.close_run(
+        tracking.open_step("micro", parent, "report", parent[:12], {}, {}), "FINISHED"
+    )
     assert "Every step of micro is finished. Read its report" in start_here.stages("micro").data

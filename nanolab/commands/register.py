@@ -14,7 +14,10 @@ def main(given: argparse.Namespace) -> int:
     """Registers the model, and prints its version and how to serve it."""
     from nanolab import registry, tracking
     from nanolab.plan import experiment_name
+
     done = registry.register(experiment_name(given.study))
-    print(f"{done.line}\nserve it (with the environment's bin folder on the PATH, for MLflow starts uvicorn from there):\n"
-          f"  MLFLOW_TRACKING_URI={tracking.store_uri()} mlflow models serve -m {done.uri} --env-manager local --port 5001")
+    print(
+        f"{done.line}\nserve it (with the environment's bin folder on the PATH, for MLflow starts uvicorn from there):\n"
+        f"  MLFLOW_TRACKING_URI={tracking.store_uri()} mlflow models serve -m {done.uri} --env-manager local --port 5001"
+    )
     return 0

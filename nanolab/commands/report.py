@@ -18,10 +18,19 @@ def main(given: argparse.Namespace) -> int:
     from nanolab import pipeline, tracking
     from nanolab.experiment import load_study
     from nanolab.schema import UserError
+
     execution = pipeline.execution_to_report(load_study(given.study).experiment)
     if not execution:
-        raise UserError(f"study {given.study!r} has no execution in {tracking.store_uri()}: run it first, with scripts/run_all.py "
-                        f"{given.study}")
-    metrics = pipeline.run_stage("report", experiment=given.study, parent_run_id=execution).metrics["report"]
-    print("\n".join(str(metrics[key]) for key in ("summary", "report", "html", "results") if key in metrics))
+        raise UserError(
+            f"study {given.study!r} has no execution in {tracking.store_uri()}: run it first, with scripts/run_all.py "
+            f"{given.study}"
+        )
+    metrics = pipeline.run_stage("report", experiment=given.study, parent_run_id=execution).metrics[
+        "report"
+    ]
+    print(
+        "\n".join(
+            str(metrics[key]) for key in ("summary", "report", "html", "results") if key in metrics
+        )
+    )
     return 0

@@ -7,8 +7,12 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument("studies", nargs="+", metavar="STUDY",
-                        help="studies (the latest execution of each of their seeds), or run ids of executions")
+    parser.add_argument(
+        "studies",
+        nargs="+",
+        metavar="STUDY",
+        help="studies (the latest execution of each of their seeds), or run ids of executions",
+    )
     parser.add_argument("--out", metavar="FILE", help="write it there instead of printing it")
 
 
@@ -17,9 +21,18 @@ def main(given: argparse.Namespace) -> int:
     from nanolab import compare, files
     from nanolab.report import results
     from nanolab.schema import UserError
-    found = [compare.find(name) for name in given.studies]  # a study that never ran is refused before anything is printed
-    sides = [each for name, side in zip(given.studies, found) for each in ([side] if name == side.execution.id else compare.seeds_of(side))]
-    text = results.to_csv([row for side in sides for row in results.of_execution(side.execution.id)])
+
+    found = [
+        compare.find(name) for name in given.studies
+    ]  # a study that never ran is refused before anything is printed
+    sides = [
+        each
+        for name, side in zip(given.studies, found)
+        for each in ([side] if name == side.execution.id else compare.seeds_of(side))
+    ]
+    text = results.to_csv(
+        [row for side in sides for row in results.of_execution(side.execution.id)]
+    )
     if given.out:
         try:
             files.write_atomic(given.out, text)

@@ -26,6 +26,7 @@ def main(given: argparse.Namespace) -> int:
 
     from nanolab import doctor, tracking, tracking_views
     from nanolab.schema import UserError
+
     uri = tracking.store_uri()
     if uri.startswith(("http://", "https://")):
         raise UserError(f"the store is a server: open {uri} (MLFLOW_TRACKING_URI names it)")
@@ -35,9 +36,13 @@ def main(given: argparse.Namespace) -> int:
             probe.bind((given.host, given.port))
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise UserError(f"port {given.port} of {given.host} cannot be opened: {error.strerror}") from error
-            raise UserError(f"port {given.port} of {given.host} cannot be opened ({error.strerror}), it is taken by "
-                            f"{doctor.holder(given.port)}: stop that, or take another port: make ui PORT={given.port + 1}") from error
+                raise UserError(
+                    f"port {given.port} of {given.host} cannot be opened: {error.strerror}"
+                ) from error
+            raise UserError(
+                f"port {given.port} of {given.host} cannot be opened ({error.strerror}), it is taken by "
+                f"{doctor.holder(given.port)}: stop that, or take another port: make ui PORT={given.port + 1}"
+            ) from error
     tracking.client()  # makes the store where there is none yet
     # MLflow imports a part of its web framework that is to go one day: nothing that whoever looks at runs could mend
     known = "ignore::UserWarning:mlflow.server.fastapi_app"
@@ -47,6 +52,24 @@ def main(given: argparse.Namespace) -> int:
     server = f"http://{given.host}:{given.port}"
     print(f"{server}   (Ctrl-C ends it)", flush=True)
     if newest := tracking.newest_study():  # MLflow's own first pages lead elsewhere
-        print(f"the steps of {newest[0]}: {server}/{tracking_views.page(newest[1], tracking_views.STEPS)}", flush=True)
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", given.host,
-                              "--port", str(given.port), "--workers", "1"])
+        print(
+            f"the steps of {newest[0]}: {server}/{tracking_views.page(newest[1], tracking_views.STEPS)}",
+            flush=True,
+        )
+    os.execv(
+        sys.executable,
+        [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "ui",
+            "--backend-store-uri",
+            uri,
+            "--host",
+            given.host,
+            "--port",
+            str(given.port),
+            "--workers",
+            "1",
+        ],
+    )

@@ -22,7 +22,9 @@ from nanolab.data.tokens import TokenBlocks
 from nanolab.schema import UserError
 
 WAITING = 32  # conversations among which a row chooses: with fewer it fills worse
-CORPORA = [(kind, task) for kind, tasks in KINDS.items() for task in tasks or (None,)]  # (kind, task); chats are no task
+CORPORA = [
+    (kind, task) for kind, tasks in KINDS.items() for task in tasks or (None,)
+]  # (kind, task); chats are no task
 
 
 class Rows(Protocol):
@@ -73,12 +75,16 @@ class PackedText:
             self._begin()
         _, self._place = self._walk((first - self._next_row) * self.length, keep=False)
         pieces, end = self._walk(count * self.length, keep=True)
-        (last, *_), _ = self._walk(1, keep=True, start=end)  # the target of the last token; the first input of the next row
+        (last, *_), _ = self._walk(
+            1, keep=True, start=end
+        )  # the target of the last token; the first input of the next row
         self._place, self._next_row = end, first + count
         ids = torch.from_numpy(np.concatenate([*pieces, last]).astype(np.int64))
         return ids[:-1].view(count, self.length), ids[1:].view(count, self.length)
 
-    def _walk(self, count: int, keep: bool, start: tuple[int, int] | None = None) -> tuple[list[np.ndarray], tuple[int, int]]:
+    def _walk(
+        self, count: int, keep: bool, start: tuple[int, int] | None = None
+    ) -> tuple[list[np.ndarray], tuple[int, int]]:
         """The next `count` tokens from the cursor (or `start`), in pieces where they are to be kept, and the place behind them."""
         number, place = self._place if start is None else start
         pieces = []
@@ -93,7 +99,7 @@ class PackedText:
                 continue
             taken = min(count, len(block) - place)
             if keep:
-                pieces.append(block[place:place + taken])
+                pieces.append(block[place : place + taken])
             count, place = count - taken, place + taken
             if place == len(block):
                 number, place = number + 1, 0
@@ -107,7 +113,10 @@ class PackedText:
         """Goes on from a `state`."""
         self._begin()
         if state["layout"] == self._tokens.layout:
-            self._next_row, self._place = state["row"], tuple(state["place"])  # else found by its number: the text is cut elsewhere
+            self._next_row, self._place = (
+                state["row"],
+                tuple(state["place"]),
+            )  # else found by its number: the text is cut elsewhere
 
 
 class ChatMixture:
@@ -122,19 +131,40 @@ class ChatMixture:
     is asked at the start of a row. `shuffled` puts the conversations of a row in an order drawn at address (seed, stage, "order", row).
     """
 
-    def __init__(self, conversations: dict[str, list[list[dict]]], shares: dict[str, float], tokenizer: Tokenizer, sequence_length: int,
-                 seed: int, stage: str, text: PackedText | None = None, text_share: float = 0.0, shuffled: bool = False) -> None:
+    def __init__(
+        self,
+        conversations: dict[str, list[list[dict]]],
+        shares: dict[str, float],
+        tokenizer: Tokenizer,
+        sequence_length: int,
+        seed: int,
+        stage: str,
+        text: PackedText | None = None,
+        text_share: float = 0.0,
+        shuffled: bool = False,
+    ) -> None:
         self._kinds = [kind for kind, share in shares.items() if share > 0]
         for kind in self._kinds:
             if not conversations.get(kind):
-                raise UserError(f"share_{kind} = {shares[kind]}, but the data has no {kind} to train on; set share_{kind} to 0")
+                raise UserError(
+                    f"share_{kind} = {shares[kind]}, but the data has no {kind} to train on; set share_{kind} to 0"
+                )
         assert (text is not None) == (text_share > 0)
         total = sum(shares[kind] for kind in self._kinds)
-        self._bounds = [sum(shares[kind] for kind in self._kinds[:i + 1]) / total for i in range(len(self._kinds))]
-        self._conversations, self._tokenizer, self.length = conversations, tokenizer, sequence_length
+        self._bounds = [
+            sum(shares[kind] for kind in self._kinds[: i + 1]) / total
+            for i in range(len(self._kinds))
+        ]
+        self._conversations, self._tokenizer, self.length = (
+            conversations,
+            tokenizer,
+            sequence_length,
+        )
         self._seed, self._stage, self._text, self._text_share = seed, stage, text, text_share
         self._shuffled = shuffled
-        self._orders: dict[tuple[str, int], list[int]] = {}  # (kind, pass) -> the order of that pass
+        self._orders: dict[
+            tuple[str, int], list[int]
+        ] = {}  # (kind, pass) -> the order of that pass
         self._begin()
 
     def _begin(self) -> None:
@@ -145,12 +175,18 @@ class ChatMixture:
     def _draw(self) -> list[Conversation]:
         """The next conversation, in one piece or several."""
         number = sum(self._drawn.values())
-        kind = self._kinds[bisect.bisect(self._bounds[:-1], seeds.uniform(self._seed, self._stage, "kind", number))]
+        kind = self._kinds[
+            bisect.bisect(self._bounds[:-1], seeds.uniform(self._seed, self._stage, "kind", number))
+        ]
         turn, place = divmod(self._drawn[kind], len(self._conversations[kind]))
         self._drawn[kind] += 1
         if (kind, turn) not in self._orders:
-            order = seeds.generator(self._seed, self._stage, kind, turn).permutation(len(self._conversations[kind]))
-            self._orders = {key: value for key, value in self._orders.items() if key[0] != kind} | {(kind, turn): order.tolist()}
+            order = seeds.generator(self._seed, self._stage, kind, turn).permutation(
+                len(self._conversations[kind])
+            )
+            self._orders = {key: value for key, value in self._orders.items() if key[0] != kind} | {
+                (kind, turn): order.tolist()
+            }
         return self._render(kind, self._orders[kind, turn][place])
 
     def _render(self, kind: str, index: int) -> list[Conversation]:
@@ -168,14 +204,20 @@ class ChatMixture:
             self._waiting += self._draw()
         chosen, room = [self._waiting.pop(0)], self.length + 1
         room -= len(chosen[0].ids)
-        while fitting := [i for i, conversation in enumerate(self._waiting) if len(conversation.ids) <= room]:
+        while fitting := [
+            i for i, conversation in enumerate(self._waiting) if len(conversation.ids) <= room
+        ]:
             best = max(fitting, key=lambda i: (len(self._waiting[i].ids), -i))
             room -= len(self._waiting[best].ids)
             chosen.append(self._waiting.pop(best))
         if self._shuffled:
-            order = seeds.generator(self._seed, self._stage, "order", self._next_row).permutation(len(chosen))
+            order = seeds.generator(self._seed, self._stage, "order", self._next_row).permutation(
+                len(chosen)
+            )
             chosen = [chosen[place] for place in order]
-        ids = [token for conversation in chosen for token in conversation.ids] + [self._tokenizer.bos] * room
+        ids = [token for conversation in chosen for token in conversation.ids] + [
+            self._tokenizer.bos
+        ] * room
         targets = [token for conversation in chosen for token in conversation.targets] + [-1] * room
         return ids[:-1], targets[1:]
 
@@ -204,13 +246,19 @@ class ChatMixture:
 
     def state(self) -> dict[str, Any]:
         """The place reached, ready for JSON."""
-        return {"row": self._next_row, "drawn": dict(self._drawn), "waiting": [[c.kind, c.index, c.piece] for c in self._waiting],
-                "text": self._text.state() if self._text is not None else None}
+        return {
+            "row": self._next_row,
+            "drawn": dict(self._drawn),
+            "waiting": [[c.kind, c.index, c.piece] for c in self._waiting],
+            "text": self._text.state() if self._text is not None else None,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from a `state`."""
         self._next_row, self._drawn = state["row"], dict(state["drawn"])
-        self._waiting = [self._render(kind, index)[piece] for kind, index, piece in state["waiting"]]
+        self._waiting = [
+            self._render(kind, index)[piece] for kind, index, piece in state["waiting"]
+        ]
         if self._text is not None:
             self._text.restore(state["text"])
 
@@ -220,13 +268,17 @@ def mixture_notes(source: DataSource, kinds: list[str]) -> list[str]:
     notes = []
     for kind, tasks in ((kind, tasks) for kind, tasks in KINDS.items() if kind in kinds):
         present = [task for task in tasks if "train" in source.task_splits(task)]
-        notes += [f"{kind}: {task} has no training split in the data ({source.describe(task)}), so they come from {', '.join(present)}"
-                  for task in tasks if present and task not in present]
+        notes += [
+            f"{kind}: {task} has no training split in the data ({source.describe(task)}), so they come from {', '.join(present)}"
+            for task in tasks
+            if present and task not in present
+        ]
     return notes
 
 
-def chat_conversations(source: DataSource, kinds: list[str],
-                       choice_form: str = "letter") -> tuple[dict[str, list[list[dict]]], dict[str, list[list[dict]]]]:
+def chat_conversations(
+    source: DataSource, kinds: list[str], choice_form: str = "letter"
+) -> tuple[dict[str, list[list[dict]]], dict[str, list[list[dict]]]]:
     """Conversations of each kind (chats, problems, choices, programs) to train on, and others held out for validation.
 
     Held out is the task's validation split where the source has one, and else the last fiftieth of its training rows.
@@ -250,5 +302,7 @@ def chat_conversations(source: DataSource, kinds: list[str],
             rows = [row for row in rows if repr(row) not in held]
         form = {"form": choice_form} if kind == "choices" else {}
         for found, of in ((training, rows), (held_out, others)):
-            found[kind] += [chat.MESSAGES[task](row, **form) if task else row["messages"] for row in of]
+            found[kind] += [
+                chat.MESSAGES[task](row, **form) if task else row["messages"] for row in of
+            ]
     return training, held_out

@@ -16,7 +16,14 @@ from typing import Any
 import yaml
 
 from nanolab import files
-from nanolab.data.download import ADVICE, LISTING_SECONDS, NETWORK_ERRORS, HubFile, download, reason_of
+from nanolab.data.download import (
+    ADVICE,
+    LISTING_SECONDS,
+    NETWORK_ERRORS,
+    HubFile,
+    download,
+    reason_of,
+)
 from nanolab.schema import UserError
 
 ADDRESS = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
@@ -26,19 +33,24 @@ INDEX, BASELINES, DATA = "core.yaml", "eval_meta_data.csv", "eval_data"  # insid
 def fetch_bundle(core: Path) -> None:
     """Download the bundle and write it as `core`, tasks.json last; UserError when it cannot be had or is damaged."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(ADDRESS, method="HEAD"), timeout=LISTING_SECONDS) as response:
+        with urllib.request.urlopen(
+            urllib.request.Request(ADDRESS, method="HEAD"), timeout=LISTING_SECONDS
+        ) as response:
             size = int(response.headers["Content-Length"])
     except (*NETWORK_ERRORS, TypeError, ValueError) as error:
-        raise UserError(f"the CORE bundle ({ADDRESS}) could not be read ({reason_of(error)}); put tasks.json and data/*.jsonl.gz in "
-                        f"{core}, leave base_loss and base_eval out of steps, or {ADVICE}") from error
+        raise UserError(
+            f"the CORE bundle ({ADDRESS}) could not be read ({reason_of(error)}); put tasks.json and data/*.jsonl.gz in "
+            f"{core}, leave base_loss and base_eval out of steps, or {ADVICE}"
+        ) from error
     path = core / "eval_bundle.zip"
     download(HubFile(ADDRESS, path.name, size), path)
     try:
         convert(path, core)
     except (zipfile.BadZipFile, KeyError, ValueError, yaml.YAMLError) as error:
         path.unlink()
-        raise UserError(f"{ADDRESS} is damaged or not a CORE bundle ({reason_of(error)}); it was thrown away, run the command again") \
-            from error
+        raise UserError(
+            f"{ADDRESS} is damaged or not a CORE bundle ({reason_of(error)}); it was thrown away, run the command again"
+        ) from error
     path.unlink()
 
 
@@ -58,11 +70,27 @@ def convert(bundle: Path, core: Path) -> None:
         tasks: list[dict[str, Any]] = []
         for entry in yaml.safe_load(opened.read(index))["icl_tasks"]:
             source = str(root / DATA / entry["dataset_uri"])
-            name = f"data/{PurePosixPath(entry['dataset_uri']).stem}.jsonl.gz" if source in opened.namelist() else None
+            name = (
+                f"data/{PurePosixPath(entry['dataset_uri']).stem}.jsonl.gz"
+                if source in opened.namelist()
+                else None
+            )
             if name:
                 files.write_atomic(core / name, gzip.compress(opened.read(source), mtime=0))
-            tasks.append({"name": entry["label"], "file": name, "dataset_uri": entry["dataset_uri"], "num_fewshot": entry["num_fewshot"][0],
-                          "icl_task_type": entry["icl_task_type"], "continuation_delimiter": entry.get("continuation_delimiter", " "),
-                          "random_baseline": baselines[entry["label"]], "status": "exact" if name else "missing"})
-    files.write_json(core / "BUNDLE.json", {"address": ADDRESS, "bytes": bundle.stat().st_size, "sha256": files.sha256_file(bundle)})
+            tasks.append(
+                {
+                    "name": entry["label"],
+                    "file": name,
+                    "dataset_uri": entry["dataset_uri"],
+                    "num_fewshot": entry["num_fewshot"][0],
+                    "icl_task_type": entry["icl_task_type"],
+                    "continuation_delimiter": entry.get("continuation_delimiter", " "),
+                    "random_baseline": baselines[entry["label"]],
+                    "status": "exact" if name else "missing",
+                }
+            )
+    files.write_json(
+        core / "BUNDLE.json",
+        {"address": ADDRESS, "bytes": bundle.stat().st_size, "sha256": files.sha256_file(bundle)},
+    )
     files.write_json(core / "tasks.json", tasks)

@@ -33,6 +33,7 @@ class ChoiceQuestion(NamedTuple):
 
 # ---- conversation -> ids and mask
 
+
 def render(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
     """The ids of a conversation and a mask of equal length, 1 where the model is to learn to produce the id.
 
@@ -47,7 +48,9 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int]
 
     for message in _turns(messages):
         if message["role"] == "user":
-            add([tokenizer.user_start, *tokenizer.encode(message["content"]), tokenizer.user_end], 0)
+            add(
+                [tokenizer.user_start, *tokenizer.encode(message["content"]), tokenizer.user_end], 0
+            )
             continue
         add([tokenizer.assistant_start], 0)
         for part in parts_of(message):
@@ -75,8 +78,12 @@ def parts_of(message: Message) -> list[dict[str, str]]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     for part in content:
-        if part.get("type") not in ("text", "python", "output") or not isinstance(part.get("text"), str):
-            raise UserError(f"an assistant part must be text, python or output with a text, got {part!r}")
+        if part.get("type") not in ("text", "python", "output") or not isinstance(
+            part.get("text"), str
+        ):
+            raise UserError(
+                f"an assistant part must be text, python or output with a text, got {part!r}"
+            )
     return list(content)
 
 
@@ -84,7 +91,11 @@ def _turns(messages: Sequence[Message]) -> list[Message]:
     """The messages with a leading system message joined to the first user message, checked for order."""
     messages = list(messages)
     for message in messages:
-        if not isinstance(message, dict) or "role" not in message or not isinstance(message.get("content"), (str, list)):
+        if (
+            not isinstance(message, dict)
+            or "role" not in message
+            or not isinstance(message.get("content"), (str, list))
+        ):
             raise UserError(f"a message needs a role and a content, got {message!r}")
     if len(messages) > 1 and messages[0]["role"] == "system" and messages[1]["role"] == "user":
         first = {"role": "user", "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
@@ -94,13 +105,16 @@ def _turns(messages: Sequence[Message]) -> list[Message]:
     for i, message in enumerate(messages):
         expected = ("user", "assistant")[i % 2]
         if message["role"] != expected:
-            raise UserError(f"message {i} of a conversation must be from the {expected}, got {message['role']!r}")
+            raise UserError(
+                f"message {i} of a conversation must be from the {expected}, got {message['role']!r}"
+            )
         if expected == "user" and not isinstance(message["content"], str):
             raise UserError(f"message {i}: the content of a user message must be text")
     return messages
 
 
 # ---- what the model wrote
+
 
 def tool_call(tokenizer: Tokenizer, tokens: Sequence[int]) -> str | None:
     """The text of the tool call that the last token has just closed, or None.
@@ -111,7 +125,7 @@ def tool_call(tokenizer: Tokenizer, tokens: Sequence[int]) -> str | None:
         return None
     for start in range(len(tokens) - 2, -1, -1):
         if tokens[start] == tokenizer.python_start:
-            inside = [token for token in tokens[start + 1:-1] if not tokenizer.is_special(token)]
+            inside = [token for token in tokens[start + 1 : -1] if not tokenizer.is_special(token)]
             return tokenizer.decode(inside)
         if tokens[start] == tokenizer.python_end:
             return None
@@ -137,7 +151,9 @@ def completion_text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
         run = []
         if token == tokenizer.assistant_end:
             break
-        unanswered = token == tokenizer.python_end and (i + 1 >= len(tokens) or tokens[i + 1] != tokenizer.output_start)
+        unanswered = token == tokenizer.python_end and (
+            i + 1 >= len(tokens) or tokens[i + 1] != tokenizer.output_start
+        )
         pieces.append(">>" if unanswered else marks.get(token, ""))
     return "".join(pieces)
 
@@ -149,15 +165,20 @@ def extract_gsm8k_answer(text: str) -> str | None:
         return None
     number = re.sub(r"[^0-9.-]", "", found[-1])
     whole, _, decimals = number.lstrip("-").partition(".")
-    number = (whole.lstrip("0") or "0") + ("." + decimals.rstrip("0") if decimals.rstrip("0") else "")
+    number = (whole.lstrip("0") or "0") + (
+        "." + decimals.rstrip("0") if decimals.rstrip("0") else ""
+    )
     return number if number == "0" or not found[-1].startswith("-") else "-" + number
 
 
 # ---- task rows -> conversations
 
+
 def _conversation(user: str, assistant: str | list[dict[str, str]] | None) -> list[Message]:
     messages: list[Message] = [{"role": "user", "content": user}]
-    return messages if assistant is None else [*messages, {"role": "assistant", "content": assistant}]
+    return (
+        messages if assistant is None else [*messages, {"role": "assistant", "content": assistant}]
+    )
 
 
 def gsm8k_messages(row: dict[str, Any], note: str = "") -> list[Message]:
@@ -173,32 +194,54 @@ def gsm8k_messages(row: dict[str, Any], note: str = "") -> list[Message]:
 
 def choice_text(question: str, choices: Sequence[str], letters: Sequence[str]) -> str:
     """The question, then one line a choice: "- Paris=B". The letter comes last, so that it can attend to its choice."""
-    return "\n".join([question, *(f"- {choice}={letter}" for choice, letter in zip(choices, letters, strict=True))])
+    return "\n".join(
+        [
+            question,
+            *(f"- {choice}={letter}" for choice, letter in zip(choices, letters, strict=True)),
+        ]
+    )
 
 
 def choice_answers(choices: Sequence[str], letters: Sequence[str], form: str) -> list[str]:
     """What the assistant may answer: each letter (form "letter"), or each choice with its letter ("line"), as the question lists it."""
-    return list(letters) if form == "letter" else [f"{choice}={letter}" for choice, letter in zip(choices, letters, strict=True)]
+    return (
+        list(letters)
+        if form == "letter"
+        else [f"{choice}={letter}" for choice, letter in zip(choices, letters, strict=True)]
+    )
 
 
-def choice_messages(question: str, choices: Sequence[str], letters: Sequence[str], answer: str | None,
-                    form: str = "letter") -> list[Message]:
+def choice_messages(
+    question: str,
+    choices: Sequence[str],
+    letters: Sequence[str],
+    answer: str | None,
+    form: str = "letter",
+) -> list[Message]:
     """A multiple-choice question; `answer` is a letter, given in `form` (None: no assistant message)."""
-    given = None if answer is None else choice_answers(choices, letters, form)[list(letters).index(answer)]
+    given = (
+        None
+        if answer is None
+        else choice_answers(choices, letters, form)[list(letters).index(answer)]
+    )
     return _conversation(choice_text(question, choices, letters), given)
 
 
 def arc_question(row: dict[str, Any]) -> ChoiceQuestion:
     """An ARC row, its labels (some rows have 1, 2, 3, 4) renamed to A, B, C, D."""
     labels, choices = list(row["choices"]["label"]), list(row["choices"]["text"])
-    letters = list(LETTERS[:len(choices)])
-    return ChoiceQuestion(row["question"], choices, letters, letters[labels.index(row["answerKey"])])
+    letters = list(LETTERS[: len(choices)])
+    return ChoiceQuestion(
+        row["question"], choices, letters, letters[labels.index(row["answerKey"])]
+    )
 
 
 def mmlu_question(row: dict[str, Any]) -> ChoiceQuestion:
     """An MMLU row; its answer is an index."""
-    letters = list(LETTERS[:len(row["choices"])])
-    return ChoiceQuestion(row["question"], list(row["choices"]), letters, letters[int(row["answer"])])
+    letters = list(LETTERS[: len(row["choices"])])
+    return ChoiceQuestion(
+        row["question"], list(row["choices"]), letters, letters[int(row["answer"])]
+    )
 
 
 def arc_messages(row: dict[str, Any], form: str = "letter") -> list[Message]:
@@ -220,11 +263,16 @@ def program_messages(row: dict[str, Any]) -> list[Message]:
 
 
 MESSAGES: dict[str, Callable[..., list[Message]]] = {  # task -> a row's conversation
-    "arc_easy": arc_messages, "arc_challenge": arc_messages, "mmlu": mmlu_messages, "gsm8k": gsm8k_messages,
-    "humaneval": program_messages}
+    "arc_easy": arc_messages,
+    "arc_challenge": arc_messages,
+    "mmlu": mmlu_messages,
+    "gsm8k": gsm8k_messages,
+    "humaneval": program_messages,
+}
 
 
 # ---- plain text, for the base model, whose chat tokens are untrained
+
 
 def plain_prompt(messages: Sequence[Message]) -> str:
     """The first user message as "Question: ...\\nAnswer:"; the model goes on with a space and the answer."""

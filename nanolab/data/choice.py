@@ -6,7 +6,9 @@ from nanolab import seeds
 from nanolab.data.sources import DataSource
 
 
-def chosen_rows(source: DataSource, rows: list[dict], name: str, split: str, count: int | None) -> list[dict]:
+def chosen_rows(
+    source: DataSource, rows: list[dict], name: str, split: str, count: int | None
+) -> list[dict]:
     """`count` of the rows of a task's split (None, or more than there are: all, in their order), for every stage, seed and world the same.
 
     Public sets are ordered (MMLU by subject), so the choice is the first `count` of one fixed permutation, drawn at the address
@@ -16,7 +18,10 @@ def chosen_rows(source: DataSource, rows: list[dict], name: str, split: str, cou
         return rows
     if source.exchangeable:
         return rows[:count]
-    return [rows[int(place)] for place in seeds.generator(0, "rows", name, split).permutation(len(rows))[:count]]
+    return [
+        rows[int(place)]
+        for place in seeds.generator(0, "rows", name, split).permutation(len(rows))[:count]
+    ]
 
 
 def repeated_rows(rows: list[dict]) -> int:

@@ -46,6 +46,7 @@ class Grams(NamedTuple):
 
 # ---- what is compared
 
+
 def item_fields(task: str, row: dict[str, Any]) -> list[str]:
     """The texts of a chat task's row in which a run of words may be found: question, choices, solution."""
     if task == "gsm8k":
@@ -63,10 +64,15 @@ def core_fields(task: CoreTask, row: dict[str, Any]) -> list[str]:
         return [row["context"] + join + row["continuation"]]
     if task.kind == "schema":
         return [context + join + row["continuation"] for context in row["context_options"]]
-    return [choice if i != row["gold"] else row["query"] + join + choice for i, choice in enumerate(row["choices"])]
+    return [
+        choice if i != row["gold"] else row["query"] + join + choice
+        for i, choice in enumerate(row["choices"])
+    ]
 
 
-def benchmarks(source: DataSource, tasks: Sequence[str]) -> tuple[dict[str, list[list[str]]], dict[str, str]]:
+def benchmarks(
+    source: DataSource, tasks: Sequence[str]
+) -> tuple[dict[str, list[list[str]]], dict[str, str]]:
     """The fields of every test item by benchmark (a CORE task as core/NAME), and why each benchmark that is not at hand is missing."""
     found, missing = {}, {}
     for task in tasks:
@@ -75,21 +81,32 @@ def benchmarks(source: DataSource, tasks: Sequence[str]) -> tuple[dict[str, list
         except UserError as error:
             missing[task] = str(error)
     try:
-        found |= {f"core/{task.name}": [core_fields(task, row) for row in task.rows] for task in source.core()}
+        found |= {
+            f"core/{task.name}": [core_fields(task, row) for row in task.rows]
+            for task in source.core()
+        }
     except UserError as error:
         missing["core"] = str(error)
     return found, missing
 
 
-def training_corpora(source: DataSource, tasks: Sequence[str]) -> dict[str, Callable[[], Iterable[Document]]]:
+def training_corpora(
+    source: DataSource, tasks: Sequence[str]
+) -> dict[str, Callable[[], Iterable[Document]]]:
     """What opens each corpus: the text, the chats, and the training rows of the tasks, a row of each task in turn."""
 
     def chats() -> Iterator[Document]:
         for i, row in enumerate(source.chats("train")):
-            yield Document(f"chat/train/{i}", "\n".join(_said(message) for message in row["messages"]))
+            yield Document(
+                f"chat/train/{i}", "\n".join(_said(message) for message in row["messages"])
+            )
 
     def rows() -> Iterator[Document]:
-        trained = {task: source.task(task, "train") for task in tasks if "train" in source.task_splits(task)}
+        trained = {
+            task: source.task(task, "train")
+            for task in tasks
+            if "train" in source.task_splits(task)
+        }
         for i in range(max(map(len, trained.values()), default=0)):
             for task, own in trained.items():
                 if i < len(own):
@@ -105,19 +122,26 @@ def _said(message: dict[str, Any]) -> str:
 
 # ---- the comparison
 
+
 class Index:
     """The n-grams of benchmarks (name -> items -> fields), and which of them training texts hold."""
 
-    def __init__(self, benchmarks: dict[str, list[list[str]]], sizes: Sequence[int] = SIZES) -> None:
+    def __init__(
+        self, benchmarks: dict[str, list[list[str]]], sizes: Sequence[int] = SIZES
+    ) -> None:
         self.names, self.sizes = list(benchmarks), tuple(sorted(sizes))
         self.counts = [len(items) for items in benchmarks.values()]
         self.starts = numpy.concatenate([[0], numpy.cumsum(self.counts)]).astype(numpy.int64)
-        self.words: dict[str, int] = {}  # word -> number from 1 on; 0 is any other word, and parts fields
+        self.words: dict[
+            str, int
+        ] = {}  # word -> number from 1 on; 0 is any other word, and parts fields
         number, ids, item_of = self.words, [], []
         for i, fields in enumerate(fields for items in benchmarks.values() for fields in items):
             before = len(ids)
             for field in fields:
-                ids += [number.setdefault(word, len(number) + 1) for word in WORD.findall(field.lower())]
+                ids += [
+                    number.setdefault(word, len(number) + 1) for word in WORD.findall(field.lower())
+                ]
                 ids.append(0)
             item_of += [i] * (len(ids) - before)
         self.ids = numpy.array(ids, dtype=numpy.uint32)
@@ -128,7 +152,9 @@ class Index:
         found, places = _hashes(self.ids, n)
         hashes, first, numbers = numpy.unique(found, return_index=True, return_inverse=True)
         for k in range(n):
-            assert (self.ids[places + k] == self.ids[places[first][numbers] + k]).all(), f"two different runs of {n} words have one hash"
+            assert (self.ids[places + k] == self.ids[places[first][numbers] + k]).all(), (
+                f"two different runs of {n} words have one hash"
+            )
         of = numpy.full(len(self.ids), -1, dtype=numpy.int64)
         of[places] = numbers
         table = numpy.zeros(1 << FILTER_BITS, dtype=bool)
@@ -139,7 +165,9 @@ class Index:
         """Items with at least one run of n words, by benchmark."""
         return self._items(self.grams[n].of >= 0)
 
-    def scan(self, documents: Iterable[Document], characters: int) -> tuple[dict[int, dict[int, str]], int, int, bool]:
+    def scan(
+        self, documents: Iterable[Document], characters: int
+    ) -> tuple[dict[int, dict[int, str]], int, int, bool]:
         """What of `documents` up to `characters` (the last one whole) is in the index: for each n, n-gram number -> first document's id.
 
         Also the documents and characters read, and whether there were more.
@@ -162,7 +190,9 @@ class Index:
         self._compare(ids, names, ends, found)
         return found, count, read, cut
 
-    def _compare(self, ids: list[int], names: list[str], ends: list[int], found: dict[int, dict[int, str]]) -> None:
+    def _compare(
+        self, ids: list[int], names: list[str], ends: list[int], found: dict[int, dict[int, str]]
+    ) -> None:
         text = numpy.array(ids, dtype=numpy.uint32)
         for n, grams in self.grams.items():
             hashes, places = _hashes(text, n)
@@ -174,7 +204,9 @@ class Index:
             if len(grams.hashes) and len(hashes):
                 same = grams.hashes[numbers] == hashes
                 numbers, places = numbers[same], places[same]
-                exact = (self.ids[grams.first[numbers][:, None] + span] == text[places[:, None] + span]).all(-1)
+                exact = (
+                    self.ids[grams.first[numbers][:, None] + span] == text[places[:, None] + span]
+                ).all(-1)
                 owners = numpy.searchsorted(ends, places[exact], side="right")
                 for number, owner in zip(numbers[exact].tolist(), owners.tolist()):
                     found[n].setdefault(number, names[owner])
@@ -187,15 +219,21 @@ class Index:
     def hits(self, n: int, found: dict[int, str]) -> tuple[list[int], list[str]]:
         """By benchmark, the items that hold an n-gram of `found`, and an example of one: "item 3 = document: the words" ("" for none)."""
         of = self.grams[n].of
-        marked = numpy.zeros(len(self.grams[n].hashes) + 1, dtype=bool)  # the last: positions without an n-gram
+        marked = numpy.zeros(
+            len(self.grams[n].hashes) + 1, dtype=bool
+        )  # the last: positions without an n-gram
         marked[list(found)] = True
         places = numpy.flatnonzero(marked[of])
         text = {number: word for word, number in self.words.items()} if len(places) else {}
         examples = []
         for start, end in zip(self.starts, self.starts[1:]):
             own = places[(self.item_of[places] >= start) & (self.item_of[places] < end)]
-            examples.append("" if not len(own) else f"item {self.item_of[own[0]] - start} = {found[int(of[own[0]])]}: "
-                            + " ".join(text[int(word)] for word in self.ids[own[0]:own[0] + n]))
+            examples.append(
+                ""
+                if not len(own)
+                else f"item {self.item_of[own[0]] - start} = {found[int(of[own[0]])]}: "
+                + " ".join(text[int(word)] for word in self.ids[own[0] : own[0] + n])
+            )
         return self._items(marked[of]), examples
 
 
@@ -215,7 +253,9 @@ def _hashes(ids: numpy.ndarray, n: int) -> tuple[numpy.ndarray, numpy.ndarray]:
     return hashes * MIX, places
 
 
-def overlap(source: DataSource, tasks: Sequence[str], characters: int) -> tuple[list[dict[str, Any]], list[Corpus], dict[str, str]]:
+def overlap(
+    source: DataSource, tasks: Sequence[str], characters: int
+) -> tuple[list[dict[str, Any]], list[Corpus], dict[str, str]]:
     """Rows by benchmark, the corpora compared, and the benchmarks and corpora that are not at hand with the reason.
 
     A row has benchmark, items, long_N (items with a run of N words), CORPUS_N (items of which a run of N words stands in the corpus;

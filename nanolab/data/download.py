@@ -64,8 +64,13 @@ def require_hub(advice: str = ADVICE) -> None:
     if offline() or any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")):
         return
     address = urlparse(endpoint())
-    host, port = address.hostname or "huggingface.co", address.port or (80 if address.scheme == "http" else 443)
-    if not _within(PROBE_SECONDS, lambda: socket.create_connection((host, port), PROBE_SECONDS).close()):
+    host, port = (
+        address.hostname or "huggingface.co",
+        address.port or (80 if address.scheme == "http" else 443),
+    )
+    if not _within(
+        PROBE_SECONDS, lambda: socket.create_connection((host, port), PROBE_SECONDS).close()
+    ):
         raise UserError(f"the hub ({host}) cannot be reached; {advice}")
 
 
@@ -96,9 +101,20 @@ def list_files(repository: str, revision: str, folder: str) -> list[HubFile]:
                 entries += json.load(response)
                 url = _next_page(response.headers.get("Link", ""))
     except (*NETWORK_ERRORS, ValueError) as error:
-        raise UserError(f"hub {repository} could not be read ({reason_of(error)}); {ADVICE}") from error
-    files = [HubFile(f"{endpoint()}/datasets/{repository}/resolve/{revision}/{quote(entry['path'])}", entry["path"], entry["size"],
-                     entry.get("lfs", {}).get("oid"), entry["oid"]) for entry in entries if entry["type"] == "file"]
+        raise UserError(
+            f"hub {repository} could not be read ({reason_of(error)}); {ADVICE}"
+        ) from error
+    files = [
+        HubFile(
+            f"{endpoint()}/datasets/{repository}/resolve/{revision}/{quote(entry['path'])}",
+            entry["path"],
+            entry["size"],
+            entry.get("lfs", {}).get("oid"),
+            entry["oid"],
+        )
+        for entry in entries
+        if entry["type"] == "file"
+    ]
     return sorted(files, key=lambda file: file.path)
 
 
@@ -112,10 +128,18 @@ def download(file: HubFile, target: Path, progress: bool = True) -> None:
     Raises UserError when the connection fails again and again (the part stays), or when size or hash are wrong (the part goes).
     """
     from tqdm import tqdm
+
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{(file.sha256 or file.blob or 'file')[:12]}.part")
     have, failures = part.stat().st_size if part.exists() else 0, 0
-    with tqdm(total=file.size, initial=have, unit="B", unit_scale=True, desc=target.name, disable=None if progress else True) as bar:
+    with tqdm(
+        total=file.size,
+        initial=have,
+        unit="B",
+        unit_scale=True,
+        desc=target.name,
+        disable=None if progress else True,
+    ) as bar:
         while have < file.size:
             try:
                 _append(file.url, part, have, bar.update)
@@ -125,8 +149,10 @@ def download(file: HubFile, target: Path, progress: bool = True) -> None:
             before, have = have, part.stat().st_size if part.exists() else 0
             failures = 0 if have > before else failures + 1
             if not _try_again(failures):
-                raise UserError(f"{file.url} could not be read ({reason}); {have:,} of {file.size:,} bytes are here: run the command again "
-                                "to go on from there")
+                raise UserError(
+                    f"{file.url} could not be read ({reason}); {have:,} of {file.size:,} bytes are here: run the command again "
+                    "to go on from there"
+                )
     _verify(file, part)
     with open(part, "rb") as finished:
         os.fsync(finished.fileno())
@@ -153,15 +179,19 @@ def _append(url: str, part: Path, have: int, update: Callable[[int], Any]) -> No
 
 
 def _verify(file: HubFile, part: Path) -> None:
-    digest = hashlib.sha256() if file.sha256 else hashlib.sha1(b"blob %d\0" % file.size)  # how git names a file's content
+    digest = (
+        hashlib.sha256() if file.sha256 else hashlib.sha1(b"blob %d\0" % file.size)
+    )  # how git names a file's content
     with open(part, "rb") as content:
         while chunk := content.read(CHUNK):
             digest.update(chunk)
     expected, size = file.sha256 or file.blob or digest.hexdigest(), part.stat().st_size
     if size != file.size or digest.hexdigest() != expected:
         part.unlink()
-        raise UserError(f"{file.url} is damaged: {size:,} bytes with hash {digest.hexdigest()[:16]}, expected {file.size:,} with "
-                        f"{expected[:16]}; it was thrown away, run the command again")
+        raise UserError(
+            f"{file.url} is damaged: {size:,} bytes with hash {digest.hexdigest()[:16]}, expected {file.size:,} with "
+            f"{expected[:16]}; it was thrown away, run the command again"
+        )
 
 
 class RemoteFile(io.RawIOBase):
@@ -180,7 +210,10 @@ class RemoteFile(io.RawIOBase):
         return self._place
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._file.size}[whence]
+        self._place = (
+            offset
+            + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._file.size}[whence]
+        )
         return self._place
 
     def readinto(self, buffer: Any) -> int:
@@ -189,7 +222,9 @@ class RemoteFile(io.RawIOBase):
         got, failures, reason = 0, 0, "empty answers"
         while got < wanted:
             try:
-                request = _range_request(self._file.url, self._place + got, self._place + wanted - 1)
+                request = _range_request(
+                    self._file.url, self._place + got, self._place + wanted - 1
+                )
                 with urllib.request.urlopen(request, timeout=READ_SECONDS) as response:
                     if response.status != 206:
                         raise OSError(f"{self._file.url} is not served in ranges")
@@ -201,15 +236,19 @@ class RemoteFile(io.RawIOBase):
             failures = 0 if chunk else failures + 1
             if not _try_again(failures):
                 raise OSError(f"{self._file.url} could not be read ({reason})")
-            chunk = chunk[:wanted - got]
-            buffer[got:got + len(chunk)] = chunk
+            chunk = chunk[: wanted - got]
+            buffer[got : got + len(chunk)] = chunk
             got += len(chunk)
         self._place += got
         return got
 
 
 def _range_request(url: str, first: int, last: int | None) -> urllib.request.Request:
-    headers = {} if first == 0 and last is None else {"Range": f"bytes={first}-{'' if last is None else last}"}
+    headers = (
+        {}
+        if first == 0 and last is None
+        else {"Range": f"bytes={first}-{'' if last is None else last}"}
+    )
     return urllib.request.Request(url, headers=headers)
 
 

@@ -31,19 +31,29 @@ class HFTokenizer:
 
     def __init__(self, tokenizer: Any) -> None:
         if tokenizer.eos_token_id is None:
-            raise UserError("the model's tokenizer has no end-of-sequence token, with which a completion ends: set eos_token in its "
-                            "tokenizer_config.json")
+            raise UserError(
+                "the model's tokenizer has no end-of-sequence token, with which a completion ends: set eos_token in its "
+                "tokenizer_config.json"
+            )
         self.inner = tokenizer
         vocabulary = tokenizer.get_vocab()
         self.vocab_size = max(vocabulary.values()) + 1
         self.assistant_end = tokenizer.eos_token_id
-        self.python_start, self.python_end, self.output_start, self.output_end = (vocabulary.get(name, -1) for name in TOOL_TOKENS)
+        self.python_start, self.python_end, self.output_start, self.output_end = (
+            vocabulary.get(name, -1) for name in TOOL_TOKENS
+        )
         self.has_tools = all(name in vocabulary for name in TOOL_TOKENS)
         added = [token for token, facts in tokenizer.added_tokens_decoder.items() if facts.special]
-        self._special = {*tokenizer.all_special_ids, *added, *(vocabulary[name] for name in TOOL_TOKENS if name in vocabulary)}
+        self._special = {
+            *tokenizer.all_special_ids,
+            *added,
+            *(vocabulary[name] for name in TOOL_TOKENS if name in vocabulary),
+        }
         text = self.encode("a")
-        self.start = (framed := tokenizer("a")["input_ids"])[:framed.index(text[0])]
-        self.plain = tokenizer.chat_template is None  # without a template a model is asked in plain text
+        self.start = (framed := tokenizer("a")["input_ids"])[: framed.index(text[0])]
+        self.plain = (
+            tokenizer.chat_template is None
+        )  # without a template a model is asked in plain text
         facts = [sorted(vocabulary.items()), sorted(self._special), str(tokenizer.chat_template)]
         self.digest = hashlib.sha256(repr(facts).encode()).hexdigest()
 
@@ -61,12 +71,18 @@ class HFTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens by name."""
-        return self.inner.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return self.inner.decode(
+            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
 
     def render_prompt(self, messages: Sequence[chat.Message]) -> list[int]:
         """The ids after which the model answers: its own chat template, else "Question: ...\\nAnswer:"; a last answer is left out."""
         messages = messages[:-1] if messages[-1]["role"] == "assistant" else messages
         if self.plain:
             return [*self.start, *self.encode(chat.plain_prompt(messages))]
-        text = self.inner.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        return self.inner(text, add_special_tokens=False)["input_ids"]  # the template writes its special tokens by name
+        text = self.inner.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=True
+        )
+        return self.inner(text, add_special_tokens=False)[
+            "input_ids"
+        ]  # the template writes its special tokens by name

@@ -49,29 +49,40 @@ class HubSource:
             raise UserError(f"the hub text has train and validation, not {split!r}")
         fetched = self._fetched(f"text/{split}")
         if fetched and split == "validation":
-            return ParquetBlocks([(path.name, lambda path=path: path) for path in fetched], "fetched")
+            return ParquetBlocks(
+                [(path.name, lambda path=path: path) for path in fetched], "fetched"
+            )
         if fetched:
             return self._mixed_blocks({path.name: path for path in fetched})
         shards = [(file.path, lambda file=file: RemoteFile(file)) for file in text_shards()]
-        limits: dict[str, int] = {"stop": VALIDATION_DOCUMENTS} if split == "validation" else {"skip": VALIDATION_DOCUMENTS}
+        limits: dict[str, int] = (
+            {"stop": VALIDATION_DOCUMENTS}
+            if split == "validation"
+            else {"skip": VALIDATION_DOCUMENTS}
+        )
         return ParquetBlocks(shards, "streamed", **limits)
 
     def _mixed_blocks(self, here: dict[str, Path]) -> Blocks:
         """All the training text in the published order: shards that are here from their files, the others streamed once reached."""
-        total = int(next(iter(here))[:-len(".parquet")].rpartition("-of-")[2])
+        total = int(next(iter(here))[: -len(".parquet")].rpartition("-of-")[2])
 
         def remote(number: int) -> RemoteFile:
             try:
                 return RemoteFile(text_shards()[number])
             except UserError as error:
-                raise UserError(f"{len(here)} of {total} shards of the training text are here and the run needs shard {number + 1}: "
-                                f"{error}, or bring more with data fetch where there is a network") from error
+                raise UserError(
+                    f"{len(here)} of {total} shards of the training text are here and the run needs shard {number + 1}: "
+                    f"{error}, or bring more with data fetch where there is a network"
+                ) from error
 
         shards: list[tuple[str, Callable[[], Any]]] = []
         for number in range(total):
             name = f"train-{number:05d}-of-{total:05d}.parquet"
-            shards.append((name, lambda path=here[name]: path) if name in here else
-                          (f"streamed {name}", lambda number=number: remote(number)))
+            shards.append(
+                (name, lambda path=here[name]: path)
+                if name in here
+                else (f"streamed {name}", lambda number=number: remote(number))
+            )
         first_is_divided = f"train-{0:05d}-of-{total:05d}.parquet" in here
         return ParquetBlocks(shards, "fetched", 0 if first_is_divided else VALIDATION_DOCUMENTS)
 
@@ -83,8 +94,14 @@ class HubSource:
         """Rows of the public set."""
         published = published_task(name, subset)
         if split not in TASK_SPLITS[name]:
-            raise UserError(f"hub {published.repository} has no split {split!r}; it has {', '.join(TASK_SPLITS[name])}")
-        return checked(self._rows(published, split_name(name, split)), SCHEMAS[name], f"hub {published.repository}")
+            raise UserError(
+                f"hub {published.repository} has no split {split!r}; it has {', '.join(TASK_SPLITS[name])}"
+            )
+        return checked(
+            self._rows(published, split_name(name, split)),
+            SCHEMAS[name],
+            f"hub {published.repository}",
+        )
 
     def task_splits(self, name: str) -> tuple[str, ...]:
         """The splits of the public set."""
@@ -110,8 +127,14 @@ class HubSource:
     def identity(self) -> str:
         """The pinned revisions, and a CORE folder of the person's own. The same before and after the data is here."""
         core = self.root / "core"
-        own = folder_digest(core) if (core / "tasks.json").is_file() and not (core / "BUNDLE.json").is_file() else ADDRESS
-        return f"hub core={own} " + " ".join(f"{p.repository}@{p.revision[:12]}" for p in (TEXT, CHAT, *TASKS.values()))
+        own = (
+            folder_digest(core)
+            if (core / "tasks.json").is_file() and not (core / "BUNDLE.json").is_file()
+            else ADDRESS
+        )
+        return f"hub core={own} " + " ".join(
+            f"{p.repository}@{p.revision[:12]}" for p in (TEXT, CHAT, *TASKS.values())
+        )
 
     def describe(self, what: str) -> str:
         """Repository and revision; the bundle, or "local", for CORE."""
@@ -125,7 +148,12 @@ class HubSource:
     def fetch(self, published: Published, split: str) -> list[Path]:
         """The files of a split, downloaded where they are not here; UserError of one line when they cannot be had."""
         group = f"{published.repository}/{published.folder}/{split}"
-        folder = self.root / ("chat" if published is CHAT else "") / published.repository / (published.config or "")
+        folder = (
+            self.root
+            / ("chat" if published is CHAT else "")
+            / published.repository
+            / (published.config or "")
+        )
         if published is CHAT:
             folder = self.root / "chat" / published.repository.split("/")[1]
         if found := self._fetched(group):
@@ -134,13 +162,25 @@ class HubSource:
             if found := self._fetched(group):
                 return found
             listed = list_files(published.repository, published.revision, published.folder)
-            parts = [file for file in listed if re.fullmatch(rf"{re.escape(split)}(-\d+-of-\d+)?\.parquet", file.path.rpartition("/")[2])]
+            parts = [
+                file
+                for file in listed
+                if re.fullmatch(
+                    rf"{re.escape(split)}(-\d+-of-\d+)?\.parquet", file.path.rpartition("/")[2]
+                )
+            ]
             if not parts:
                 have = ", ".join(file.path for file in listed) or "no file there"
-                raise UserError(f"hub {published.repository}@{published.revision[:12]} has no file {published.folder}/{split}-*.parquet; "
-                                f"it has {have}")
+                raise UserError(
+                    f"hub {published.repository}@{published.revision[:12]} has no file {published.folder}/{split}-*.parquet; "
+                    f"it has {have}"
+                )
             for number, file in enumerate(parts):
-                name = f"{split}.parquet" if len(parts) == 1 else f"{split}-{number:05d}-of-{len(parts):05d}.parquet"
+                name = (
+                    f"{split}.parquet"
+                    if len(parts) == 1
+                    else f"{split}-{number:05d}-of-{len(parts):05d}.parquet"
+                )
                 self._bring(file, folder / name, group, published, len(parts))
         return self._fetched(group)
 
@@ -152,7 +192,9 @@ class HubSource:
         with files.file_lock(self.root / ".lock"):
             fetched, have = self._fetched("text/train"), self._text_bytes()
             number = len(fetched)
-            if have >= characters or (fetched and fetched[-1].stem.endswith(f"-of-{number:05d}")):  # enough, or all there are
+            if have >= characters or (
+                fetched and fetched[-1].stem.endswith(f"-of-{number:05d}")
+            ):  # enough, or all there are
                 return fetched
             shards = text_shards()
             while have < characters and number < len(shards):
@@ -174,38 +216,59 @@ class HubSource:
     def _divide_first(self, shard: HubFile, target: Path) -> None:
         """Bring the first shard and write its text as the validation file and the first training file."""
         import pyarrow.parquet
-        whole, validation = target.with_name(".first-shard.parquet"), target.with_name("validation-00000-of-00001.parquet")
+
+        whole, validation = (
+            target.with_name(".first-shard.parquet"),
+            target.with_name("validation-00000-of-00001.parquet"),
+        )
         if not whole.exists():  # else an earlier attempt was killed while it wrote the two
             self._refuse_foreign(target, validation)
             download(shard, whole)
-        names = {target: ("train", VALIDATION_DOCUMENTS, None), validation: ("validation", 0, VALIDATION_DOCUMENTS)}
+        names = {
+            target: ("train", VALIDATION_DOCUMENTS, None),
+            validation: ("validation", 0, VALIDATION_DOCUMENTS),
+        }
         for path, (_, skip, stop) in names.items():
             temporary, number = path.with_name(f".{path.name}.tmp"), 0
             blocks = ParquetBlocks([(whole.name, lambda: whole)], "first", skip, stop)
-            with pyarrow.parquet.ParquetWriter(temporary, pyarrow.schema([("text", pyarrow.string())]), compression="zstd") as writer:
+            with pyarrow.parquet.ParquetWriter(
+                temporary, pyarrow.schema([("text", pyarrow.string())]), compression="zstd"
+            ) as writer:
                 while (documents := blocks.block(number)) is not None:
-                    writer.write_table(pyarrow.table({"text": [document.text for document in documents]}))
+                    writer.write_table(
+                        pyarrow.table({"text": [document.text for document in documents]})
+                    )
                     number += 1
             temporary.replace(path)
         for path, (split, _, _) in names.items():
             self._mark(path, f"text/{split}", TEXT, shard, files.sha256_file(path))
         whole.unlink()
 
-    def _rows(self, published: Published, split: str, columns: list[str] | None = None) -> list[dict]:
+    def _rows(
+        self, published: Published, split: str, columns: list[str] | None = None
+    ) -> list[dict]:
         return [row for path in self.fetch(published, split) for row in read_parquet(path, columns)]
 
     def _text_bytes(self) -> int:
         """UTF-8 bytes of the training text that is here, by the files' own footers: at least as many as its characters."""
         import pyarrow.parquet
+
         total = 0
         for path in self._fetched("text/train"):
             data = pyarrow.parquet.ParquetFile(path)
             column = data.schema_arrow.names.index("text")
-            total += sum(data.metadata.row_group(group).column(column).total_uncompressed_size for group in range(data.num_row_groups))
+            total += sum(
+                data.metadata.row_group(group).column(column).total_uncompressed_size
+                for group in range(data.num_row_groups)
+            )
         return total
 
-    def _bring(self, file: HubFile, target: Path, group: str, published: Published, parts: int) -> None:
-        if not (target.is_file() and file.sha256 and files.sha256_file(target) == file.sha256):  # else brought before
+    def _bring(
+        self, file: HubFile, target: Path, group: str, published: Published, parts: int
+    ) -> None:
+        if not (
+            target.is_file() and file.sha256 and files.sha256_file(target) == file.sha256
+        ):  # else brought before
             self._refuse_foreign(target)
             download(file, target)
         self._mark(target, group, published, file, file.sha256 or files.sha256_file(target), parts)
@@ -214,12 +277,29 @@ class HubSource:
         marker = files.read_json(self.root / MARKER) if (self.root / MARKER).is_file() else {}
         for target in targets:
             if target.exists() and str(target.relative_to(self.root)) not in marker:
-                raise UserError(f"{target} is there but did not come from the hub ({MARKER} does not name it): set data.root to another "
-                                "folder, or read this one with data.source: local")
+                raise UserError(
+                    f"{target} is there but did not come from the hub ({MARKER} does not name it): set data.root to another "
+                    "folder, or read this one with data.source: local"
+                )
 
-    def _mark(self, path: Path, group: str, published: Published, file: HubFile, sha256: str, parts: int = 0) -> None:
-        facts = {"group": group, "parts": parts, "repository": published.repository, "revision": published.revision, "file": file.path,
-                 "bytes": path.stat().st_size, "sha256": sha256}
+    def _mark(
+        self,
+        path: Path,
+        group: str,
+        published: Published,
+        file: HubFile,
+        sha256: str,
+        parts: int = 0,
+    ) -> None:
+        facts = {
+            "group": group,
+            "parts": parts,
+            "repository": published.repository,
+            "revision": published.revision,
+            "file": file.path,
+            "bytes": path.stat().st_size,
+            "sha256": sha256,
+        }
         marker = files.read_json(self.root / MARKER) if (self.root / MARKER).is_file() else {}
         files.write_json(self.root / MARKER, marker | {str(path.relative_to(self.root)): facts})
 
@@ -228,16 +308,30 @@ class HubSource:
         if not (self.root / MARKER).is_file():
             return {}
         pinned = {p.repository: p.revision for p in (TEXT, CHAT, *TASKS.values())}
-        return {name: facts for name, facts in files.read_json(self.root / MARKER).items()
-                if pinned.get(facts["repository"]) == facts["revision"] and (self.root / name).is_file()
-                and (self.root / name).stat().st_size == facts["bytes"]}
+        return {
+            name: facts
+            for name, facts in files.read_json(self.root / MARKER).items()
+            if pinned.get(facts["repository"]) == facts["revision"]
+            and (self.root / name).is_file()
+            and (self.root / name).stat().st_size == facts["bytes"]
+        }
 
     def _fetched(self, group: str) -> list[Path]:
         """The files of a group in order, if all are here."""
-        found = {name: facts for name, facts in sorted(self._marker().items()) if facts["group"] == group}
-        return [self.root / name for name in found] if all(len(found) >= facts["parts"] for facts in found.values()) else []
+        found = {
+            name: facts for name, facts in sorted(self._marker().items()) if facts["group"] == group
+        }
+        return (
+            [self.root / name for name in found]
+            if all(len(found) >= facts["parts"] for facts in found.values())
+            else []
+        )
 
 
 def text_shards() -> list[HubFile]:
     """The shards of the published text in order."""
-    return [file for file in list_files(TEXT.repository, TEXT.revision, TEXT.folder) if file.path.endswith(".parquet")]
+    return [
+        file
+        for file in list_files(TEXT.repository, TEXT.revision, TEXT.folder)
+        if file.path.endswith(".parquet")
+    ]

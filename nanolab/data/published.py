@@ -41,21 +41,49 @@ class Published:
 
 TASKS = {
     "gsm8k": Published("openai/gsm8k", "main", "740312add88f781978c0658806c59bc2815b9866", "main"),
-    "arc_easy": Published("allenai/ai2_arc", "ARC-Easy", "210d026faf9955653af8916fad021475a3f00453", "ARC-Easy"),
-    "arc_challenge": Published("allenai/ai2_arc", "ARC-Challenge", "210d026faf9955653af8916fad021475a3f00453", "ARC-Challenge"),
+    "arc_easy": Published(
+        "allenai/ai2_arc", "ARC-Easy", "210d026faf9955653af8916fad021475a3f00453", "ARC-Easy"
+    ),
+    "arc_challenge": Published(
+        "allenai/ai2_arc",
+        "ARC-Challenge",
+        "210d026faf9955653af8916fad021475a3f00453",
+        "ARC-Challenge",
+    ),
     "mmlu": Published("cais/mmlu", "all", "c30699e8356da336a370243923dbaf21066bb9fe", "all"),
-    "humaneval": Published("openai/openai_humaneval", "openai_humaneval", "7dce6050a7d6d172f3cc5c32aa97f52fa1a2e544",
-                           "openai_humaneval"),
+    "humaneval": Published(
+        "openai/openai_humaneval",
+        "openai_humaneval",
+        "7dce6050a7d6d172f3cc5c32aa97f52fa1a2e544",
+        "openai_humaneval",
+    ),
 }
-TEXT = Published("HuggingFaceFW/fineweb-edu", "sample-100BT", "87f09149ef4734204d70ed1d046ddc9ca3f2b8f9", "sample/100BT")
-CHAT = Published("HuggingFaceTB/smol-smoltalk", None, "f73fe857d519ff6ac5af2ea67c4d3834da7b8bcc", "data")
+TEXT = Published(
+    "HuggingFaceFW/fineweb-edu",
+    "sample-100BT",
+    "87f09149ef4734204d70ed1d046ddc9ca3f2b8f9",
+    "sample/100BT",
+)
+CHAT = Published(
+    "HuggingFaceTB/smol-smoltalk", None, "f73fe857d519ff6ac5af2ea67c4d3834da7b8bcc", "data"
+)
 
-TASK_SPLITS = {"gsm8k": ("train", "test"), "arc_easy": ("train", "validation", "test"), "arc_challenge": ("train", "validation", "test"),
-               "mmlu": ("train", "validation", "dev", "test"), "humaneval": ("test",)}  # of the public sets
+TASK_SPLITS = {
+    "gsm8k": ("train", "test"),
+    "arc_easy": ("train", "validation", "test"),
+    "arc_challenge": ("train", "validation", "test"),
+    "mmlu": ("train", "validation", "dev", "test"),
+    "humaneval": ("test",),
+}  # of the public sets
 SPLIT_NAMES = {("mmlu", "train"): "auxiliary_train"}  # what a public set calls it
 ARC = {"question", "choices", "answerKey"}
-SCHEMAS = {"gsm8k": {"question", "answer"}, "arc_easy": ARC, "arc_challenge": ARC, "mmlu": {"question", "subject", "choices", "answer"},
-           "humaneval": {"task_id", "prompt", "canonical_solution", "test", "entry_point"}}
+SCHEMAS = {
+    "gsm8k": {"question", "answer"},
+    "arc_easy": ARC,
+    "arc_challenge": ARC,
+    "mmlu": {"question", "subject", "choices", "answer"},
+    "humaneval": {"task_id", "prompt", "canonical_solution", "test", "entry_point"},
+}
 
 
 def published_task(name: str, subset: str | None = None) -> Published:

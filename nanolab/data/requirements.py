@@ -12,7 +12,12 @@ from nanolab.data.sources import DataSource
 from nanolab.schema import UserError
 
 # kinds of conversation of a mixture, and the tasks that each is made of
-KINDS = {"chats": (), "problems": ("gsm8k",), "choices": ("arc_easy", "arc_challenge", "mmlu"), "programs": ("humaneval",)}
+KINDS = {
+    "chats": (),
+    "problems": ("gsm8k",),
+    "choices": ("arc_easy", "arc_challenge", "mmlu"),
+    "programs": ("humaneval",),
+}
 
 
 @dataclass(frozen=True)
@@ -26,14 +31,18 @@ class Requirement:
     optional: bool = False  # read where the source has it, and said to be missing where it does not
 
 
-def requirements(study: StudyConfig, steps: Iterable[str], source: DataSource) -> Iterator[Requirement]:
+def requirements(
+    study: StudyConfig, steps: Iterable[str], source: DataSource
+) -> Iterator[Requirement]:
     """Everything that `steps` read, each with the setting that asks for it; what a source lacks of a mixture's choices is left out."""
     for step in steps:
         stage = STEPS[step].stage
         config = study.stage(stage)
         fixed = STEPS[step].fixed
         if step in ("tok_train", "tok_eval", "base_train", "base_loss"):
-            yield from (Requirement("text", split, f"step {step}") for split in ("train", "validation"))
+            yield from (
+                Requirement("text", split, f"step {step}") for split in ("train", "validation")
+            )
             if step == "tok_eval":
                 yield from _compared(config, source)
         elif stage in ("base_eval", "chat_eval"):
@@ -47,8 +56,14 @@ def requirements(study: StudyConfig, steps: Iterable[str], source: DataSource) -
             yield from _mixture(stage, config, source)
         elif stage in ("power_eval", "power_ablation"):
             task = fixed.get("task", config.task)
-            yield Requirement(task, config.split, f"{stage}.split", config.subset if task == "gsm8k" else None)
-            if task != "humaneval" and config.num_shots and fixed.get("source", config.source) not in ("mid", "sft", "rl"):
+            yield Requirement(
+                task, config.split, f"{stage}.split", config.subset if task == "gsm8k" else None
+            )
+            if (
+                task != "humaneval"
+                and config.num_shots
+                and fixed.get("source", config.source) not in ("mid", "sft", "rl")
+            ):
                 yield from _shots(task, source, f"{stage}.num_shots")
         elif stage == "rl":
             yield from (Requirement("gsm8k", split, "step rl") for split in ("train", "test"))
@@ -58,8 +73,16 @@ def _compared(config: Any, source: DataSource) -> Iterator[Requirement]:
     """What a tokenizer evaluation measures code on (data/text_kinds.py) and compares training data with (data/contamination.py)."""
     wanted = [("humaneval", "test"), ("chat", "test")]
     if config.overlap_chars:
-        wanted += [("core", "test"), ("chat", "train"), *((task, split) for task in CHAT_TASKS for split in ("test", "train"))]
-    yield from (Requirement(what, split, "step tok_eval", optional=True) for what, split in wanted if source.has(what, split))
+        wanted += [
+            ("core", "test"),
+            ("chat", "train"),
+            *((task, split) for task in CHAT_TASKS for split in ("test", "train")),
+        ]
+    yield from (
+        Requirement(what, split, "step tok_eval", optional=True)
+        for what, split in wanted
+        if source.has(what, split)
+    )
 
 
 def shots_split(task: str, source: DataSource) -> str:
@@ -91,12 +114,21 @@ def check_data(study: StudyConfig, steps: Iterable[str], source: DataSource) -> 
     """Raises UserError naming the setting whose task, subset or split the source does not have; reaches no network."""
     for needed in (needed for needed in requirements(study, steps, source) if not needed.optional):
         if needed.what in ("text", "chat", "core"):
-            name, have = needed.what, [split for split in ("train", "validation", "test") if source.has(needed.what, split)]
+            name, have = (
+                needed.what,
+                [
+                    split
+                    for split in ("train", "validation", "test")
+                    if source.has(needed.what, split)
+                ],
+            )
         else:
             published_task(needed.what, needed.subset)
             name, have = needed.what, list(source.task_splits(needed.what))
         if not source.has(needed.what, needed.split):
             fix = "choose one of them" if have else "add it, or leave the step out"
             fix = f"set {needed.setting} to 0" if ".share_" in needed.setting else fix
-            raise UserError(f"{needed.setting}: the data ({study.data.source}) has no {name} {needed.split}; it has "
-                            f"{', '.join(have) or 'none of it'}: {fix}")
+            raise UserError(
+                f"{needed.setting}: the data ({study.data.source}) has no {name} {needed.split}; it has "
+                f"{', '.join(have) or 'none of it'}: {fix}"
+            )

@@ -23,7 +23,9 @@ from nanolab.schema import UserError
 class DataSource(Protocol):
     """Documents, tasks, chats and CORE rows from one place."""
 
-    exchangeable: bool  # whether a task's rows come in no order, so that its first rows are a fair sample
+    exchangeable: (
+        bool  # whether a task's rows come in no order, so that its first rows are a fair sample
+    )
 
     def blocks(self, split: str) -> Blocks:
         """Texts of "train" or "validation" in numbered blocks; embedded training text is endless."""
@@ -64,10 +66,14 @@ def open_source(data: DataConfig) -> DataSource:
         return HubSource(ROOT / data.root if data.root else files.MLRUNS / "hub")
     root = data.root or os.environ.get("NANOLAB_DATA")
     if not root:
-        raise UserError("data.source = local needs a folder: set data.root, or the variable NANOLAB_DATA, to it")
+        raise UserError(
+            "data.source = local needs a folder: set data.root, or the variable NANOLAB_DATA, to it"
+        )
     folder = ROOT / root  # an absolute root stays itself
     if not folder.is_dir():
-        raise UserError(f"data.root = {folder} is not a folder; give the folder that holds text/, chat/, core/ and the task sets")
+        raise UserError(
+            f"data.root = {folder} is not a folder; give the folder that holds text/, chat/, core/ and the task sets"
+        )
     return LocalSource(folder)
 
 
@@ -77,12 +83,19 @@ class EmbeddedSource:
     exchangeable = True
 
     def __init__(self, data: DataConfig) -> None:
-        self.world = EmbeddedWorld(data.seed, Solutions(data.short_guesses, data.rambling_guesses, data.wordy_steps))
+        self.world = EmbeddedWorld(
+            data.seed, Solutions(data.short_guesses, data.rambling_guesses, data.wordy_steps)
+        )
 
     def blocks(self, split: str) -> Blocks:
         """Endless for train, 400 documents for validation."""
         self.world.documents(split)  # refuses an unknown split here
-        return GeneratedBlocks(lambda: (Document(f"embedded/{split}/{i}", text) for i, text in enumerate(self.world.documents(split))))
+        return GeneratedBlocks(
+            lambda: (
+                Document(f"embedded/{split}/{i}", text)
+                for i, text in enumerate(self.world.documents(split))
+            )
+        )
 
     def documents(self, split: str) -> Iterator[Document]:
         """Endless for train, 400 documents for validation."""
@@ -100,7 +113,9 @@ class EmbeddedSource:
 
     def has(self, what: str, split: str) -> bool:
         """Everything has train, validation and test; text has no test."""
-        return what == "core" or split in (("train", "validation") if what == "text" else ("train", "validation", "test"))
+        return what == "core" or split in (
+            ("train", "validation") if what == "text" else ("train", "validation", "test")
+        )
 
     def chats(self, split: str) -> list[dict]:
         """Conversations of train, validation or test."""

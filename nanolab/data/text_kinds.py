@@ -18,7 +18,14 @@ from nanolab.data.sources import DataSource
 from nanolab.schema import UserError
 
 CODE_CHARACTERS = 200_000
-CODE_MARKS = ("```", "def ", "import ", "function ", "#include", "public ")  # an answer with one of them is a program, or holds one
+CODE_MARKS = (
+    "```",
+    "def ",
+    "import ",
+    "function ",
+    "#include",
+    "public ",
+)  # an answer with one of them is a program, or holds one
 
 NUMBERS = """\
 In 1998 the bridge cost $4,350,000; by 2021 its repair was put at 12.75 million. Call 555-0142 or 555-0199 before 17:30 on 03/11/2024.
@@ -58,20 +65,41 @@ def text_kinds(source: DataSource, held_out: list[str]) -> list[Kind]:
     programs = _programs(source)
     kinds = [Kind("prose", f"{source.describe('text')}, held out", held_out)]
     if programs:
-        kinds.append(Kind("code", f"{source.describe('humaneval')}, HumanEval and chats with programs", programs))
-    return [*kinds, Kind("numbers", "built-in probe", [NUMBERS]), Kind("other scripts", "built-in probe", [SCRIPTS])]
+        kinds.append(
+            Kind(
+                "code",
+                f"{source.describe('humaneval')}, HumanEval and chats with programs",
+                programs,
+            )
+        )
+    return [
+        *kinds,
+        Kind("numbers", "built-in probe", [NUMBERS]),
+        Kind("other scripts", "built-in probe", [SCRIPTS]),
+    ]
 
 
 def _programs(source: DataSource) -> list[str]:
     """HumanEval's prompts with their solutions, then the answers in test chats that hold a program, `CODE_CHARACTERS` at most."""
     found: list[str] = []
     try:
-        found += [row["prompt"] + row["canonical_solution"] for row in source.task("humaneval", "test")]
+        found += [
+            row["prompt"] + row["canonical_solution"] for row in source.task("humaneval", "test")
+        ]
     except UserError as error:
         print(f"tokenizer: no HumanEval rows to measure code on ({error})", flush=True)
     try:
-        answers = [message["content"] for row in source.chats("test") for message in row["messages"] if message["role"] == "assistant"]
-        found += [text for text in answers if isinstance(text, str) and any(mark in text for mark in CODE_MARKS)]
+        answers = [
+            message["content"]
+            for row in source.chats("test")
+            for message in row["messages"]
+            if message["role"] == "assistant"
+        ]
+        found += [
+            text
+            for text in answers
+            if isinstance(text, str) and any(mark in text for mark in CODE_MARKS)
+        ]
     except UserError as error:
         print(f"tokenizer: no chats to measure code on ({error})", flush=True)
     kept, characters = [], 0
@@ -86,9 +114,13 @@ def _programs(source: DataSource) -> list[str]:
 
 # name -> files in tiktoken's cache (named by the SHA-1 of their address) and their SHA-256, as tiktoken 0.14 has them
 PUBLIC = {
-    "gpt2": {"6d1cbeee0f20b3d9449abfede4726ed8212e3aee": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-             "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"},
-    "cl100k_base": {"9b5ad71b2ce5302211f9c61530b329a4922fc6a4": "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"},
+    "gpt2": {
+        "6d1cbeee0f20b3d9449abfede4726ed8212e3aee": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+        "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    },
+    "cl100k_base": {
+        "9b5ad71b2ce5302211f9c61530b329a4922fc6a4": "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
+    },
 }
 
 

@@ -21,9 +21,22 @@ class TokenBlocks:
     passes to another. `folder` belongs to one text and one tokenizer. Without a folder everything is made here.
     """
 
-    def __init__(self, blocks: Blocks, tokenizer: Tokenizer, folder: Path | None = None, rank: int = 0, size: int = 1) -> None:
+    def __init__(
+        self,
+        blocks: Blocks,
+        tokenizer: Tokenizer,
+        folder: Path | None = None,
+        rank: int = 0,
+        size: int = 1,
+    ) -> None:
         self.layout = blocks.layout
-        self._blocks, self._tokenizer, self._folder, self._rank, self._size = blocks, tokenizer, folder, rank, size
+        self._blocks, self._tokenizer, self._folder, self._rank, self._size = (
+            blocks,
+            tokenizer,
+            folder,
+            rank,
+            size,
+        )
         self._type = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
 
     def tokens(self, number: int) -> np.ndarray:
@@ -60,6 +73,6 @@ class TokenBlocks:
         place = 0
         for ids in encoded:
             tokens[place] = self._tokenizer.bos
-            tokens[place + 1:place + 1 + len(ids)] = ids
+            tokens[place + 1 : place + 1 + len(ids)] = ids
             place += 1 + len(ids)
         return tokens

@@ -12,9 +12,13 @@ from typing import Any
 from nanolab.dist import World, barrier, gather_objects, shard
 from nanolab.intervals import mcnemar_exact, wilson
 
-Record = dict[str, Any]  # one example: "index" (its number in the task), "passed", and what the task wants to keep
+Record = dict[
+    str, Any
+]  # one example: "index" (its number in the task), "passed", and what the task wants to keep
 Done = Callable[[Record], None]
-Tell = Callable[[str, int, int, str, float], None]  # journal.Run.progress: part, done, total, unit, accuracy so far
+Tell = Callable[
+    [str, int, int, str, float], None
+]  # journal.Run.progress: part, done, total, unit, accuracy so far
 
 
 def mcnemar(first: list[bool], second: list[bool]) -> float:
@@ -69,15 +73,28 @@ class TaskResult:
         all examples, called micro where the two are compared, is the task's own. Where several answers were drawn ("answers" of which
         "right" are right): pass_at_k for k = 1, 2, 4, ..., the mean of the unbiased estimates; the accuracy is that of the first answers.
         """
-        values = {"n": self.n, "passed": self.passed, "low": self.interval_low, "high": self.interval_high, "chance": self.chance}
+        values = {
+            "n": self.n,
+            "passed": self.passed,
+            "low": self.interval_low,
+            "high": self.interval_high,
+            "chance": self.chance,
+        }
         if subjects := self.by_subject():
-            values |= {"macro": math.fsum(subjects.values()) / len(subjects), "micro": self.accuracy}
+            values |= {
+                "macro": math.fsum(subjects.values()) / len(subjects),
+                "micro": self.accuracy,
+            }
             values |= {f"subject/{name}": accuracy for name, accuracy in subjects.items()}
         drawn, k = min((record.get("answers", 1) for record in self.records), default=1), 1
         while drawn > 1 and k <= drawn:
-            values[f"pass_at_{k}"] = math.fsum(pass_at_k(r["answers"], r["right"], k) for r in self.records) / self.n
+            values[f"pass_at_{k}"] = (
+                math.fsum(pass_at_k(r["answers"], r["right"], k) for r in self.records) / self.n
+            )
             k *= 2
-        return {self.task: self.accuracy} | {f"{self.task}/{key}": float(value) for key, value in values.items()}
+        return {self.task: self.accuracy} | {
+            f"{self.task}/{key}": float(value) for key, value in values.items()
+        }
 
     def by_subject(self) -> dict[str, float]:
         """The accuracy on the records of each "subject", by name; empty where records have none."""
@@ -94,8 +111,15 @@ def centred(accuracy: float, chance: float) -> float:
     return (accuracy - chance) / (1 - chance)
 
 
-def run_examples(world: World, folder: Path, task: str, count: int, evaluate: Callable[[list[int], Done], None],
-                 say: Callable[[str], None] = lambda line: None, progress: Tell = lambda *told: None) -> list[Record]:
+def run_examples(
+    world: World,
+    folder: Path,
+    task: str,
+    count: int,
+    evaluate: Callable[[list[int], Done], None],
+    say: Callable[[str], None] = lambda line: None,
+    progress: Tell = lambda *told: None,
+) -> list[Record]:
     """The records of examples 0 .. count-1 in order, the same on every rank; those already on disk are not done again.
 
     `evaluate(indexes, done)` calls `done(record)` once for each index, in any order, as soon as it is known. Each rank takes
@@ -115,18 +139,30 @@ def run_examples(world: World, folder: Path, task: str, count: int, evaluate: Ca
 
             def keep(record: Record) -> None:
                 nonlocal right
-                assert record["index"] not in mine, f"{task}: example {record['index']} got two records"
+                assert record["index"] not in mine, (
+                    f"{task}: example {record['index']} got two records"
+                )
                 mine[record["index"]] = record
                 file.write(json.dumps(record) + "\n")
                 file.flush()
                 right += bool(record["passed"])
-                progress(task, min(count, len(done) + len(mine) * world.size), count, "problems", right / (len(done) + len(mine)))
+                progress(
+                    task,
+                    min(count, len(done) + len(mine) * world.size),
+                    count,
+                    "problems",
+                    right / (len(done) + len(mine)),
+                )
                 if len(mine) % 50 == 0:
                     accuracy = sum(bool(r["passed"]) for r in mine.values()) / len(mine)
-                    say(f"{task}: {len(mine)} of {len(missing)} done, accuracy so far {accuracy:.3f}")
+                    say(
+                        f"{task}: {len(mine)} of {len(missing)} done, accuracy so far {accuracy:.3f}"
+                    )
 
             evaluate(missing, keep)
-    assert set(mine) == set(missing), f"{task}: examples {sorted(set(missing) - set(mine))[:5]} got no record"
+    assert set(mine) == set(missing), (
+        f"{task}: examples {sorted(set(missing) - set(mine))[:5]} got no record"
+    )
     records = _merge([done, *gather_objects(world, mine)], count)
     if world.rank == 0:
         merged = folder / f"{task}.jsonl"

@@ -16,7 +16,10 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 def batches_of_rank(rows: Rows, count: int, device_batch_size: int, world: World) -> list[Batch]:
     """This rank's share of rows 0 .. count - 1 as (inputs, targets) of at most `device_batch_size` rows, to be evaluated many times."""
     starts = range(0, count, device_batch_size)
-    return [rows.rows(first, min(device_batch_size, count - first)) for first in starts[world.rank::world.size]]
+    return [
+        rows.rows(first, min(device_batch_size, count - first))
+        for first in starts[world.rank :: world.size]
+    ]
 
 
 @torch.no_grad()
@@ -30,7 +33,9 @@ def evaluate(model: GPT, batches: list[Batch], token_bytes: list[int], world: Wo
     for batch in batches:
         ids, targets = (tensor.to(world.device) for tensor in batch)
         target_bytes = torch.where(targets >= 0, sizes[targets.clamp(min=0)], 0)
-        with torch.autocast(world.device.type, torch.bfloat16, enabled=world.dtype == torch.bfloat16):
+        with torch.autocast(
+            world.device.type, torch.bfloat16, enabled=world.dtype == torch.bfloat16
+        ):
             nats, _ = model(ids, torch.where(target_bytes > 0, targets, -1))
         sums += torch.stack([nats.double(), target_bytes.sum().double()])
     nats, total = sum_over_ranks(world, sums).tolist()

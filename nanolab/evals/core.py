@@ -23,17 +23,32 @@ Row = dict[str, Any]
 Span = tuple[int, int]
 Encode = Callable[[str], list[int]]
 
-ORDER_SEED, SHOTS_SEED = 1337, 1234  # the reference's: of the order of a task's rows, and, plus the example's number, of its shots
-FIELDS = {"multiple_choice": ("query", "choices", "gold"), "schema": ("context_options", "continuation", "gold"),
-          "language_modeling": ("context", "continuation")}
+ORDER_SEED, SHOTS_SEED = (
+    1337,
+    1234,
+)  # the reference's: of the order of a task's rows, and, plus the example's number, of its shots
+FIELDS = {
+    "multiple_choice": ("query", "choices", "gold"),
+    "schema": ("context_options", "continuation", "gold"),
+    "language_modeling": ("context", "continuation"),
+}
 OPTIONS = {"multiple_choice": "choices", "schema": "context_options"}
 # faults of the files as they are around, kept because published scores have them: task -> (rows of that file, what is wrong)
 KNOWN_FAULTS = {
     "hellaswag_zeroshot": (10042, "1 row has an unreadable character"),
     "jeopardy": (2117, "2 rows are repeats"),
-    "arc_easy": (2376, "71 rows name a wrong answer (number labels read one too high), 7 have a choice twice, 4 lost a choice"),
-    "arc_challenge": (1172, "20 rows name a wrong answer (number labels read one too high), 4 have a choice twice, 3 lost a choice"),
-    "commonsense_qa": (1221, "the published baseline of 40.3% stands for guessing, though rows have 4 choices"),
+    "arc_easy": (
+        2376,
+        "71 rows name a wrong answer (number labels read one too high), 7 have a choice twice, 4 lost a choice",
+    ),
+    "arc_challenge": (
+        1172,
+        "20 rows name a wrong answer (number labels read one too high), 4 have a choice twice, 3 lost a choice",
+    ),
+    "commonsense_qa": (
+        1221,
+        "the published baseline of 40.3% stands for guessing, though rows have 4 choices",
+    ),
     "lambada_openai": (5153, "2 rows are repeats"),
     "hellaswag": (10042, "1 row has an unreadable character"),
     "squad": (1190, "2 rows are repeats, and the layout of its prompts is an assumption"),
@@ -51,22 +66,33 @@ def asked_rows(rows: Sequence[Row], count: int | None) -> list[Row]:
 def few_shot_rows(rows: Sequence[Row], index: int, count: int) -> list[Row]:
     """`count` other rows (fewer when there are not enough), drawn for this example alone: no order of evaluation matters."""
     others = len(rows) - 1
-    return [rows[i + (i >= index)] for i in random.Random(SHOTS_SEED + index).sample(range(others), min(count, others))]
+    return [
+        rows[i + (i >= index)]
+        for i in random.Random(SHOTS_SEED + index).sample(range(others), min(count, others))
+    ]
 
 
 def check_rows(task: Any) -> None:
     """Raises UserError for a kind of task that CORE does not have, and for the first row that lacks something."""
     if task.kind not in FIELDS:
-        raise UserError(f"CORE task {task.name} is of kind {task.kind!r}; the kinds are {', '.join(FIELDS)}")
+        raise UserError(
+            f"CORE task {task.name} is of kind {task.kind!r}; the kinds are {', '.join(FIELDS)}"
+        )
     for number, row in enumerate(task.rows, 1):
         lacking = [name for name in FIELDS[task.kind] if name not in row]
         if lacking:
-            raise UserError(f"row {number} of CORE task {task.name} lacks {', '.join(lacking)}; a {task.kind} row has "
-                            f"{', '.join(FIELDS[task.kind])}")
+            raise UserError(
+                f"row {number} of CORE task {task.name} lacks {', '.join(lacking)}; a {task.kind} row has "
+                f"{', '.join(FIELDS[task.kind])}"
+            )
         options = row.get(OPTIONS.get(task.kind, ""), [])
-        if task.kind in OPTIONS and not (isinstance(row["gold"], int) and 0 <= row["gold"] < len(options)):
-            raise UserError(f"row {number} of CORE task {task.name} has gold = {row['gold']!r}; it must number one of its "
-                            f"{len(options)} {OPTIONS[task.kind]}, from 0")
+        if task.kind in OPTIONS and not (
+            isinstance(row["gold"], int) and 0 <= row["gold"] < len(options)
+        ):
+            raise UserError(
+                f"row {number} of CORE task {task.name} has gold = {row['gold']!r}; it must number one of its "
+                f"{len(options)} {OPTIONS[task.kind]}, from 0"
+            )
 
 
 def solved(kind: str, row: Row, delimiter: str) -> str:
@@ -84,7 +110,10 @@ def prompts(kind: str, row: Row, shots: list[Row], delimiter: str) -> list[str]:
     if kind == "multiple_choice":
         return [f"{prefix}{row['query']}{delimiter}{choice}" for choice in row["choices"]]
     if kind == "schema":
-        return [f"{prefix}{context}{delimiter}{row['continuation']}" for context in row["context_options"]]
+        return [
+            f"{prefix}{context}{delimiter}{row['continuation']}"
+            for context in row["context_options"]
+        ]
     assert kind == "language_modeling", f"unknown kind of CORE task {kind!r}"
     whole = f"{prefix}{row['context'].strip()}{delimiter}"
     # the delimiter's blank belongs to the first token of the continuation
@@ -121,13 +150,26 @@ def judge(kind: str, row: Row, scores: list[Any]) -> tuple[bool, int | None]:
     """
     if kind == "language_modeling":
         return bool(scores[0].greedy), None
-    means = [score.log_p / len(score.per_token) if score.per_token else math.nan for score in scores]
-    choice = means.index(max(means))  # `max` keeps a first value that is not a number, and never takes a later one
+    means = [
+        score.log_p / len(score.per_token) if score.per_token else math.nan for score in scores
+    ]
+    choice = means.index(
+        max(means)
+    )  # `max` keeps a first value that is not a number, and never takes a later one
     return choice == int(row["gold"]), choice
 
 
-def evaluate_task(scorer: Any, encode: Encode, task: Any, rows: Sequence[Row], indexes: Sequence[int], done: Done, *, limit: int,
-                  batch: int = 32) -> None:
+def evaluate_task(
+    scorer: Any,
+    encode: Encode,
+    task: Any,
+    rows: Sequence[Row],
+    indexes: Sequence[int],
+    done: Done,
+    *,
+    limit: int,
+    batch: int = 32,
+) -> None:
     """Calls `done` with a record for each of `indexes`.
 
     `scorer` is an engine.GPTScorer, which forwards what an example's rows share once; `encode` gives ids with the document start in
@@ -136,21 +178,37 @@ def evaluate_task(scorer: Any, encode: Encode, task: Any, rows: Sequence[Row], i
     tokens of each continuation; `cropped` is how many tokens its longest row lost.
     """
     for first in range(0, len(indexes), batch):
-        chosen = indexes[first:first + batch]
+        chosen = indexes[first : first + batch]
         examples = []
         for index in chosen:
             shots = few_shot_rows(rows, index, task.num_fewshot)
-            ids = [encode(text) for text in prompts(task.kind, rows[index], shots, task.continuation_delimiter)]
+            ids = [
+                encode(text)
+                for text in prompts(task.kind, rows[index], shots, task.continuation_delimiter)
+            ]
             examples.append(list(zip(*spans(task.kind, ids))))
         cropped = [[crop(row, span, limit) for row, span in example] for example in examples]
-        scores = iter(scorer.score([row for example in cropped for row, _ in example], [span for example in cropped for _, span in example],
-                                   [len(example) for example in cropped]))
+        scores = iter(
+            scorer.score(
+                [row for example in cropped for row, _ in example],
+                [span for example in cropped for _, span in example],
+                [len(example) for example in cropped],
+            )
+        )
         for index, example in zip(chosen, examples):
             own = [next(scores) for _ in example]
             passed, choice = judge(task.kind, rows[index], own)
-            done({"index": index, "passed": passed, "choice": choice, "chance": task.random_baseline,
-                  "log_p": [score.log_p for score in own], "tokens": [len(score.per_token) for score in own],
-                  "cropped": max(max(0, len(row) - limit) for row, _ in example)})
+            done(
+                {
+                    "index": index,
+                    "passed": passed,
+                    "choice": choice,
+                    "chance": task.random_baseline,
+                    "log_p": [score.log_p for score in own],
+                    "tokens": [len(score.per_token) for score in own],
+                    "cropped": max(max(0, len(row) - limit) for row, _ in example),
+                }
+            )
 
 
 def core_metric(results: Sequence[TaskResult]) -> float:
@@ -176,5 +234,8 @@ def coverage(tasks: Sequence[Any], examples: int | None = None) -> str:
 
 def known_faults(tasks: Sequence[Any]) -> str:
     """What is wrong in the published files that `tasks` have, as one text; empty when none of them is among them."""
-    return "; ".join(f"{task.name}: {KNOWN_FAULTS[task.name][1]}" for task in tasks
-                     if task.name in KNOWN_FAULTS and len(task.rows) == KNOWN_FAULTS[task.name][0])
+    return "; ".join(
+        f"{task.name}: {KNOWN_FAULTS[task.name][1]}"
+        for task in tasks
+        if task.name in KNOWN_FAULTS and len(task.rows) == KNOWN_FAULTS[task.name][0]
+    )

@@ -12,7 +12,9 @@ from nanolab.sandbox import Check
 FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n`]*\n(.*?)(?:^[ \t]*(?:```|~~~)|\Z)", re.S | re.M)
 TRIPLE = re.compile(r'"""|\'\'\'')
 # a line of definitions at column 0; what is no definition (prose, a call, a loop) is not wanted there
-CODE_LINE = re.compile(r"(?:async +def|def|class|import|from) |@|#|[)\]}]|[A-Za-z_][\w.]*(?: *: *[\w\[\]., ]+)? *=[^=]")
+CODE_LINE = re.compile(
+    r"(?:async +def|def|class|import|from) |@|#|[)\]}]|[A-Za-z_][\w.]*(?: *: *[\w\[\]., ]+)? *=[^=]"
+)
 
 
 def check_of(row: dict[str, Any], completion: str) -> Check:
@@ -30,9 +32,16 @@ def _is_program(text: str) -> bool:
     """Whether a text is Python from its first line to its last; a word alone on a line at column 0 is a heading."""
     try:
         lines = ast.parse(text).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # ValueError: a null character; the last two: brackets too deep
+    except (
+        SyntaxError,
+        ValueError,
+        RecursionError,
+        MemoryError,
+    ):  # ValueError: a null character; the last two: brackets too deep
         return False
-    return not any(isinstance(line, ast.Expr) and isinstance(line.value, ast.Name) for line in lines)
+    return not any(
+        isinstance(line, ast.Expr) and isinstance(line.value, ast.Name) for line in lines
+    )
 
 
 def program_source(prompt: str, completion: str, entry_point: str) -> str:
@@ -46,11 +55,17 @@ def program_source(prompt: str, completion: str, entry_point: str) -> str:
     completion = completion.replace("\r\n", "\n")
     definition = re.compile(rf"^(?:async +)?def +{re.escape(entry_point)}\b", re.M)
     blocks = [_dedented(block, definition) for block in FENCE.findall(completion)]
-    code = next((block for block in blocks if definition.search(block)), blocks[0] if blocks else completion).strip("\n")
+    code = next(
+        (block for block in blocks if definition.search(block)), blocks[0] if blocks else completion
+    ).strip("\n")
     if definition.search(code):
         own = list(definition.finditer(prompt))
-        before = prompt[:own[-1].start()] if own else ""
-        return before + (code if blocks or _is_program(code) else _without_prose(code, definition)) + "\n"
+        before = prompt[: own[-1].start()] if own else ""
+        return (
+            before
+            + (code if blocks or _is_program(code) else _without_prose(code, definition))
+            + "\n"
+        )
     return prompt.rstrip("\n") + "\n" + _body(code) + "\n"
 
 
@@ -85,8 +100,12 @@ def _body(code: str) -> str:
         # stands at four columns, or deeper than that below a line that opens something
         following = next((line for line in lines[1:] if line.strip()), "")
         depth = len(following) - len(following.lstrip())
-        first_only = depth > 4 if lines[0].rstrip().endswith((":", "(", "[", "{", ",", "\\")) else depth >= 4
-        lines = ["    " + line if i == 0 or not first_only else line for i, line in enumerate(lines)]
+        first_only = (
+            depth > 4 if lines[0].rstrip().endswith((":", "(", "[", "{", ",", "\\")) else depth >= 4
+        )
+        lines = [
+            "    " + line if i == 0 or not first_only else line for i, line in enumerate(lines)
+        ]
     body = [line for line in lines[:1] if line.strip()] or ["    pass"]
     string = _string_after(lines[0], None)
     for line in lines[1:]:

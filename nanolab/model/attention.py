@@ -23,10 +23,14 @@ class _BlockedAttention(torch.autograd.Function):
         for start in range(0, length, QUERIES):
             end = min(start + QUERIES, length)
             part = q[:, :, start:end].reshape(count, groups * (end - start), width)
-            scores = torch.bmm(part * scale, k[:, :end].transpose(1, 2)).view(count, groups, end - start, end)
+            scores = torch.bmm(part * scale, k[:, :end].transpose(1, 2)).view(
+                count, groups, end - start, end
+            )
             scores[..., start:end] += _above_diagonal(end - start, scores.dtype, scores.device)
             probabilities = torch.softmax(scores, -1).view(count, groups * (end - start), end)
-            out[:, :, start:end] = torch.bmm(probabilities, v[:, :end]).view(count, groups, end - start, width)
+            out[:, :, start:end] = torch.bmm(probabilities, v[:, :end]).view(
+                count, groups, end - start, width
+            )
             kept.append(probabilities)
         ctx.save_for_backward(q, k, v, *kept)
         return out
@@ -42,8 +46,15 @@ class _BlockedAttention(torch.autograd.Function):
             d_part = d_out[:, :, start:end].reshape(count, groups * (end - start), width)
             part = q[:, :, start:end].reshape(count, groups * (end - start), width)
             d_v[:, :end] += torch.bmm(probabilities.transpose(1, 2), d_part)
-            d_scores = torch._softmax_backward_data(torch.bmm(d_part, v[:, :end].transpose(1, 2)), probabilities, -1, probabilities.dtype)
-            d_q[:, :, start:end] = (torch.bmm(d_scores, k[:, :end]) * scale).view(count, groups, end - start, width)
+            d_scores = torch._softmax_backward_data(
+                torch.bmm(d_part, v[:, :end].transpose(1, 2)),
+                probabilities,
+                -1,
+                probabilities.dtype,
+            )
+            d_q[:, :, start:end] = (torch.bmm(d_scores, k[:, :end]) * scale).view(
+                count, groups, end - start, width
+            )
             d_k[:, :end] += torch.bmm(d_scores.transpose(1, 2), part) * scale
         return d_q, d_k, d_v
 
@@ -55,10 +66,14 @@ def _above_diagonal(size: int, dtype: torch.dtype, device: torch.device) -> torc
 def causal_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """q (B, H, T, hd), k and v (B, K, T, hd), H a multiple of K -> (B, H, T, hd)."""
     if q.device.type != "cpu":
-        return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
+        return functional.scaled_dot_product_attention(
+            q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1]
+        )
     rows, heads, length, width = q.shape
     kv_heads = k.shape[1]
-    if torch.is_autocast_enabled("cpu"):  # autocast does not reach into the function: v comes from a linear layer, q and k from a norm
+    if torch.is_autocast_enabled(
+        "cpu"
+    ):  # autocast does not reach into the function: v comes from a linear layer, q and k from a norm
         q, k, v = (x.to(torch.get_autocast_dtype("cpu")) for x in (q, k, v))
     q = q.reshape(rows * kv_heads, heads // kv_heads, length, width)
     k, v = (x.reshape(rows * kv_heads, length, width) for x in (k, v))

@@ -35,11 +35,17 @@ class Attention(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.width // config.heads
+        self.heads, self.kv_heads, self.head_dim = (
+            config.heads,
+            config.kv_heads,
+            config.width // config.heads,
+        )
         self.qkv = Linear(config.width, (config.heads + 2 * config.kv_heads) * self.head_dim)
         self.output = Linear(config.width, config.width)
 
-    def queries_keys_values(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def queries_keys_values(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """x (B, S, D) -> q (B, H, S, hd), k and v (B, K, S, hd), rotated and normalised."""
         rows, length, _ = x.shape
         mixed = self.qkv(x).view(rows, length, self.heads + 2 * self.kv_heads, self.head_dim)
@@ -112,7 +118,9 @@ class GPT(nn.Module):
     def _initialise(self) -> None:
         bound = 3**0.5 * self.config.width**-0.5  # uniform with the standard deviation width^-1/2
         nn.init.normal_(self.embedding.weight)
-        nn.init.zeros_(self.head.weight)  # the first loss is log V, and the first step is about the data
+        nn.init.zeros_(
+            self.head.weight
+        )  # the first loss is log V, and the first step is about the data
         for block in self.blocks:
             nn.init.uniform_(block.attention.qkv.weight, -bound, bound)
             nn.init.uniform_(block.feed_forward.up.weight, -bound, bound)
@@ -122,7 +130,9 @@ class GPT(nn.Module):
     def rotary(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and sin (..., hd/2) float32 of integer positions (...)."""
         half = self.config.width // self.config.heads // 2
-        rates = 10_000.0 ** (-torch.arange(half, device=positions.device, dtype=torch.float32) / half)
+        rates = 10_000.0 ** (
+            -torch.arange(half, device=positions.device, dtype=torch.float32) / half
+        )
         angles = positions.float().unsqueeze(-1) * rates
         return angles.cos(), angles.sin()
 
@@ -142,10 +152,14 @@ class GPT(nn.Module):
         """hidden (..., D) -> softcapped logits (..., V) float32."""
         if hidden.dtype == self.head.weight.dtype == torch.float32:
             return SOFTCAP * self.head(hidden / SOFTCAP, "tanh")
-        return SOFTCAP * torch.tanh(self.head(hidden).float() / SOFTCAP)  # in bfloat16 the tanh is rounded less than its result
+        return SOFTCAP * torch.tanh(
+            self.head(hidden).float() / SOFTCAP
+        )  # in bfloat16 the tanh is rounded less than its result
 
     def forward(self, ids: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, int]:
         """ids and targets (B, T) int64, target -1 without loss -> (sum of the losses in nats, float32 scalar; number of targets)."""
         chosen = targets >= 0
         hidden = self.trunk(ids)[chosen]
-        return softcapped_cross_entropy(hidden, self.head.weight, targets[chosen], SOFTCAP), int(chosen.sum())
+        return softcapped_cross_entropy(hidden, self.head.weight, targets[chosen], SOFTCAP), int(
+            chosen.sum()
+        )

@@ -15,7 +15,9 @@ import mmap
 import torch
 
 MULTIPLE = 16  # positions: lengths are rounded up to this
-FIRST_BYTES = 2**30  # a new cache has its full length at once where that takes no more address space than this
+FIRST_BYTES = (
+    2**30
+)  # a new cache has its full length at once where that takes no more address space than this
 
 
 def rounded(count: int, multiple: int) -> int:
@@ -31,7 +33,9 @@ def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> t
     """
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    return torch.frombuffer(mmap.mmap(-1, math.prod(shape) * dtype.itemsize), dtype=dtype).view(shape)
+    return torch.frombuffer(mmap.mmap(-1, math.prod(shape) * dtype.itemsize), dtype=dtype).view(
+        shape
+    )
 
 
 class KVCache:
@@ -40,12 +44,24 @@ class KVCache:
     `length` positions a row are expected; a longer row makes it grow.
     """
 
-    def __init__(self, layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device, slots: int = 16,
-                 length: int = MULTIPLE) -> None:
+    def __init__(
+        self,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        slots: int = 16,
+        length: int = MULTIPLE,
+    ) -> None:
         self.kv_heads = kv_heads
         slots = rounded(slots, 8)
         fits = FIRST_BYTES // (2 * layers * slots * kv_heads * head_dim * dtype.itemsize)
-        self.store = zeros((2, layers, slots * kv_heads, rounded(min(length, fits) + 1, MULTIPLE), head_dim), dtype, device)
+        self.store = zeros(
+            (2, layers, slots * kv_heads, rounded(min(length, fits) + 1, MULTIPLE), head_dim),
+            dtype,
+            device,
+        )
         self.slots: dict[int, int] = {}  # row -> slot
         self.lengths: dict[int, int] = {}  # row -> positions held
         self.owner: dict[int, int] = {}  # slot -> row
@@ -104,8 +120,12 @@ class KVCache:
 
     def fork(self, rows: list[int], parents: list[int], lengths: list[int]) -> list[int]:
         """As `LanguageModel.fork` in nanolab/generation.py."""
-        copies: dict[int, tuple[int, int]] = {}  # target slot -> (source slot, positions), all read before any is written
-        source = {parent: (self.slots[parent], self.lengths[parent]) for parent in parents if parent != -1}
+        copies: dict[
+            int, tuple[int, int]
+        ] = {}  # target slot -> (source slot, positions), all read before any is written
+        source = {
+            parent: (self.slots[parent], self.lengths[parent]) for parent in parents if parent != -1
+        }
         new = []
         for row, parent, length in zip(rows, parents, lengths, strict=True):
             if parent == -1:
@@ -158,8 +178,11 @@ class KVCache:
         """Copy (source slot, target slot, positions), as if all sources were read before any target is written."""
         store = self.by_slot()
         targets = {target for _, target, _ in moves}
-        kept = {source: store[:, :, source, :, :length].clone() for source, _, length in sorted(moves, key=lambda move: move[2])
-                if source in targets}
+        kept = {
+            source: store[:, :, source, :, :length].clone()
+            for source, _, length in sorted(moves, key=lambda move: move[2])
+            if source in targets
+        }
         for source, target, length in moves:
             held = kept[source] if source in kept else store[:, :, source]
             store[:, :, target, :, :length] = held[..., :length, :]

@@ -15,7 +15,8 @@ from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 PACKABLE = torch.backends.mkldnn.is_available() and all(
-    hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
+    hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
+)
 ACTIVATIONS = {"none": lambda x: x, "relu": torch.relu, "tanh": torch.tanh}
 
 _optimizer_steps = 0  # of all optimizers of this process: fused ones write weights without raising their version counters
@@ -31,8 +32,14 @@ register_optimizer_step_post_hook(_count_step)
 
 def packs(weight: torch.Tensor) -> bool:
     """Whether a product with this weight, as things stand, is made with a packed copy."""
-    return (PACKABLE and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
-            and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling())
+    return (
+        PACKABLE
+        and weight.device.type == "cpu"
+        and weight.dtype in (torch.float32, torch.bfloat16)
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
 
 
 class Linear(nn.Linear):

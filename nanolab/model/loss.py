@@ -12,14 +12,16 @@ CHUNK = 1024  # tokens
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, softcap: float) -> torch.Tensor:
+    def forward(
+        ctx, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, softcap: float
+    ) -> torch.Tensor:
         with_gradient = any(ctx.needs_input_grad[:2])
         cast = weight.to(hidden.dtype)
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         d_hidden = torch.empty_like(hidden) if with_gradient else None
         d_weight = torch.zeros_like(weight) if with_gradient else None
         for start in range(0, len(hidden), CHUNK):
-            part, wanted = hidden[start:start + CHUNK], targets[start:start + CHUNK, None]
+            part, wanted = hidden[start : start + CHUNK], targets[start : start + CHUNK, None]
             squashed = torch.tanh((part @ cast.T).float() / softcap)
             log_p = torch.log_softmax(softcap * squashed, -1)
             total -= log_p.gather(1, wanted).sum(dtype=torch.float64)
@@ -27,7 +29,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 d_logits = log_p.exp_()
                 d_logits.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=d_logits.dtype))
                 d_logits = d_logits.mul_(squashed.square_().neg_().add_(1)).to(hidden.dtype)
-                d_hidden[start:start + CHUNK] = d_logits @ cast
+                d_hidden[start : start + CHUNK] = d_logits @ cast
                 d_weight += (d_logits.T @ part).to(weight.dtype)
         if with_gradient:
             ctx.save_for_backward(d_hidden, d_weight)
@@ -39,7 +41,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return d_hidden * scale.to(d_hidden.dtype), d_weight * scale, None, None
 
 
-def softcapped_cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, softcap: float) -> torch.Tensor:
+def softcapped_cross_entropy(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, softcap: float
+) -> torch.Tensor:
     """hidden (N, D), weight (V, D), targets (N,) int64 -> the sum of the losses, nats, float32 scalar."""
     if torch.is_autocast_enabled(hidden.device.type):
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))

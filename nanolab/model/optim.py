@@ -10,7 +10,11 @@ import torch
 from nanolab.model.gpt import GPT
 from nanolab.model.scaling import Scale
 
-COEFFICIENTS = (3.4445, -4.775, 2.0315)  # of the quintic iteration; they bring singular values into about [0.7, 1.2] in five steps
+COEFFICIENTS = (
+    3.4445,
+    -4.775,
+    2.0315,
+)  # of the quintic iteration; they bring singular values into about [0.7, 1.2] in five steps
 MOMENTUM = 0.95
 
 
@@ -34,7 +38,13 @@ class Muon(torch.optim.Optimizer):
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
     """
 
-    def __init__(self, matrices: Iterable[torch.nn.Parameter], lr: float, weight_decay: float, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        matrices: Iterable[torch.nn.Parameter],
+        lr: float,
+        weight_decay: float,
+        dtype: torch.dtype,
+    ) -> None:
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
         self._dtype = dtype
 
@@ -47,13 +57,19 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     shapes.setdefault(parameter.shape, []).append(parameter)
             for (rows, columns), parameters in shapes.items():
-                buffers = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in parameters]
+                buffers = [
+                    self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in parameters
+                ]
                 gradients = [p.grad for p in parameters]
                 torch._foreach_lerp_(buffers, gradients, 1 - MOMENTUM)
                 ahead = torch._foreach_lerp(gradients, buffers, MOMENTUM)  # Nesterov
                 updates = orthogonalise(torch.stack(ahead), self._dtype).to(parameters[0].dtype)
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(parameters, list(updates.unbind()), alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+                torch._foreach_add_(
+                    parameters,
+                    list(updates.unbind()),
+                    alpha=-group["lr"] * max(1, rows / columns) ** 0.5,
+                )
 
 
 class Optimizers:
@@ -89,6 +105,11 @@ class Optimizers:
 
 def build_optimizers(model: GPT, scale: Scale, dtype: torch.dtype = torch.float32) -> Optimizers:
     """Muon, iterating in `dtype`, for the blocks, and fused AdamW (betas 0.8 and 0.95) for the embedding and the head."""
-    groups = [{"params": [model.embedding.weight], "lr": scale.embedding_lr}, {"params": [model.head.weight], "lr": scale.head_lr}]
+    groups = [
+        {"params": [model.embedding.weight], "lr": scale.embedding_lr},
+        {"params": [model.head.weight], "lr": scale.head_lr},
+    ]
     adamw = torch.optim.AdamW(groups, betas=(0.8, 0.95), eps=1e-10, weight_decay=0.0, fused=True)
-    return Optimizers([Muon(model.blocks.parameters(), scale.matrix_lr, scale.weight_decay, dtype), adamw])
+    return Optimizers(
+        [Muon(model.blocks.parameters(), scale.matrix_lr, scale.weight_decay, dtype), adamw]
+    )

@@ -13,7 +13,13 @@ from nanolab.schema import UserError
 
 REFERENCE_WIDTH = 96  # the learning rates below were tuned at this width (LOG.md)
 MATRIX_LR, EMBEDDING_LR, HEAD_LR = 0.03, 0.1, 0.03
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}  # bfloat16, dense, as the makers state
+PEAK_FLOPS = {
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "4090": 165e12,
+}  # bfloat16, dense, as the makers state
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,9 @@ def derive(config: BaseTrainConfig, vocab_size: int) -> Scale:
     heads = config.heads or max(1, width // (128 if width >= 512 else 32))
     kv_heads = config.kv_heads or heads
     if width % heads or (width // heads) % 2:
-        raise UserError(f"base_train: width {width} must split into {heads} heads of an even size; give width and heads that do")
+        raise UserError(
+            f"base_train: width {width} must split into {heads} heads of an even size; give width and heads that do"
+        )
     if heads % kv_heads:
         raise UserError(f"base_train: heads = {heads} must be a multiple of kv_heads = {kv_heads}")
     model = GPTConfig(vocab_size, config.sequence_length, config.depth, width, heads, kv_heads)
@@ -65,17 +73,35 @@ def derive(config: BaseTrainConfig, vocab_size: int) -> Scale:
     batch_size = config.batch_size or max(1, tokens // config.sequence_length)
     steps = config.steps
     if steps is None:
-        assert config.tokens_per_parameter is not None, "study_from_dict requires steps or tokens_per_parameter"
-        steps = max(1, round(config.tokens_per_parameter * matrix_parameters(model) / (batch_size * config.sequence_length)))
+        assert config.tokens_per_parameter is not None, (
+            "study_from_dict requires steps or tokens_per_parameter"
+        )
+        steps = max(
+            1,
+            round(
+                config.tokens_per_parameter
+                * matrix_parameters(model)
+                / (batch_size * config.sequence_length)
+            ),
+        )
     shrink = (REFERENCE_WIDTH / width) ** 0.5
-    return Scale(model, batch_size, steps, config.matrix_lr or MATRIX_LR, config.embedding_lr or EMBEDDING_LR * shrink,
-                 config.head_lr or HEAD_LR * shrink, config.weight_decay)
+    return Scale(
+        model,
+        batch_size,
+        steps,
+        config.matrix_lr or MATRIX_LR,
+        config.embedding_lr or EMBEDDING_LR * shrink,
+        config.head_lr or HEAD_LR * shrink,
+        config.weight_decay,
+    )
 
 
 def matrix_parameters(model: GPTConfig) -> int:
     """Parameters in matrix products: the blocks and the head, without the embedding table."""
     head_dim = model.width // model.heads
-    attention = model.width * (model.heads + 2 * model.kv_heads) * head_dim + model.width * model.width
+    attention = (
+        model.width * (model.heads + 2 * model.kv_heads) * head_dim + model.width * model.width
+    )
     return model.depth * (attention + 8 * model.width**2) + model.vocab_size * model.width
 
 
@@ -92,7 +118,12 @@ def flops_per_token(model: GPTConfig) -> int:
 def memory_bytes(model: GPTConfig, device_batch_size: int, compute_bytes: int = 2) -> int:
     """Estimated bytes of a training process: weights, gradients, two float32 moments, and the activations kept for the backward pass."""
     tokens = device_batch_size * model.sequence_length
-    activations = tokens * model.depth * (18 * model.width + model.heads * model.sequence_length * 5 // 8) * compute_bytes
+    activations = (
+        tokens
+        * model.depth
+        * (18 * model.width + model.heads * model.sequence_length * 5 // 8)
+        * compute_bytes
+    )
     return 16 * parameters(model) + activations
 
 

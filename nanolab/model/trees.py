@@ -72,7 +72,15 @@ def hidden_states(model: GPT, trees: Sequence[Tree]) -> torch.Tensor:
         last = i == len(model.blocks) - 1
         q, k, v = _queries_keys_values(block.attention, norm(x), cos, sin)
         if last:
-            parts = [_attend(q[place.wanted], k[place.start:place.end], v[place.start:place.end], place.wanted_seen) for place in places]
+            parts = [
+                _attend(
+                    q[place.wanted],
+                    k[place.start : place.end],
+                    v[place.start : place.end],
+                    place.wanted_seen,
+                )
+                for place in places
+            ]
             x = x[wanted]
         else:
             parts = [part for place in places for part in _attend_tree(q, k, v, place)]
@@ -85,9 +93,17 @@ def _place(tree: Tree, start: int, positions: list[int], device: torch.device) -
     trunk, firsts = len(tree.trunk), [len(tree.trunk)]
     for branch in tree.branches:
         firsts.append(firsts[-1] + len(branch))
-    wanted = torch.tensor([place if place < trunk else firsts[branch] + place - trunk for branch, place in tree.wanted],
-                          dtype=torch.int64, device=device)
-    branch_of = torch.tensor([-1] * trunk + [i for i, branch in enumerate(tree.branches) for _ in branch], device=device)
+    wanted = torch.tensor(
+        [
+            place if place < trunk else firsts[branch] + place - trunk
+            for branch, place in tree.wanted
+        ],
+        dtype=torch.int64,
+        device=device,
+    )
+    branch_of = torch.tensor(
+        [-1] * trunk + [i for i, branch in enumerate(tree.branches) for _ in branch], device=device
+    )
     position = torch.tensor(positions, device=device)
 
     def seen(rows: torch.Tensor) -> torch.Tensor:
@@ -96,19 +112,26 @@ def _place(tree: Tree, start: int, positions: list[int], device: torch.device) -
         return same & (position <= position[rows, None])
 
     branches = torch.arange(trunk, tree.size, device=device)
-    return _Place(start, start + trunk, start + tree.size, seen(branches), start + wanted, seen(wanted))
+    return _Place(
+        start, start + trunk, start + tree.size, seen(branches), start + wanted, seen(wanted)
+    )
 
 
-def _queries_keys_values(attention: Attention, x: torch.Tensor, cos: torch.Tensor,
-                         sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _queries_keys_values(
+    attention: Attention, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """x (N, D), cos and sin (N, hd/2) -> q (N, H, hd), k and v (N, K, hd), rotated and normalised."""
-    mixed = attention.qkv(x).view(len(x), attention.heads + 2 * attention.kv_heads, attention.head_dim)
+    mixed = attention.qkv(x).view(
+        len(x), attention.heads + 2 * attention.kv_heads, attention.head_dim
+    )
     queries_keys, v = mixed.split([attention.heads + attention.kv_heads, attention.kv_heads], 1)
     q, k = norm(rotate(queries_keys, cos, sin)).split([attention.heads, attention.kv_heads], 1)
     return q, k, v
 
 
-def _attend_tree(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, place: _Place) -> list[torch.Tensor]:
+def _attend_tree(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, place: _Place
+) -> list[torch.Tensor]:
     """Attention of every token of a tree: the trunk causally, the branches over the trunk and themselves."""
     start, fork, end = place[:3]
     parts = []
@@ -123,11 +146,17 @@ def _attend_causally(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch
     """q (T, H, hd), k and v (T, K, hd) -> (T, H, hd)."""
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
     if q.dtype == torch.bfloat16 and q.device.type == "cpu":
-        return causal_attention(q, k, v)[0].transpose(0, 1)  # the fused kernel is slow in bfloat16 here
-    return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])[0].transpose(0, 1)
+        return causal_attention(q, k, v)[0].transpose(
+            0, 1
+        )  # the fused kernel is slow in bfloat16 here
+    return functional.scaled_dot_product_attention(
+        q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1]
+    )[0].transpose(0, 1)
 
 
 def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
     """q (M, H, hd), k and v (T, K, hd), seen (M, T) bool -> (M, H, hd)."""
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
-    return functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=q.shape[1] != k.shape[1])[0].transpose(0, 1)
+    return functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=seen, enable_gqa=q.shape[1] != k.shape[1]
+    )[0].transpose(0, 1)

@@ -40,7 +40,9 @@ class Grid:
     step: str = ""
     runs: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
-    widths: tuple[int, ...] = ()  # of the columns in Markdown, padded; without them cells are as wide as they are
+    widths: tuple[
+        int, ...
+    ] = ()  # of the columns in Markdown, padded; without them cells are as wide as they are
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ class Text:
 Block = Part | Grid | Picture | Text
 
 
-def grid(header: list[str], rows: list[list[str]], step: str = "", runs: list[str] | None = None) -> Grid:
+def grid(
+    header: list[str], rows: list[list[str]], step: str = "", runs: list[str] | None = None
+) -> Grid:
     """A table of lists."""
     return Grid(tuple(header), tuple(map(tuple, rows)), step, tuple(runs or ()))
 
@@ -70,13 +74,21 @@ def grid(header: list[str], rows: list[list[str]], step: str = "", runs: list[st
 def to_markdown(block: Block) -> str:
     """A block in Markdown, without a newline at its end."""
     if isinstance(block, Part):
-        return "\n".join([f"{'#' * block.level} {block.heading}", *(f"- {item.label}: {item.text}" for item in block.items)])
+        return "\n".join(
+            [
+                f"{'#' * block.level} {block.heading}",
+                *(f"- {item.label}: {item.text}" for item in block.items),
+            ]
+        )
     if isinstance(block, Picture):
         return f"![{block.caption}]({block.path})"
     if isinstance(block, Text):
         return block.text
     if not block.widths:
         return formats.table(list(block.header), [list(row) for row in block.rows])
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, block.widths)) + " |" for row in (block.header, *block.rows)]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, block.widths)) + " |"
+        for row in (block.header, *block.rows)
+    ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in block.widths) + "|")
     return "\n".join(lines)

@@ -19,16 +19,36 @@ from matplotlib.ticker import PercentFormatter
 
 Row = dict[str, Any]
 
-BLUE, ORANGE, GREEN, RED, PINK, SKY, BLACK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#222222"
+BLUE, ORANGE, GREEN, RED, PINK, SKY, BLACK = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#222222",
+)
 COLOURS, MARKERS = [BLUE, RED, GREEN, PINK, ORANGE, SKY, BLACK], "osD^vPX<"
 GREY, PALE, PURPLE, OLIVE = "#767676", "#BBBBBB", "#5D3A9B", "#7A6A00"
 MODEL_COLOURS = {"base": GREY, "mid": SKY, "sft": BLUE, "rl": RED}
 MODEL_LABELS = {"base": "base", "mid": "mid", "sft": "SFT", "rl": "RL"}
-TASK_NAMES = {"arc_easy": "ARC-Easy", "arc_challenge": "ARC-Chall.", "mmlu": "MMLU", "gsm8k": "GSM8K", "humaneval": "HumanEval"}
+TASK_NAMES = {
+    "arc_easy": "ARC-Easy",
+    "arc_challenge": "ARC-Chall.",
+    "mmlu": "MMLU",
+    "gsm8k": "GSM8K",
+    "humaneval": "HumanEval",
+}
 METHOD_STYLES = {  # what stands beside power sampling: name in the records -> label, colour, marker
-    "greedy": ("greedy", BLACK, "*"), "low_temperature": ("low temperature", GREEN, "D"), "plain": ("plain sample", SKY, "o"),
-    "best_of": ("best of n", ORANGE, "s"), "majority": ("majority vote", PINK, "^"), "smc": ("SMC", RED, "v"),
-    "rollout": ("rollouts", OLIVE, "X"), "chain_vote": ("vote of chains", PURPLE, "<"), "most_likely": ("most likely state", GREY, ">"),
+    "greedy": ("greedy", BLACK, "*"),
+    "low_temperature": ("low temperature", GREEN, "D"),
+    "plain": ("plain sample", SKY, "o"),
+    "best_of": ("best of n", ORANGE, "s"),
+    "majority": ("majority vote", PINK, "^"),
+    "smc": ("SMC", RED, "v"),
+    "rollout": ("rollouts", OLIVE, "X"),
+    "chain_vote": ("vote of chains", PURPLE, "<"),
+    "most_likely": ("most likely state", GREY, ">"),
 }
 POWER_STYLE = ("power", BLUE, "P")
 MARKER_SIZES = {"*": 8, "P": 7, "X": 6.5}  # points; the others 5
@@ -63,14 +83,24 @@ def percent_axis(axis: Axes, label: str) -> None:
 
 def no_data(axis: Axes) -> None:
     """Says that there was nothing to draw."""
-    axis.annotate("no data", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", fontsize=9, color=GREY)
+    axis.annotate(
+        "no data",
+        (0.5, 0.5),
+        xycoords="axes fraction",
+        ha="center",
+        va="center",
+        fontsize=9,
+        color=GREY,
+    )
     axis.set_xticks([])
     axis.set_yticks([])
 
 
 def growing_ticks(axis: Axes, values: list[float]) -> None:
     """An x axis that is logarithmic in 1 + x, so that 0 has its place; ticks at `values`, those left out that would touch."""
-    axis.set_xscale("function", functions=(lambda x: numpy.log1p(numpy.maximum(x, -0.9)), numpy.expm1))
+    axis.set_xscale(
+        "function", functions=(lambda x: numpy.log1p(numpy.maximum(x, -0.9)), numpy.expm1)
+    )
     values = sorted(set(values))
     apart = 0.045 * math.log1p(values[-1]) if values else 0.0
     kept: list[float] = []
@@ -101,21 +131,58 @@ def end_labels(axis: Axes, labels: list[tuple[float, float, str, str]]) -> None:
         ceiling = high if i == len(heights) - 1 else heights[i + 1] - apart
         heights[i] = min(heights[i], ceiling) if excess else heights[i]
     for (x, y, text, colour), height in zip(labels, heights):
-        axis.annotate(text, (x, y), xytext=(1.03, height), textcoords=axis.get_yaxis_transform(), fontsize=8, color=colour,
-                      va="center", annotation_clip=False,
-                      arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "alpha": 0.7, "relpos": (0, 0.5), "shrinkA": 1})
+        axis.annotate(
+            text,
+            (x, y),
+            xytext=(1.03, height),
+            textcoords=axis.get_yaxis_transform(),
+            fontsize=8,
+            color=colour,
+            va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "lw": 0.6,
+                "alpha": 0.7,
+                "relpos": (0, 0.5),
+                "shrinkA": 1,
+            },
+        )
 
 
 def interval_errors(frame: pandas.DataFrame, y: str = "accuracy") -> numpy.ndarray | None:
     """Distances of `y` to its interval's ends (low, high), (2, rows); None where the records have no interval."""
     if "low" not in frame or frame["low"].isna().all():
         return None
-    return numpy.array([(frame[y] - frame["low"]).clip(lower=0), (frame["high"] - frame[y]).clip(lower=0)], dtype=float)
+    return numpy.array(
+        [(frame[y] - frame["low"]).clip(lower=0), (frame["high"] - frame[y]).clip(lower=0)],
+        dtype=float,
+    )
 
 
-def draw_line(axis: Axes, frame: pandas.DataFrame, x: str, colour: str, marker: str, width: float = 1.5, y: str = "accuracy",
-              bars: float = 1.0) -> None:
+def draw_line(
+    axis: Axes,
+    frame: pandas.DataFrame,
+    x: str,
+    colour: str,
+    marker: str,
+    width: float = 1.5,
+    y: str = "accuracy",
+    bars: float = 1.0,
+) -> None:
     """A line with markers and, where the rows have them, the intervals low to high, drawn with opacity `bars`."""
-    axis.errorbar(frame[x], frame[y], yerr=interval_errors(frame, y), color=colour, marker=marker, linewidth=width, elinewidth=0.8,
-                  capsize=2, ecolor=to_rgba(colour, bars), markersize=MARKER_SIZES.get(marker, 5), markeredgecolor="white",
-                  markeredgewidth=0.5)
+    axis.errorbar(
+        frame[x],
+        frame[y],
+        yerr=interval_errors(frame, y),
+        color=colour,
+        marker=marker,
+        linewidth=width,
+        elinewidth=0.8,
+        capsize=2,
+        ecolor=to_rgba(colour, bars),
+        markersize=MARKER_SIZES.get(marker, 5),
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+    )

@@ -13,7 +13,13 @@ from collections.abc import Sequence
 from typing import Any
 
 BLUE, GREEN, RED, ORANGE, GREY = "#2f81c7", "#1a9e6f", "#d9541e", "#d18f00", "#8a8a8a"
-COLOURS = {"blue": BLUE, "green": GREEN, "red": RED, "yellow": ORANGE, "bright_black": GREY}  # of the terminal's states
+COLOURS = {
+    "blue": BLUE,
+    "green": GREEN,
+    "red": RED,
+    "yellow": ORANGE,
+    "bright_black": GREY,
+}  # of the terminal's states
 FONT = "font-family:var(--jp-ui-font-family,system-ui,sans-serif)"
 WIDTH = 640  # pixels of a card
 Points = Sequence[tuple[float, float]]
@@ -29,6 +35,7 @@ def escape(text: Any) -> str:
 
 
 # ---- numbers for people
+
 
 def number(value: Any) -> str:
     """A number with as many digits as a reader uses: 1,228,800, 0.8377, 22,960; other values as they are, nothing as a dash."""
@@ -65,6 +72,7 @@ def duration(seconds: float) -> str:
 
 # ---- pieces
 
+
 def link(text: str, address: str) -> Markup:
     """A link: relative to the notebook it opens in Jupyter, any other in a new tab."""
     target = ' target="_blank" rel="noopener"' if "://" in address else ""
@@ -78,45 +86,67 @@ def muted(text: Any) -> Markup:
 
 def pill(text: str, colour: str) -> Markup:
     """A word on a coloured ground."""
-    return Markup(f'<span style="background:{colour};color:white;border-radius:9px;padding:1px 8px;font-size:12px;white-space:nowrap">'
-                  f'{escape(text)}</span>')
+    return Markup(
+        f'<span style="background:{colour};color:white;border-radius:9px;padding:1px 8px;font-size:12px;white-space:nowrap">'
+        f"{escape(text)}</span>"
+    )
 
 
 def tiles(values: Sequence[tuple[str, str]]) -> str:
     """Large values with a small label under each: (label, value)."""
-    cells = "".join(f'<div style="margin:4px 26px 6px 0"><div style="font-size:21px;font-weight:600;line-height:1.2">{escape(value)}</div>'
-                    f'<div style="font-size:12px;color:{GREY}">{escape(label)}</div></div>' for label, value in values)
+    cells = "".join(
+        f'<div style="margin:4px 26px 6px 0"><div style="font-size:21px;font-weight:600;line-height:1.2">{escape(value)}</div>'
+        f'<div style="font-size:12px;color:{GREY}">{escape(label)}</div></div>'
+        for label, value in values
+    )
     return f'<div style="display:flex;flex-wrap:wrap;{FONT}">{cells}</div>'
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> str:
     """A table whose first `left` columns are text and the others numbers; one that is too wide for its page can be scrolled."""
+
     def cell(tag: str, place: int, value: Any) -> str:
         side = "left" if place < left else "right"
         return f'<{tag} style="text-align:{side};padding:3px 12px 3px 4px;vertical-align:top">{escape(value)}</{tag}>'
 
     head = "".join(cell("th", place, text) for place, text in enumerate(header))
-    body = "".join("<tr>" + "".join(cell("td", place, value) for place, value in enumerate(row)) + "</tr>" for row in rows)
-    return (f'<div style="overflow-x:auto">'
-            f'<table style="border-collapse:collapse;font-size:13px;margin:4px 0;{FONT}"><thead><tr>{head}</tr></thead>'
-            f"<tbody>{body}</tbody></table></div>")
+    body = "".join(
+        "<tr>" + "".join(cell("td", place, value) for place, value in enumerate(row)) + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<div style="overflow-x:auto">'
+        f'<table style="border-collapse:collapse;font-size:13px;margin:4px 0;{FONT}"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
 
 
 def fold(summary: str, content: str) -> str:
     """Content that a click shows."""
-    return (f'<details style="margin:4px 0;{FONT}"><summary style="cursor:pointer;color:{GREY}">{escape(summary)}</summary>'
-            f"{content}</details>")
+    return (
+        f'<details style="margin:4px 0;{FONT}"><summary style="cursor:pointer;color:{GREY}">{escape(summary)}</summary>'
+        f"{content}</details>"
+    )
 
 
 def bar(share: float, colour: str = BLUE, width: int = WIDTH) -> str:
     """A progress bar, `share` from 0 to 1."""
     done = 100 * min(1.0, max(0.0, share))
-    return (f'<div style="background:rgba(128,128,128,.25);border-radius:4px;height:8px;max-width:{width}px;margin:6px 0">'
-            f'<div style="background:{colour};border-radius:4px;height:8px;width:{done:.1f}%"></div></div>')
+    return (
+        f'<div style="background:rgba(128,128,128,.25);border-radius:4px;height:8px;max-width:{width}px;margin:6px 0">'
+        f'<div style="background:{colour};border-radius:4px;height:8px;width:{done:.1f}%"></div></div>'
+    )
 
 
-def curve(points: Points, label: str, end: float | None = None, shares: bool = False, colour: str = BLUE, width: int = 460,
-          height: int = 110) -> str:
+def curve(
+    points: Points,
+    label: str,
+    end: float | None = None,
+    shares: bool = False,
+    colour: str = BLUE,
+    width: int = 460,
+    height: int = 110,
+) -> str:
     """A curve as SVG with its last value; x from 0 to `end`; y from 0 to 1 for `shares`, else logarithmic where it spans a lot."""
     if not points:
         return ""
@@ -132,21 +162,30 @@ def curve(points: Points, label: str, end: float | None = None, shares: bool = F
         inside = min(max(y, low), high) if math.isfinite(y) else high
         return f"{left + (right - left) * x / last:.1f},{floor - (floor - top) * (scale(inside) - bottom) / span:.1f}"
 
-    thin = points[::max(1, len(points) // 300)]
+    thin = points[:: max(1, len(points) // 300)]
     thin = thin if thin[-1] == points[-1] else [*thin, points[-1]]
     shown, ends = (percent, ("100%", "0%")) if shares else (number, (number(high), number(low)))
     x, y = place(*points[-1]).split(",")
-    text, strong = (f'font-size="{size}" font-family="sans-serif" fill="{fill}"' for size, fill in ((11, GREY), (12, colour)))
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
-            f'<text x="0" y="10" {text}>{html.escape(label)}{" (logarithmic)" if log else ""}</text>'
-            f'<text x="{left - 5}" y="{top + 8}" text-anchor="end" {text}>{ends[0]}</text>'
-            f'<text x="{left - 5}" y="{floor}" text-anchor="end" {text}>{ends[1]}</text>'
-            f'<path d="M{left},{top}V{floor}H{right}" fill="none" stroke="{GREY}" stroke-opacity=".5"/>'
-            f'<polyline points="{" ".join(place(*point) for point in thin)}" fill="none" stroke="{colour}" stroke-width="1.8"/>'
-            f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>'
-            f'<text x="{float(x) + 6:.1f}" y="{float(y) + 4:.1f}" font-weight="bold" {strong}>{shown(points[-1][1])}</text></svg>')
+    text, strong = (
+        f'font-size="{size}" font-family="sans-serif" fill="{fill}"'
+        for size, fill in ((11, GREY), (12, colour))
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+        f'<text x="0" y="10" {text}>{html.escape(label)}{" (logarithmic)" if log else ""}</text>'
+        f'<text x="{left - 5}" y="{top + 8}" text-anchor="end" {text}>{ends[0]}</text>'
+        f'<text x="{left - 5}" y="{floor}" text-anchor="end" {text}>{ends[1]}</text>'
+        f'<path d="M{left},{top}V{floor}H{right}" fill="none" stroke="{GREY}" stroke-opacity=".5"/>'
+        f'<polyline points="{" ".join(place(*point) for point in thin)}" fill="none" stroke="{colour}" stroke-width="1.8"/>'
+        f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>'
+        f'<text x="{float(x) + 6:.1f}" y="{float(y) + 4:.1f}" font-weight="bold" {strong}>{shown(points[-1][1])}</text></svg>'
+    )
 
 
 def image(svg: str) -> str:
     """An SVG as an image, which a notebook that was run elsewhere still shows."""
-    return f'<img style="max-width:100%" src="data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}">' if svg else ""
+    return (
+        f'<img style="max-width:100%" src="data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}">'
+        if svg
+        else ""
+    )

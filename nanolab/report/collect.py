@@ -22,9 +22,31 @@ from nanolab.tracking import RunRecord
 
 CURVES = ("train/loss", "validation/bits_per_byte", "train/reward")
 MODELS = {"base": "base_eval", "mid": "chat_eval_mid", "sft": "chat_eval_sft", "rl": "chat_eval_rl"}
-METHODS = ("greedy", "low_temperature", "plain", "best_of", "majority", "smc", "rollout", "chain_vote", "most_likely")
-SETTING = ("alpha", "temperature", "restart_prob", "num_blocks")  # of a trajectory, read at every num_steps
-SHARPENED = ("greedy", "plain", "low_temperature", "best_of", "majority", "power")  # rows of sharpening against training
+METHODS = (
+    "greedy",
+    "low_temperature",
+    "plain",
+    "best_of",
+    "majority",
+    "smc",
+    "rollout",
+    "chain_vote",
+    "most_likely",
+)
+SETTING = (
+    "alpha",
+    "temperature",
+    "restart_prob",
+    "num_blocks",
+)  # of a trajectory, read at every num_steps
+SHARPENED = (
+    "greedy",
+    "plain",
+    "low_temperature",
+    "best_of",
+    "majority",
+    "power",
+)  # rows of sharpening against training
 
 TABLES = {"kinds": "bytes_per_token.json", "overlap": "overlap.json"}  # of step tok_eval
 
@@ -46,8 +68,14 @@ def step_runs(parent: str) -> dict[str, RunRecord]:
 def final_values(run: RunRecord) -> Values:
     """A step's parameters under its final metrics, by plain name."""
     values: Values = dict(run.params)
-    values |= {key.removeprefix(FINAL): text for key, text in run.tags.items() if key.startswith(FINAL)}
-    return values | {key.removeprefix(FINAL): number for key, number in run.metrics.items() if key.startswith(FINAL)}
+    values |= {
+        key.removeprefix(FINAL): text for key, text in run.tags.items() if key.startswith(FINAL)
+    }
+    return values | {
+        key.removeprefix(FINAL): number
+        for key, number in run.metrics.items()
+        if key.startswith(FINAL)
+    }
 
 
 def grid_points(run: RunRecord) -> tuple[list[Values], list[Values], list[Values]]:
@@ -63,8 +91,22 @@ def grid_points(run: RunRecord) -> tuple[list[Values], list[Values], list[Values
         key = _setting(values)
         longest[key] = max(longest.get(key, (-1.0, "")), (values["num_steps"], child.id))
     order = {method: place for place, method in enumerate(METHODS)}
-    baselines.sort(key=lambda row: (order.get(row.get("method", ""), len(order)), _setting(row), row["n"], row.get("num_steps", 0.0)))
-    points.sort(key=lambda point: (point["temperature"] != 0.7, point["temperature"], _setting(point), point["num_steps"]))
+    baselines.sort(
+        key=lambda row: (
+            order.get(row.get("method", ""), len(order)),
+            _setting(row),
+            row["n"],
+            row.get("num_steps", 0.0),
+        )
+    )
+    points.sort(
+        key=lambda point: (
+            point["temperature"] != 0.7,
+            point["temperature"],
+            _setting(point),
+            point["num_steps"],
+        )
+    )
     for key, (_, run_id) in sorted(longest.items()):
         for step, share in tracking.history(run_id, "acceptance_by_step"):
             series.append({**dict(zip(SETTING, key)), "step": step, "acceptance": share})
@@ -75,15 +117,29 @@ def _point_values(run: RunRecord, child: RunRecord) -> Values:
     """A grid point's row; a setting that its grid does not vary is a parameter of the step alone."""
     method = child.params.get("method", "power")
     given = {key: run.params[key] for key in SAMPLERS.get(method, ()) if key in run.params}
-    values: Values = {key: value for key, value in {**given, **child.params, **child.metrics}.items() if not is_missing(value)}
-    values |= {key: float(values[key]) for key in (*SETTING, "num_steps") if key in values} | {"run_id": child.id}
+    values: Values = {
+        key: value
+        for key, value in {**given, **child.params, **child.metrics}.items()
+        if not is_missing(value)
+    }
+    values |= {key: float(values[key]) for key in (*SETTING, "num_steps") if key in values} | {
+        "run_id": child.id
+    }
     samples = values.pop("samples", None)
     if method == "power":
         return values  # of one chain
-    if samples is not None:  # a baseline's alpha of 1 and its 0 steps are there for parallel coordinates only
-        values = {key: value for key, value in values.items() if key not in ("num_steps", *(() if method in SAMPLERS else ("alpha",)))}
+    if (
+        samples is not None
+    ):  # a baseline's alpha of 1 and its 0 steps are there for parallel coordinates only
+        values = {
+            key: value
+            for key, value in values.items()
+            if key not in ("num_steps", *(() if method in SAMPLERS else ("alpha",)))
+        }
     values["n"] = int(values.get("n", 1) if samples is None else samples)
-    return values | {key: values["n"] for key in ("particles", "rollouts") if key in SAMPLERS.get(method, ())}
+    return values | {
+        key: values["n"] for key in ("particles", "rollouts") if key in SAMPLERS.get(method, ())
+    }
 
 
 def _setting(values: Values) -> tuple[float, ...]:
@@ -101,9 +157,19 @@ def task_results(runs: dict[str, RunRecord]) -> list[Values]:
     rows = []
     for model, step in MODELS.items():
         values = final_values(runs[step]) if step in runs else {}
-        rows += [{"model": model, "task": task, "accuracy": values[task],
-                  **{key: values.get(f"{task}/{key}") for key in ("low", "high", "chance", "passed", "n")}}
-                 for task in CHAT_TASKS if isinstance(values.get(task), float)]
+        rows += [
+            {
+                "model": model,
+                "task": task,
+                "accuracy": values[task],
+                **{
+                    key: values.get(f"{task}/{key}")
+                    for key in ("low", "high", "chance", "passed", "n")
+                },
+            }
+            for task in CHAT_TASKS
+            if isinstance(values.get(task), float)
+        ]
     return rows
 
 
@@ -114,7 +180,9 @@ def power_steps(steps: dict[str, Any]) -> list[str]:
 
 def _subject(step: str, values: Values) -> tuple[str, str]:
     """(model, task) of a power evaluation."""
-    task = next((task for task in TASK_LABELS.values() if not is_missing(values.get(task))), "gsm8k")
+    task = next(
+        (task for task in TASK_LABELS.values() if not is_missing(values.get(task))), "gsm8k"
+    )
     return values.get("source") or step.removeprefix("power_eval_"), task
 
 
@@ -131,11 +199,28 @@ def sharpening(steps: dict[str, Values]) -> list[Values]:
             prefix = "" if method == "power" else f"{method}/"
             accuracy = values.get(task if method == "power" else f"{method}/accuracy")
             if not is_missing(accuracy):
-                rows.append({"model": model, "task": task, "method": method, "accuracy": accuracy, "step": step,
-                             **{key: values.get(prefix + key) for key in ("passed", "total", "low", "high", "positions_per_problem")},
-                             "p_value": values.get("greedy/p_value") if method == "power" else None})
+                rows.append(
+                    {
+                        "model": model,
+                        "task": task,
+                        "method": method,
+                        "accuracy": accuracy,
+                        "step": step,
+                        **{
+                            key: values.get(prefix + key)
+                            for key in ("passed", "total", "low", "high", "positions_per_problem")
+                        },
+                        "p_value": values.get("greedy/p_value") if method == "power" else None,
+                    }
+                )
     models = list(MODELS)
-    rows.sort(key=lambda row: (row["task"] != "gsm8k", row["task"], models.index(row["model"]) if row["model"] in models else len(models)))
+    rows.sort(
+        key=lambda row: (
+            row["task"] != "gsm8k",
+            row["task"],
+            models.index(row["model"]) if row["model"] in models else len(models),
+        )
+    )
     return rows
 
 
@@ -147,9 +232,20 @@ def pass_at_k(steps: dict[str, Values]) -> list[Values]:
             found = re.fullmatch(r"(\w+)/pass_at_(\d+)", key)
             if found:
                 model, task = _subject(step, steps[step])
-                rows.append({"model": model, "task": task, "method": found[1], "k": int(found[2]), "pass_at_k": value,
-                             "low": steps[step].get(f"{key}_low"), "high": steps[step].get(f"{key}_high")})
-    return sorted(rows, key=lambda row: (row["task"] != "gsm8k", row["method"] != "power", row["k"]))
+                rows.append(
+                    {
+                        "model": model,
+                        "task": task,
+                        "method": found[1],
+                        "k": int(found[2]),
+                        "pass_at_k": value,
+                        "low": steps[step].get(f"{key}_low"),
+                        "high": steps[step].get(f"{key}_high"),
+                    }
+                )
+    return sorted(
+        rows, key=lambda row: (row["task"] != "gsm8k", row["method"] != "power", row["k"])
+    )
 
 
 def recorded_environment(parent: str) -> Values:
@@ -174,7 +270,9 @@ def collect(parent: str) -> Values:
     execution, runs = tracking.record(parent), step_runs(parent)
     steps = {step: final_values(run) for step, run in runs.items() if step != "report"}
     if "power_ablation" in runs:
-        steps["power_ablation"]["points"], steps["power_ablation"]["baselines"], _ = grid_points(runs["power_ablation"])
+        steps["power_ablation"]["points"], steps["power_ablation"]["baselines"], _ = grid_points(
+            runs["power_ablation"]
+        )
     if "tok_eval" in runs:
         steps["tok_eval"] |= recorded_tables(runs["tok_eval"])
     used = [run for step, run in runs.items() if step != "report"]
@@ -184,7 +282,9 @@ def collect(parent: str) -> Values:
     return {
         "title": execution.params.get("report.title", "nanolab training report"),
         "generated": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "experiment_file": execution.tags.get("experiment_file", f"{execution.params.get('experiment', 'this study')}.yaml"),
+        "experiment_file": execution.tags.get(
+            "experiment_file", f"{execution.params.get('experiment', 'this study')}.yaml"
+        ),
         "environment": recorded,
         "steps": steps,
         # with one model there is nothing to hold sharpening against; its section has the same numbers
@@ -192,6 +292,8 @@ def collect(parent: str) -> Values:
         "wall_clock_seconds": sum(map(seconds, used)),
         "elapsed_seconds": (max(own) - execution.start) / 1000 if own else None,
         "origins": provenance.origins(execution, runs),
-        "costs": provenance.planned_and_spent(execution, {step: run for step, run in runs.items() if step != "report"}, recorded),
+        "costs": provenance.planned_and_spent(
+            execution, {step: run for step, run in runs.items() if step != "report"}, recorded
+        ),
         "task_results": task_results(runs),
     }

@@ -24,7 +24,9 @@ from nanolab.report.plots import History, history_frame
 WINDOW = 11  # steps of the running mean
 
 
-def losses(histories: dict[str, dict[str, History]], titles: dict[str, str], studies: list[str]) -> tuple[Figure, pandas.DataFrame]:
+def losses(
+    histories: dict[str, dict[str, History]], titles: dict[str, str], studies: list[str]
+) -> tuple[Figure, pandas.DataFrame]:
     """Training loss (nats a token, logarithmic) by optimizer step: a panel for each step of `histories`, a line for each study.
 
     The colour of a study is its place in `studies`.
@@ -39,7 +41,11 @@ def losses(histories: dict[str, dict[str, History]], titles: dict[str, str], stu
             frames.append(frame.assign(part=step, study=study))
             if len(frame):
                 colour = COLOURS[studies.index(study) % len(COLOURS)]
-                mean = frame["value"].rolling(WINDOW, center=True, min_periods=1).mean() if len(frame) >= 3 * WINDOW else frame["value"]
+                mean = (
+                    frame["value"].rolling(WINDOW, center=True, min_periods=1).mean()
+                    if len(frame) >= 3 * WINDOW
+                    else frame["value"]
+                )
                 axis.plot(frame["step"], mean, color=colour, linewidth=1.5)
                 labels.append((frame["step"].iloc[-1], mean.iloc[-1], study, colour))
         axis.set_yscale("log")
@@ -57,8 +63,15 @@ def losses(histories: dict[str, dict[str, History]], titles: dict[str, str], stu
 def _at_the_end(axis: Axes, labels: list[tuple[float, float, str, str]]) -> None:
     """Names in the colours of the lines, one below the other beside a logarithmic panel, the highest line first."""
     for place, (_, _, text, colour) in enumerate(sorted(labels, key=lambda label: -label[1])):
-        axis.annotate(text, (1.02, 0.9 - 0.13 * place), xycoords="axes fraction", fontsize=8, color=colour, va="center",
-                      annotation_clip=False)
+        axis.annotate(
+            text,
+            (1.02, 0.9 - 0.13 * place),
+            xycoords="axes fraction",
+            fontsize=8,
+            color=colour,
+            va="center",
+            annotation_clip=False,
+        )
 
 
 def rewards(histories: dict[str, History], studies: list[str]) -> tuple[Figure, pandas.DataFrame]:
@@ -69,7 +82,10 @@ def rewards(histories: dict[str, History], studies: list[str]) -> tuple[Figure, 
         frame = history_frame({"train/reward": history.get("train/reward", [])}).assign(study=study)
         frames.append(frame)
         if len(frame):
-            mean, colour = frame["value"].rolling(5, min_periods=1).mean(), COLOURS[studies.index(study) % len(COLOURS)]
+            mean, colour = (
+                frame["value"].rolling(5, min_periods=1).mean(),
+                COLOURS[studies.index(study) % len(COLOURS)],
+            )
             axis.plot(frame["step"], mean, color=colour, linewidth=1.5)
             labels.append((frame["step"].iloc[-1], mean.iloc[-1], study, colour))
     percent_axis(axis, "mean reward")
@@ -90,8 +106,18 @@ def accuracy_by_cost(rows: dict[str, list[dict[str, Any]]]) -> tuple[Figure, pan
         frames.append(frame)
         for method, point in frame.groupby("method", sort=False):
             label, colour, marker = POWER_STYLE if method == "power" else METHOD_STYLES[method]
-            axis.errorbar(point["positions_per_problem"].astype(float), point["accuracy"], yerr=interval_errors(point), color=colour,
-                          marker=marker, markersize=8 if method == "power" else 6, elinewidth=0.8, capsize=2, linestyle="none", label=label)
+            axis.errorbar(
+                point["positions_per_problem"].astype(float),
+                point["accuracy"],
+                yerr=interval_errors(point),
+                color=colour,
+                marker=marker,
+                markersize=8 if method == "power" else 6,
+                elinewidth=0.8,
+                capsize=2,
+                linestyle="none",
+                label=label,
+            )
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 4)))
         axis.xaxis.set_major_formatter(ScalarFormatter())
@@ -100,6 +126,16 @@ def accuracy_by_cost(rows: dict[str, list[dict[str, Any]]]) -> tuple[Figure, pan
         percent_axis(axis, "accuracy")
         set_title(axis, study)
     axes[-1].set_xlabel("token positions forwarded for a problem")
-    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels())}
-    figure.legend(handles.values(), handles.keys(), fontsize=8, frameon=False, ncol=3, loc="outside upper center", columnspacing=1)
+    handles = {
+        label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels())
+    }
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        fontsize=8,
+        frameon=False,
+        ncol=3,
+        loc="outside upper center",
+        columnspacing=1,
+    )
     return figure, pandas.concat(frames, ignore_index=True)

@@ -24,10 +24,20 @@ def bytes_per_token(rows: Iterable[Row]) -> tuple[Figure, pandas.DataFrame]:
     colours = [BLUE, *(colour for colour in COLOURS if colour != BLUE)]
     width = 0.82 / len(encodings)
     for i, encoding in enumerate(encodings):
-        values = frame[frame["encoding"] == encoding].set_index("kind")["bytes_per_token"].reindex(kinds)
+        values = (
+            frame[frame["encoding"] == encoding].set_index("kind")["bytes_per_token"].reindex(kinds)
+        )
         places = [j - 0.41 + width * (i + 0.5) for j in range(len(kinds))]
-        bars = axis.bar(places, values, width * 0.92, color=colours[i % len(colours)], label=encoding, hatch=(None, "//", "..")[i % 3],
-                        edgecolor="white", linewidth=0)
+        bars = axis.bar(
+            places,
+            values,
+            width * 0.92,
+            color=colours[i % len(colours)],
+            label=encoding,
+            hatch=(None, "//", "..")[i % 3],
+            edgecolor="white",
+            linewidth=0,
+        )
         axis.bar_label(bars, fmt="%.2f", fontsize=7, padding=1)
     axis.set_xticks(range(len(kinds)), kinds)
     axis.tick_params(axis="x", length=0)

@@ -20,9 +20,19 @@ def kinds_table(rows: Rows) -> Grid:
     encodings = list(dict.fromkeys(row["encoding"] for row in rows))
     kinds = {row["kind"]: row for row in rows}
     found = {(row["kind"], row["encoding"]): f"{float(row['bytes_per_token']):.2f}" for row in rows}
-    return grid(["bytes per token", "from", "bytes", *encodings],
-                [[kind, row["origin"], f"{int(row['bytes']):,}", *(found.get((kind, name), "-") for name in encodings)]
-                 for kind, row in kinds.items()], "tok_eval")
+    return grid(
+        ["bytes per token", "from", "bytes", *encodings],
+        [
+            [
+                kind,
+                row["origin"],
+                f"{int(row['bytes']):,}",
+                *(found.get((kind, name), "-") for name in encodings),
+            ]
+            for kind, row in kinds.items()
+        ],
+        "tok_eval",
+    )
 
 
 def overlap_section(found: dict[str, Any]) -> list[Block]:
@@ -34,23 +44,51 @@ def overlap_section(found: dict[str, Any]) -> list[Block]:
     rows: Rows = found.get("overlap", [])
     if not rows:
         return []
-    sizes = sorted({int(key.rpartition("_")[2]) for key in rows[0] if key.startswith("long_")}, reverse=True)
-    columns = [(f"{corpus}_{n}", f"{label}, {n} words") for corpus, label in CORPORA.items() for n in sizes]
-    items = [Item(f"training {label} compared with the benchmarks", found[f"overlap/{corpus}"], f"overlap/{corpus}")
-             for corpus, label in CORPORA.items()
-             if f"overlap/{corpus}" in found]
+    sizes = sorted(
+        {int(key.rpartition("_")[2]) for key in rows[0] if key.startswith("long_")}, reverse=True
+    )
+    columns = [
+        (f"{corpus}_{n}", f"{label}, {n} words") for corpus, label in CORPORA.items() for n in sizes
+    ]
+    items = [
+        Item(
+            f"training {label} compared with the benchmarks",
+            found[f"overlap/{corpus}"],
+            f"overlap/{corpus}",
+        )
+        for corpus, label in CORPORA.items()
+        if f"overlap/{corpus}" in found
+    ]
     clean = [row["benchmark"] for row in rows if not any(row[key] for key, _ in columns)]
     if clean:
         items.append(Item(f"no shared run of {min(sizes)} words or more", ", ".join(clean)))
     if found.get("overlap/missing"):
         items.append(Item("not compared", found["overlap/missing"], "overlap/missing"))
-    blocks: list[Block] = [Part("Data: overlap of training text with the benchmarks", tuple(items), step="tok_eval")]
+    blocks: list[Block] = [
+        Part("Data: overlap of training text with the benchmarks", tuple(items), step="tok_eval")
+    ]
     dirty = [row for row in rows if row["benchmark"] not in clean]
     if dirty:
-        blocks.append(Text("Test items of which a run of words stands in the training data, and an example, of the longer run:"))
-        blocks.append(grid(["benchmark", "items", *(label for _, label in columns), "example"],
-                           [[row["benchmark"], str(int(row["items"])), *(share_of(row[key], row["items"]) for key, _ in columns),
-                             _cell(row["example"])] for row in dirty], "tok_eval"))
+        blocks.append(
+            Text(
+                "Test items of which a run of words stands in the training data, and an example, of the longer run:"
+            )
+        )
+        blocks.append(
+            grid(
+                ["benchmark", "items", *(label for _, label in columns), "example"],
+                [
+                    [
+                        row["benchmark"],
+                        str(int(row["items"])),
+                        *(share_of(row[key], row["items"]) for key, _ in columns),
+                        _cell(row["example"]),
+                    ]
+                    for row in dirty
+                ],
+                "tok_eval",
+            )
+        )
     return blocks
 
 
@@ -59,7 +97,13 @@ def share_of(count: Any, items: Any) -> str:
     if count is None:
         return "-"
     share = 100 * int(count) / int(items)
-    return "0" if not int(count) else f"{int(count)} ({share:.0f}%)" if share >= 10 else f"{int(count)} ({share:.2g}%)"
+    return (
+        "0"
+        if not int(count)
+        else f"{int(count)} ({share:.0f}%)"
+        if share >= 10
+        else f"{int(count)} ({share:.2g}%)"
+    )
 
 
 def _cell(text: str) -> str:

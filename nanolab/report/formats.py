@@ -50,7 +50,9 @@ def or_dash(value: Any, format: Callable[[Any], str] = text) -> str:
 
 def table(header: list[str], rows: list[list[str]]) -> str:
     """A table in Markdown: header, rule and rows."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
+    return "\n".join(
+        "| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]
+    )
 
 
 def hours(seconds: float | None) -> str:

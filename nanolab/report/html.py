@@ -26,17 +26,48 @@ def render(values: dict[str, Any], folder: Path, server: str) -> str:
     `folder` holds the figures, `server` is the address at which a browser reaches MLflow.
     """
     links = Links(values.get("origins", {}), server)
-    chapters = [*html_overview.chapters(values, links), *_chapters(markdown.contents(values)[2:], folder, links),
-                *html_overview.provenance(values, links)]
-    entries = "".join(tag("li", tag("a", escape(name), href=f"#{anchor(name)}")) for name, _ in chapters)
-    body = tag("nav", tag("details", tag("summary", "Contents") + tag("ol", entries), open=""), aria_label="Contents")
-    body += tag("main", _head(values, links) + "".join(
-        tag("section", tag("h2", escape(name)) + content, id=anchor(name)) for name, content in chapters))
-    return ("<!doctype html>\n" + tag("html", tag("head", '<meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
-            + tag("title", escape(values["title"])) + tag("style", STYLE.read_text(encoding="utf-8")))
-            + tag("body", body + '<div id="where" role="status" hidden></div>' + tag("script", SCRIPT.read_text(encoding="utf-8"))),
-            lang="en") + "\n")
+    chapters = [
+        *html_overview.chapters(values, links),
+        *_chapters(markdown.contents(values)[2:], folder, links),
+        *html_overview.provenance(values, links),
+    ]
+    entries = "".join(
+        tag("li", tag("a", escape(name), href=f"#{anchor(name)}")) for name, _ in chapters
+    )
+    body = tag(
+        "nav",
+        tag("details", tag("summary", "Contents") + tag("ol", entries), open=""),
+        aria_label="Contents",
+    )
+    body += tag(
+        "main",
+        _head(values, links)
+        + "".join(
+            tag("section", tag("h2", escape(name)) + content, id=anchor(name))
+            for name, content in chapters
+        ),
+    )
+    return (
+        "<!doctype html>\n"
+        + tag(
+            "html",
+            tag(
+                "head",
+                '<meta charset="utf-8">'
+                '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
+                + tag("title", escape(values["title"]))
+                + tag("style", STYLE.read_text(encoding="utf-8")),
+            )
+            + tag(
+                "body",
+                body
+                + '<div id="where" role="status" hidden></div>'
+                + tag("script", SCRIPT.read_text(encoding="utf-8")),
+            ),
+            lang="en",
+        )
+        + "\n"
+    )
 
 
 def anchor(heading: str) -> str:
@@ -53,12 +84,20 @@ def _head(values: dict[str, Any], links: Links) -> str:
         facts.append("execution " + links.of(markdown.EXECUTION, execution["name"]))
     if git.get("commit"):
         facts.append(f"commit {git['commit'][:7]}{' (dirty)' if git['dirty'] else ''}")
-    device = f"{hardware['gpu_count']}x {hardware['gpu_name']}" if hardware.get("gpu_count") else f"{hardware['cores'] or '-'} CPU cores"
+    device = (
+        f"{hardware['gpu_count']}x {hardware['gpu_name']}"
+        if hardware.get("gpu_count")
+        else f"{hardware['cores'] or '-'} CPU cores"
+    )
     facts.append(escape(device))
-    data = sorted({origin["data"] for origin in values.get("origins", {}).values() if origin.get("data")})
+    data = sorted(
+        {origin["data"] for origin in values.get("origins", {}).values() if origin.get("data")}
+    )
     if data:
         facts.append("data: " + escape("; ".join(data)))
-    return tag("header", tag("h1", escape(values["title"])) + tag("p", " · ".join(facts), class_="facts"))
+    return tag(
+        "header", tag("h1", escape(values["title"])) + tag("p", " · ".join(facts), class_="facts")
+    )
 
 
 def _chapters(blocks: list[Block], folder: Path, links: Links) -> list[tuple[str, str]]:
@@ -79,22 +118,37 @@ def _chapter(blocks: list[Block], folder: Path, links: Links) -> str:
         if isinstance(block, Part) and block.level == 2:
             content += _items(block, links)
         elif isinstance(block, Part):
-            content += tag("div", tag("h3", escape(block.heading)) + _items(block, links), class_="part")
+            content += tag(
+                "div", tag("h3", escape(block.heading)) + _items(block, links), class_="part"
+            )
         elif isinstance(block, Grid):
             content += _grid(block, links)
         elif isinstance(block, Text):
             content += tag("p", escape(block.text))
         elif block is pictures[0]:
-            content += tag("div", "".join(_picture(picture, folder) for picture in pictures), class_="figures")
-    return tag("div", content, class_="beside") if len(pictures) == 1 and len(blocks) == 2 else content
+            content += tag(
+                "div", "".join(_picture(picture, folder) for picture in pictures), class_="figures"
+            )
+    return (
+        tag("div", content, class_="beside") if len(pictures) == 1 and len(blocks) == 2 else content
+    )
 
 
 def _items(part: Part, links: Links) -> str:
     """The list of a part: labels and values."""
     if not part.items:
         return ""
-    return tag("dl", "".join(tag("div", tag("dt", escape(item.label)) + tag("dd", _value(item, part, links)),
-                                 class_="wide" if len(item.label) + len(item.text) > LONG else None) for item in part.items))
+    return tag(
+        "dl",
+        "".join(
+            tag(
+                "div",
+                tag("dt", escape(item.label)) + tag("dd", _value(item, part, links)),
+                class_="wide" if len(item.label) + len(item.text) > LONG else None,
+            )
+            for item in part.items
+        ),
+    )
 
 
 def _value(item: Item, part: Part, links: Links) -> str:
@@ -105,18 +159,33 @@ def _value(item: Item, part: Part, links: Links) -> str:
 
 def _grid(block: Grid, links: Links) -> str:
     """A table, its numbers aligned and linked."""
-    numeric = [all(_is_number(row[place]) for row in block.rows) for place in range(len(block.header))]
-    head = "".join(tag("th", escape(name), class_="number" if number else None) for name, number in zip(block.header, numeric))
+    numeric = [
+        all(_is_number(row[place]) for row in block.rows) for place in range(len(block.header))
+    ]
+    head = "".join(
+        tag("th", escape(name), class_="number" if number else None)
+        for name, number in zip(block.header, numeric)
+    )
     body = ""
     for place, row in enumerate(block.rows):
         run = block.runs[place] if block.runs else ""
         cells = ""
         for column, (cell, number) in enumerate(zip(row, numeric)):
             step = block.columns[column] if block.columns else block.step
-            text = links.to(run, cell) if run and number else links.of(step, cell) if number else escape(cell)
-            cells += tag("td", text, class_="number" if number else "long" if len(cell) > LONG else None)
+            text = (
+                links.to(run, cell)
+                if run and number
+                else links.of(step, cell)
+                if number
+                else escape(cell)
+            )
+            cells += tag(
+                "td", text, class_="number" if number else "long" if len(cell) > LONG else None
+            )
         body += tag("tr", cells)
-    return tag("div", tag("table", tag("thead", tag("tr", head)) + tag("tbody", body)), class_="scroll")
+    return tag(
+        "div", tag("table", tag("thead", tag("tr", head)) + tag("tbody", body)), class_="scroll"
+    )
 
 
 def _is_number(cell: str) -> bool:
@@ -127,8 +196,15 @@ def _picture(picture: Picture, folder: Path) -> str:
     content = (folder / picture.path).read_bytes()
     size = {}
     if content[:4] == b"\x89PNG":
-        size = {"width": str(int.from_bytes(content[16:20])), "height": str(int.from_bytes(content[20:24]))}
+        size = {
+            "width": str(int.from_bytes(content[16:20])),
+            "height": str(int.from_bytes(content[20:24])),
+        }
     source = "data:image/png;base64," + base64.b64encode(content).decode()
-    return tag("figure", f'<img src="{source}" alt="{escape(picture.caption, quote=True)}"'
-               + "".join(f' {key}="{value}"' for key, value in size.items()) + ">" + tag("figcaption", escape(picture.caption)))
-
+    return tag(
+        "figure",
+        f'<img src="{source}" alt="{escape(picture.caption, quote=True)}"'
+        + "".join(f' {key}="{value}"' for key, value in size.items())
+        + ">"
+        + tag("figcaption", escape(picture.caption)),
+    )

@@ -10,8 +10,11 @@ VOID = ("img", "meta", "br")
 
 def tag(name: str, content: str = "", **attributes: str | None) -> str:
     """An element around `content`, which is HTML; an attribute's value is text, None leaves it out, class_ is class."""
-    given = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(value, quote=True)}"' for key, value in attributes.items()
-                    if value is not None)
+    given = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(value, quote=True)}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
     return f"<{name}{given}>" + ("" if name in VOID else f"{content}</{name}>")
 
 
@@ -27,11 +30,22 @@ class Links:
         origin = self._origins.get(step)
         if origin is None or text == "-":
             return escape(text)
-        return self.to(origin["run_id"], text, f"run {origin['name']} ({origin['run_id']})" + (f", {key}" if key else ""))
+        return self.to(
+            origin["run_id"],
+            text,
+            f"run {origin['name']} ({origin['run_id']})" + (f", {key}" if key else ""),
+        )
 
     def to(self, run_id: str, text: str, title: str = "") -> str:
         """`text` as a link to a run of this study."""
         if text == "-":
             return escape(text)
-        return tag("a", escape(text), class_="run", href=f"{self.server}/#/experiments/{self._experiment}/runs/{run_id}",
-                   title=title or f"run {run_id}", target="_blank", rel="noopener")
+        return tag(
+            "a",
+            escape(text),
+            class_="run",
+            href=f"{self.server}/#/experiments/{self._experiment}/runs/{run_id}",
+            title=title or f"run {run_id}",
+            target="_blank",
+            rel="noopener",
+        )

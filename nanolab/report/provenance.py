@@ -14,7 +14,10 @@ from nanolab.tracking import RunRecord
 
 FINAL = "final/"
 # curves of system metrics, in MB, the one that says most of a step first
-MEMORY = ("system/gpu_0_memory_usage_megabytes", "system/processes_memory_megabytes")  # as system_metrics.py names them
+MEMORY = (
+    "system/gpu_0_memory_usage_megabytes",
+    "system/processes_memory_megabytes",
+)  # as system_metrics.py names them
 
 
 def seconds(run: RunRecord) -> float:
@@ -26,16 +29,33 @@ def origins(execution: RunRecord, runs: dict[str, RunRecord]) -> dict[str, dict[
     """For the execution (as "execution") and each step: run_id, experiment_id, name, status, start (ms), seconds, commit, dirty,
     fingerprint, work_folder, data, attempt, and reused: whether another execution made it.
     """
+
     def origin(run: RunRecord) -> dict[str, Any]:
-        return {"run_id": run.id, "experiment_id": run.experiment_id, "name": run.name, "status": run.status, "start": run.start,
-                "seconds": seconds(run), "commit": run.tags.get("mlflow.source.git.commit", ""),
-                "dirty": run.tags.get("git.dirty") == "true", "fingerprint": run.tags.get("fingerprint", ""),
-                "work_folder": run.tags.get("work_folder", ""), "data": run.tags.get(FINAL + "data", ""),
-                "attempt": run.tags.get("attempt", ""), "reused": run.tags.get("mlflow.parentRunId", execution.id) != execution.id}
-    return {EXECUTION: origin(execution), **{step: origin(run) for step, run in runs.items() if step != "report"}}
+        return {
+            "run_id": run.id,
+            "experiment_id": run.experiment_id,
+            "name": run.name,
+            "status": run.status,
+            "start": run.start,
+            "seconds": seconds(run),
+            "commit": run.tags.get("mlflow.source.git.commit", ""),
+            "dirty": run.tags.get("git.dirty") == "true",
+            "fingerprint": run.tags.get("fingerprint", ""),
+            "work_folder": run.tags.get("work_folder", ""),
+            "data": run.tags.get(FINAL + "data", ""),
+            "attempt": run.tags.get("attempt", ""),
+            "reused": run.tags.get("mlflow.parentRunId", execution.id) != execution.id,
+        }
+
+    return {
+        EXECUTION: origin(execution),
+        **{step: origin(run) for step, run in runs.items() if step != "report"},
+    }
 
 
-def planned_and_spent(execution: RunRecord, runs: dict[str, RunRecord], environment: dict[str, Any]) -> dict[str, Any]:
+def planned_and_spent(
+    execution: RunRecord, runs: dict[str, RunRecord], environment: dict[str, Any]
+) -> dict[str, Any]:
     """The plan of nanolab/costs.py, by its table alone, beside what each step took.
 
     `machine` and `source` (of its speeds) are empty where the study's settings were not recorded, are of another version, or the device is
@@ -44,20 +64,47 @@ def planned_and_spent(execution: RunRecord, runs: dict[str, RunRecord], environm
     """
     study, machine, hardware = recorded_study(execution), None, environment["hardware"]
     used = gpus_used(execution, hardware)
-    name = next((gpu for gpu in costs.GPUS if gpu in (hardware.get("gpu_name") or "")), "") if used else "cpu"
+    name = (
+        next((gpu for gpu in costs.GPUS if gpu in (hardware.get("gpu_name") or "")), "")
+        if used
+        else "cpu"
+    )
     if study is not None and used is not None and name:
         width = derive(study.base_train, study.tokenizer.vocab_size).model.width
         machine = costs.hardware(f"{used}x{name}" if used else name, study.hourly_rates, width)
-    planned = {row.step: row for row in costs.plan_costs(study, machine)} if study is not None and machine is not None else {}
+    planned = (
+        {row.step: row for row in costs.plan_costs(study, machine)}
+        if study is not None and machine is not None
+        else {}
+    )
     rate, rows = hourly_rate(execution, hardware), []
     for step, run in runs.items():
         row, hours = planned.get(step), seconds(run) / 3600
         peak, memory_of = peak_memory(run)
-        rows.append({"step": step, "hours": hours, "tokens_per_second": run.metrics.get(FINAL + "tokens_per_second"), "peak_gib": peak,
-                     "memory_of": memory_of, "dollars": None if rate is None else hours * rate,
-                     **{key: getattr(row, of) if row else None for key, of in (
-                         ("planned_hours", "hours"), ("flops", "flops"), ("planned_gib", "memory_gib"), ("planned_dollars", "dollars"))}})
-    return {"machine": machine.name if machine else "", "source": machine.speeds.source if machine else "", "rows": rows}
+        rows.append(
+            {
+                "step": step,
+                "hours": hours,
+                "tokens_per_second": run.metrics.get(FINAL + "tokens_per_second"),
+                "peak_gib": peak,
+                "memory_of": memory_of,
+                "dollars": None if rate is None else hours * rate,
+                **{
+                    key: getattr(row, of) if row else None
+                    for key, of in (
+                        ("planned_hours", "hours"),
+                        ("flops", "flops"),
+                        ("planned_gib", "memory_gib"),
+                        ("planned_dollars", "dollars"),
+                    )
+                },
+            }
+        )
+    return {
+        "machine": machine.name if machine else "",
+        "source": machine.speeds.source if machine else "",
+        "rows": rows,
+    }
 
 
 def gpus_used(execution: RunRecord, hardware: dict[str, Any]) -> int | None:
@@ -67,7 +114,9 @@ def gpus_used(execution: RunRecord, hardware: dict[str, Any]) -> int | None:
     there = hardware.get("gpu_count")
     if there is None:
         return None
-    return min(there, int(execution.params.get("launch.nproc", there))) * int(execution.params.get("launch.nnodes", 1))
+    return min(there, int(execution.params.get("launch.nproc", there))) * int(
+        execution.params.get("launch.nnodes", 1)
+    )
 
 
 def hourly_rate(execution: RunRecord, hardware: dict[str, Any]) -> float | None:
@@ -77,8 +126,14 @@ def hourly_rate(execution: RunRecord, hardware: dict[str, Any]) -> float | None:
     used, rate = gpus_used(execution, hardware), hardware.get("hourly_rate")
     if used == 0:
         prefix = "hourly_rates."
-        return costs.rate_of("cpu", {key.removeprefix(prefix): float(value) for key, value in execution.params.items()
-                                     if key.startswith(prefix)})
+        return costs.rate_of(
+            "cpu",
+            {
+                key.removeprefix(prefix): float(value)
+                for key, value in execution.params.items()
+                if key.startswith(prefix)
+            },
+        )
     return None if rate is None else float(rate) * (used / hardware["gpu_count"] if used else 1)
 
 
@@ -87,7 +142,9 @@ def recorded_study(execution: RunRecord) -> Any:
     if "study.json" not in tracking.artifact_names(execution.id):
         return None
     try:
-        return study_from_dict(json.loads(tracking.artifact(execution.id, "study.json").read_text()))
+        return study_from_dict(
+            json.loads(tracking.artifact(execution.id, "study.json").read_text())
+        )
     except UserError:
         return None
 

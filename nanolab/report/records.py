@@ -14,14 +14,21 @@ NOTHING = "Nothing has run in this store yet. Run `make run` in a terminal, or o
 
 def store_exists() -> bool:
     """Whether there is a store to read; making one takes seconds and is left to the first run."""
-    return not tracking.store_uri().endswith(f"{files.MLRUNS}/mlflow.db") or (files.MLRUNS / "mlflow.db").is_file()
+    return (
+        not tracking.store_uri().endswith(f"{files.MLRUNS}/mlflow.db")
+        or (files.MLRUNS / "mlflow.db").is_file()
+    )
 
 
 def studies() -> list[str]:
     """The studies that have an execution, the one that ran last first."""
     if not store_exists():
         return []
-    last = {name: runs[0].start for name in (e.name for e in tracking.client().search_experiments()) if (runs := tracking.executions(name))}
+    last = {
+        name: runs[0].start
+        for name in (e.name for e in tracking.client().search_experiments())
+        if (runs := tracking.executions(name))
+    }
     return sorted(last, key=lambda name: -last[name])
 
 
@@ -33,9 +40,13 @@ def latest(study: str) -> tuple[str, dict[str, RunRecord]]:
     if execution := tracking.latest_whole(study):
         return f"execution {execution.name}", collect.step_runs(execution.id)
     found: dict[str, RunRecord] = {}
-    for run in tracking.search(study, "tags.`nanolab.kind` = 'step' and attributes.status = 'FINISHED'"):
+    for run in tracking.search(
+        study, "tags.`nanolab.kind` = 'step' and attributes.status = 'FINISHED'"
+    ):
         found.setdefault(run.tags["step"], run)
-    return "the newest finished run of each step", {step: found[step] for step in dict.fromkeys([*STEPS, *found]) if step in found}
+    return "the newest finished run of each step", {
+        step: found[step] for step in dict.fromkeys([*STEPS, *found]) if step in found
+    }
 
 
 @functools.lru_cache(maxsize=256)

@@ -32,13 +32,65 @@ from nanolab.report.collect import step_runs
 from nanolab.report.provenance import FINAL, seconds
 from nanolab.tracking import RunRecord
 
-COLUMNS = ("study", "execution", "seed", "step", "model", "task", "metric", "method", "setting", "value", "low", "high", "n", "p_value",
-           "positions", "seconds", "run_id", "commit")
-TRAINED = {"base_train": "base", "base_loss": "base", "base_eval": "base", "mid_train": "mid", "sft": "sft", "rl": "rl"}
-DETAILS = {"low": "low", "high": "high", "n": "n", "total": "n", "p_value": "p_value", "positions_per_problem": "positions"}
-COUNTED = ("passed", "n", "total", "low", "high", "p_value", "positions_per_problem")  # they belong to an accuracy's row
-GRID = ("alpha", "temperature", "num_steps", "n", "restart_prob", "num_blocks", "particles", "ess_threshold", "ramp_tokens", "candidates",
-        "rollouts", "horizon")
+COLUMNS = (
+    "study",
+    "execution",
+    "seed",
+    "step",
+    "model",
+    "task",
+    "metric",
+    "method",
+    "setting",
+    "value",
+    "low",
+    "high",
+    "n",
+    "p_value",
+    "positions",
+    "seconds",
+    "run_id",
+    "commit",
+)
+TRAINED = {
+    "base_train": "base",
+    "base_loss": "base",
+    "base_eval": "base",
+    "mid_train": "mid",
+    "sft": "sft",
+    "rl": "rl",
+}
+DETAILS = {
+    "low": "low",
+    "high": "high",
+    "n": "n",
+    "total": "n",
+    "p_value": "p_value",
+    "positions_per_problem": "positions",
+}
+COUNTED = (
+    "passed",
+    "n",
+    "total",
+    "low",
+    "high",
+    "p_value",
+    "positions_per_problem",
+)  # they belong to an accuracy's row
+GRID = (
+    "alpha",
+    "temperature",
+    "num_steps",
+    "n",
+    "restart_prob",
+    "num_blocks",
+    "particles",
+    "ess_threshold",
+    "ramp_tokens",
+    "candidates",
+    "rollouts",
+    "horizon",
+)
 
 Row = dict[str, Any]
 
@@ -50,17 +102,31 @@ def of_execution(parent: str) -> list[Row]:
     return result_rows(execution, runs, points)
 
 
-def result_rows(execution: RunRecord, runs: dict[str, RunRecord], points: list[RunRecord]) -> list[Row]:
+def result_rows(
+    execution: RunRecord, runs: dict[str, RunRecord], points: list[RunRecord]
+) -> list[Row]:
     """The rows of an execution's steps, the report's left out; `points` are the grandchild runs of its ablation."""
     rows = []
     for step, run in runs.items():
         if step == "report":
             continue
-        common = {"study": execution.params.get("experiment", ""), "execution": execution.id, "seed": execution.params.get("seed", ""),
-                  "step": step, "seconds": seconds(run), "run_id": run.id, "commit": commit(run),
-                  "model": run.params.get("source") or STEPS[step].fixed.get("source", "") if step not in TRAINED and step in STEPS
-                  else TRAINED.get(step, "")}
-        values = {key.removeprefix(FINAL): value for key, value in run.metrics.items() if key.startswith(FINAL)}
+        common = {
+            "study": execution.params.get("experiment", ""),
+            "execution": execution.id,
+            "seed": execution.params.get("seed", ""),
+            "step": step,
+            "seconds": seconds(run),
+            "run_id": run.id,
+            "commit": commit(run),
+            "model": run.params.get("source") or STEPS[step].fixed.get("source", "")
+            if step not in TRAINED and step in STEPS
+            else TRAINED.get(step, ""),
+        }
+        values = {
+            key.removeprefix(FINAL): value
+            for key, value in run.metrics.items()
+            if key.startswith(FINAL)
+        }
         rows += [common | row for row in metric_rows(step, values)]
         if step == "power_ablation":
             rows += [common | point_row(point, run.params.get("task", "gsm8k")) for point in points]
@@ -76,38 +142,106 @@ def metric_rows(step: str, values: dict[str, float]) -> list[Row]:
         task = next((task for task in CHAT_TASKS if task in values), "") if sampling else ""
         if found := re.fullmatch(r"core/([^/]+)(?:/(\w+))?", key):
             if not found[2]:
-                rows.append({"task": found[1], "metric": "accuracy", "setting": "core", "value": value, **_details(values, f"{key}/")})
+                rows.append(
+                    {
+                        "task": found[1],
+                        "metric": "accuracy",
+                        "setting": "core",
+                        "value": value,
+                        **_details(values, f"{key}/"),
+                    }
+                )
             elif found[2] not in COUNTED:
-                rows.append({"task": found[1], "metric": found[2], "setting": "core", "value": value})
-        elif found := re.fullmatch(r"(before|after)(_\w+)?", last):  # of reinforcement learning, beside the paired test
+                rows.append(
+                    {"task": found[1], "metric": found[2], "setting": "core", "value": value}
+                )
+        elif found := re.fullmatch(
+            r"(before|after)(_\w+)?", last
+        ):  # of reinforcement learning, beside the paired test
             if not found[2]:
-                details = {"low": values.get(f"{key}_low"), "high": values.get(f"{key}_high"), "n": values.get(f"{head}/n"),
-                           "p_value": values.get(f"{head}/p_value") if last == "after" else None}
-                rows.append({"task": "gsm8k", "metric": "accuracy", "method": head, "setting": last, "value": value, **details})
+                details = {
+                    "low": values.get(f"{key}_low"),
+                    "high": values.get(f"{key}_high"),
+                    "n": values.get(f"{head}/n"),
+                    "p_value": values.get(f"{head}/p_value") if last == "after" else None,
+                }
+                rows.append(
+                    {
+                        "task": "gsm8k",
+                        "metric": "accuracy",
+                        "method": head,
+                        "setting": last,
+                        "value": value,
+                        **details,
+                    }
+                )
         elif found := re.fullmatch(r"pass_at_(\d+)", last):
-            rows.append({"task": task if sampling else head, "metric": last, "method": head if sampling else "", "value": value,
-                         "low": values.get(f"{key}_low"), "high": values.get(f"{key}_high")})
+            rows.append(
+                {
+                    "task": task if sampling else head,
+                    "metric": last,
+                    "method": head if sampling else "",
+                    "value": value,
+                    "low": values.get(f"{key}_low"),
+                    "high": values.get(f"{key}_high"),
+                }
+            )
         elif key in CHAT_TASKS:
             prefix = "" if sampling else f"{key}/"
             method = "power" if sampling else ""
-            rows.append({"task": key, "metric": "accuracy", "method": method, "value": value, **_details(values, prefix)})
+            rows.append(
+                {
+                    "task": key,
+                    "metric": "accuracy",
+                    "method": method,
+                    "value": value,
+                    **_details(values, prefix),
+                }
+            )
         elif last == "accuracy":
-            rows.append({"task": task, "metric": "accuracy", "method": head, "value": value, **_details(values, f"{head}/")})
+            rows.append(
+                {
+                    "task": task,
+                    "metric": "accuracy",
+                    "method": head,
+                    "value": value,
+                    **_details(values, f"{head}/"),
+                }
+            )
         elif last not in COUNTED and not re.fullmatch(r"pass_at_\d+_(low|high)", last):
             is_task = head in CHAT_TASKS
-            rows.append({"task": head if is_task else "", "metric": last if is_task else key, "value": value})
+            rows.append(
+                {
+                    "task": head if is_task else "",
+                    "metric": last if is_task else key,
+                    "value": value,
+                }
+            )
     return [{key: value for key, value in row.items() if value is not None} for row in rows]
 
 
 def point_row(point: RunRecord, task: str) -> Row:
     """The row of a grid point of an ablation."""
-    setting = " ".join(f"{key}={float(point.params[key]):g}" for key in GRID if point.params.get(key) not in (None, "None"))
-    return {"task": task, "metric": "accuracy", "method": point.params.get("method", "power"), "setting": setting, "run_id": point.id,
-            "value": point.metrics.get("accuracy"), **_details(point.metrics, "")}
+    setting = " ".join(
+        f"{key}={float(point.params[key]):g}"
+        for key in GRID
+        if point.params.get(key) not in (None, "None")
+    )
+    return {
+        "task": task,
+        "metric": "accuracy",
+        "method": point.params.get("method", "power"),
+        "setting": setting,
+        "run_id": point.id,
+        "value": point.metrics.get("accuracy"),
+        **_details(point.metrics, ""),
+    }
 
 
 def _details(values: dict[str, float], prefix: str) -> Row:
-    return {column: values[prefix + key] for key, column in DETAILS.items() if prefix + key in values}
+    return {
+        column: values[prefix + key] for key, column in DETAILS.items() if prefix + key in values
+    }
 
 
 def commit(run: RunRecord) -> str:

@@ -23,12 +23,25 @@ def majority(answers: Sequence[Hashable | None]) -> Hashable | None:
 
 def _one_completion(sample: int, limit: int, temperature: float, top_k: int | None) -> Kernel:
     suffix = yield Decode(None, 0, (sample, 0), limit, limit, temperature, top_k, revisit=False)
-    return sample, Completion(suffix.tokens, suffix.forced, suffix.log_p, suffix.log_q, suffix.ended, suffix.positions)
+    return sample, Completion(
+        suffix.tokens, suffix.forced, suffix.log_p, suffix.log_q, suffix.ended, suffix.positions
+    )
 
 
-def generate(model: LanguageModel, prompts: Sequence[list[int]], *, temperature: float, top_k: int | None, max_new_tokens: int, seed: int,
-             stage: str, samples_per_prompt: int = 1, batch_rows: int = 64, examples: Sequence[int | str] | None = None,
-             on_done: Done | None = None) -> list[list[Completion]]:
+def generate(
+    model: LanguageModel,
+    prompts: Sequence[list[int]],
+    *,
+    temperature: float,
+    top_k: int | None,
+    max_new_tokens: int,
+    seed: int,
+    stage: str,
+    samples_per_prompt: int = 1,
+    batch_rows: int = 64,
+    examples: Sequence[int | str] | None = None,
+    on_done: Done | None = None,
+) -> list[list[Completion]]:
     """`samples_per_prompt` completions of each prompt (temperature 0: greedy), tools run and forced in.
 
     Draws are addressed (seed, stage, examples[i], sample, 0, position); `examples` defaults to the prompts' numbers. Sample c
@@ -36,14 +49,26 @@ def generate(model: LanguageModel, prompts: Sequence[list[int]], *, temperature:
     `on_done(i, completions)` is called when all completions of prompt i have ended. Raises UserError for settings or lengths out of range.
     """
     check_sampling(temperature=temperature, top_k=top_k, max_new_tokens=max_new_tokens)
-    found: list[dict[int, Completion]] = [{} for _ in prompts]  # prompt -> sample -> its completion, in the order in which they end
+    found: list[dict[int, Completion]] = [
+        {} for _ in prompts
+    ]  # prompt -> sample -> its completion, in the order in which they end
 
     def finished(i: int, sample: tuple[int, Completion]) -> None:
         found[i].update([sample])
         if on_done and len(found[i]) == samples_per_prompt:
             on_done(i, [found[i][c] for c in range(samples_per_prompt)])
 
-    sample_each(model, prompts, lambda noise, i, c: _one_completion(c, max_new_tokens, temperature, top_k),
-                copies=samples_per_prompt, called="samples_per_prompt", max_new_tokens=max_new_tokens, seed=seed, stage=stage,
-                batch_rows=batch_rows, on_done=finished, examples=examples)
+    sample_each(
+        model,
+        prompts,
+        lambda noise, i, c: _one_completion(c, max_new_tokens, temperature, top_k),
+        copies=samples_per_prompt,
+        called="samples_per_prompt",
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        stage=stage,
+        batch_rows=batch_rows,
+        on_done=finished,
+        examples=examples,
+    )
     return [[samples[c] for c in range(samples_per_prompt)] for samples in found]

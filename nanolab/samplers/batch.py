@@ -11,9 +11,20 @@ from nanolab.schema import UserError
 from nanolab.seeds import Noise, noise
 
 
-def sample_each(model: LanguageModel, prompts: Sequence[list[int]], kernel: Callable[[Noise, int, int], Kernel], *, copies: int,
-                called: str, max_new_tokens: int, seed: int, stage: str, batch_rows: int, on_done: Done | None,
-                examples: Sequence[int | str] | None) -> list[Any]:
+def sample_each(
+    model: LanguageModel,
+    prompts: Sequence[list[int]],
+    kernel: Callable[[Noise, int, int], Kernel],
+    *,
+    copies: int,
+    called: str,
+    max_new_tokens: int,
+    seed: int,
+    stage: str,
+    batch_rows: int,
+    on_done: Done | None,
+    examples: Sequence[int | str] | None,
+) -> list[Any]:
     """What kernel(noise, i, c) returns for each prompt i and copy c < `copies`, copies of a prompt together.
 
     The noise of prompt i is addressed (seed, stage, examples[i]); `examples` defaults to the prompts' numbers. `on_done(i, result)` is

@@ -12,10 +12,14 @@ from typing import Any
 
 import numpy
 
-Step = Mapping[str, Any]  # of one step: "accepted", "moved", "early_rejected" (bool), and what else a record keeps
+Step = Mapping[
+    str, Any
+]  # of one step: "accepted", "moved", "early_rejected" (bool), and what else a record keeps
 
 R_HAT_LIMIT = 1.1  # above it chains disagree (Gelman and Rubin 1992)
-INFINITE = 1e6  # an R-hat above it is printed as infinite: MLflow gives inf back as the largest float
+INFINITE = (
+    1e6  # an R-hat above it is printed as infinite: MLflow gives inf back as the largest float
+)
 
 
 def _share(flags: Sequence[bool]) -> float:
@@ -46,7 +50,7 @@ def autocorrelation(values: Sequence[float]) -> numpy.ndarray:
     """Autocorrelation of one chain at lags 0 .. n-1, (n,) float64, biased normalisation; NaN for a constant chain or a NaN draw."""
     x = numpy.asarray(values, dtype=numpy.float64)
     centred = x - x.mean()
-    products = numpy.correlate(centred, centred, "full")[len(x) - 1:]
+    products = numpy.correlate(centred, centred, "full")[len(x) - 1 :]
     return products / products[0] if products[0] > 0 else numpy.full(len(x), math.nan)
 
 
@@ -64,14 +68,18 @@ def effective_sample_size(values: Sequence[float]) -> float:
         if smallest <= 0:
             break
         time += 2 * smallest
-    return float(min(len(x) / time, len(x) * math.log10(len(x)))) if time > 0 else len(x) * math.log10(len(x))
+    return (
+        float(min(len(x) / time, len(x) * math.log10(len(x))))
+        if time > 0
+        else len(x) * math.log10(len(x))
+    )
 
 
 def _halves(chains: Sequence[Sequence[float]]) -> numpy.ndarray:
     """First and last half of chains (m, n) as (2m, n // 2) float64; the middle draw of an odd n belongs to neither."""
     x = numpy.asarray(chains, dtype=numpy.float64)
     half = x.shape[1] // 2
-    return numpy.concatenate([x[:, :half], x[:, x.shape[1] - half:]])
+    return numpy.concatenate([x[:, :half], x[:, x.shape[1] - half :]])
 
 
 def r_hat(chains: Sequence[Sequence[float]]) -> float:
@@ -101,7 +109,9 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[Any]) -> tuple[fl
     groups = len(sums)
     if groups < 2:
         return float(mean), math.nan
-    return float(mean), math.sqrt(groups / (groups - 1) * sum(value * value for value in sums.values())) / len(x)
+    return float(mean), math.sqrt(
+        groups / (groups - 1) * sum(value * value for value in sums.values())
+    ) / len(x)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -129,18 +139,30 @@ def mixing(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     a chain moved, |drift| <= 2 standard errors, and r_hat < 1.1 where there is one.
     """
     steps = [chain["steps"] for record in records for chain in record["chains"]]
-    paths = [[numpy.asarray(chain["log_p_by_step"], dtype=numpy.float64) for chain in record["chains"]] for record in records]
+    paths = [
+        [numpy.asarray(chain["log_p_by_step"], dtype=numpy.float64) for chain in record["chains"]]
+        for record in records
+    ]
     flat = [(problem, path) for problem, own in enumerate(paths) for path in own]
     moved = [path for _, path in flat if len(path) >= 3 and not (path == path[0]).all()]
-    ends = [(path[-1] - path[(len(path) - 1) // 2], problem) for problem, path in flat if len(path) >= 3]
+    ends = [
+        (path[-1] - path[(len(path) - 1) // 2], problem) for problem, path in flat if len(path) >= 3
+    ]
     drift, error = clustered_mean([end for end, _ in ends], [problem for _, problem in ends])
     ratios = [ratio for ratio in map(_problem_r_hat, paths) if not math.isnan(ratio)]
     found = {
-        "acceptance": acceptance(steps), "effective_moves": effective_moves(steps), "early_rejected": early_rejections(steps),
+        "acceptance": acceptance(steps),
+        "effective_moves": effective_moves(steps),
+        "early_rejected": early_rejections(steps),
         "autocorrelation_1": _mean([autocorrelation(path)[1] for path in moved]),
-        "effective_sample_size": _mean([effective_sample_size(path) for _, path in flat if len(path) >= 2]),
-        "log_p_drift": drift, "log_p_drift_se": error,
-        "r_hat": min(float(numpy.median(ratios)), 10 * INFINITE) if ratios else math.nan,  # JSON has no infinity
+        "effective_sample_size": _mean(
+            [effective_sample_size(path) for _, path in flat if len(path) >= 2]
+        ),
+        "log_p_drift": drift,
+        "log_p_drift_se": error,
+        "r_hat": min(float(numpy.median(ratios)), 10 * INFINITE)
+        if ratios
+        else math.nan,  # JSON has no infinity
         "chains": float(max(map(len, paths), default=0)) or math.nan,
     }
     if not math.isnan(drift + error):
@@ -154,12 +176,24 @@ def convergence(values: Mapping[str, Any]) -> str:
     if any(values.get(key) is None for key in ("log_p_drift", "log_p_drift_se", "converged")):
         return "not judged: that needs at least two steps and two problems"
     drift, error = float(values["log_p_drift"]), float(values["log_p_drift_se"])
-    change = f"still {'rises' if drift > 0 else 'falls'} by {abs(drift):.3f}" if abs(drift) > 2 * error else f"changes by {drift:+.3f}"
-    sentence = f"log p {change} +- {error:.3f} nats (standard error) over the second half of the steps"
+    change = (
+        f"still {'rises' if drift > 0 else 'falls'} by {abs(drift):.3f}"
+        if abs(drift) > 2 * error
+        else f"changes by {drift:+.3f}"
+    )
+    sentence = (
+        f"log p {change} +- {error:.3f} nats (standard error) over the second half of the steps"
+    )
     ratio = values.get("r_hat")
     if ratio is not None:
         sentence += f"; R-hat {float(ratio):.2f}" if float(ratio) < INFINITE else "; R-hat infinite"
-        sentence += f" over {float(values['chains']):.0f} chains" if values.get("chains") is not None else ""
+        sentence += (
+            f" over {float(values['chains']):.0f} chains"
+            if values.get("chains") is not None
+            else ""
+        )
     elif not float(values["converged"]) and abs(drift) <= 2 * error:
         sentence += "; no chain moved"
-    return ("no sign against convergence: " if float(values["converged"]) else "not converged: ") + sentence
+    return (
+        "no sign against convergence: " if float(values["converged"]) else "not converged: "
+    ) + sentence

@@ -41,13 +41,20 @@ class PowerSettings:
     num_blocks: int = 1  # blocks of the schedule
 
     def __post_init__(self) -> None:
-        check_target(alpha=self.alpha, temperature=self.temperature, top_k=self.top_k, max_new_tokens=self.max_new_tokens)
+        check_target(
+            alpha=self.alpha,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            max_new_tokens=self.max_new_tokens,
+        )
         if self.num_steps < 0:
             raise UserError(f"num_steps = {self.num_steps} must be at least 0")
         if not 0 <= self.restart_prob <= 1:
             raise UserError(f"restart_prob = {self.restart_prob} must be between 0 and 1")
         if not 1 <= self.num_blocks <= self.max_new_tokens:
-            raise UserError(f"num_blocks = {self.num_blocks} must be between 1 and max_new_tokens = {self.max_new_tokens}")
+            raise UserError(
+                f"num_blocks = {self.num_blocks} must be between 1 and max_new_tokens = {self.max_new_tokens}"
+            )
 
     @property
     def sums_only_fall(self) -> bool:
@@ -56,7 +63,9 @@ class PowerSettings:
 
     def limit(self, block: int) -> int:
         """Completion tokens at which drawing stops in block 0, 1, ..."""
-        return min((block + 1) * math.ceil(self.max_new_tokens / self.num_blocks), self.max_new_tokens)
+        return min(
+            (block + 1) * math.ceil(self.max_new_tokens / self.num_blocks), self.max_new_tokens
+        )
 
 
 class State(NamedTuple):
@@ -76,7 +85,9 @@ class State(NamedTuple):
 
     def completion(self) -> Completion:
         """The state as a `Completion`; its positions are all that the chain has forwarded so far."""
-        return Completion(self.tokens, self.forced, self.log_p, self.log_q, self.ended, self.positions)
+        return Completion(
+            self.tokens, self.forced, self.log_p, self.log_q, self.ended, self.positions
+        )
 
 
 class Info(NamedTuple):
@@ -117,14 +128,24 @@ def ordered_sum(values: Sequence[float]) -> float:
     return total
 
 
-def extend(state: State, settings: PowerSettings, noise: Noise, limit: int) -> Generator[Decode, Suffix, State]:
+def extend(
+    state: State, settings: PowerSettings, noise: Noise, limit: int
+) -> Generator[Decode, Suffix, State]:
     """The state drawn on with q to `limit` tokens (unless it has ended); the first draw of a chain when the state is empty."""
     state = state._replace(step=state.step + 1, limit=limit)
     cut = len(state.tokens)
     if state.ended or cut >= limit:
         return state
-    suffix = yield Decode(state.handle, cut, (state.chain, state.step), limit, settings.max_new_tokens, settings.temperature,
-                          settings.top_k, settings.alpha)
+    suffix = yield Decode(
+        state.handle,
+        cut,
+        (state.chain, state.step),
+        limit,
+        settings.max_new_tokens,
+        settings.temperature,
+        settings.top_k,
+        settings.alpha,
+    )
     return _joined(state, cut, suffix)
 
 
@@ -135,13 +156,20 @@ def init(settings: PowerSettings, noise: Noise, chain: int = 0) -> Generator[Dec
 
 def _joined(state: State, cut: int, suffix: Suffix) -> State:
     return state._replace(
-        tokens=state.tokens[:cut] + suffix.tokens, forced=state.forced[:cut] + suffix.forced, log_p=state.log_p[:cut] + suffix.log_p,
-        log_q=state.log_q[:cut] + suffix.log_q, a=state.a[:cut] + suffix.a, ended=suffix.ended, handle=suffix.handle,
-        positions=state.positions + suffix.positions)
+        tokens=state.tokens[:cut] + suffix.tokens,
+        forced=state.forced[:cut] + suffix.forced,
+        log_p=state.log_p[:cut] + suffix.log_p,
+        log_q=state.log_q[:cut] + suffix.log_q,
+        a=state.a[:cut] + suffix.a,
+        ended=suffix.ended,
+        handle=suffix.handle,
+        positions=state.positions + suffix.positions,
+    )
 
 
-def step(state: State, settings: PowerSettings, noise: Noise,
-         early_rejection: bool = True) -> Generator[Decode, Suffix, tuple[State, Info]]:
+def step(
+    state: State, settings: PowerSettings, noise: Noise, early_rejection: bool = True
+) -> Generator[Decode, Suffix, tuple[State, Info]]:
     """One Metropolis-Hastings step against p^alpha over completions limited to the state's block."""
     state = state._replace(step=state.step + 1)
     address = (state.chain, state.step)
@@ -153,19 +181,37 @@ def step(state: State, settings: PowerSettings, noise: Noise,
 
     old = ordered_sum(state.a[cut:])
     law = log_index_law(before == 0, settings.restart_prob, settings.max_new_tokens + 1)
-    floor = log_u + old + law[n] - law[before:before + state.limit - cut + 1]  # accepted: the sum of the new a is at least floor[m]
+    floor = (
+        log_u + old + law[n] - law[before : before + state.limit - cut + 1]
+    )  # accepted: the sum of the new a is at least floor[m]
     bound = floor if early_rejection and settings.sums_only_fall else None
-    suffix = yield Decode(state.handle, cut, address, state.limit, settings.max_new_tokens, settings.temperature, settings.top_k,
-                          settings.alpha, bound)
+    suffix = yield Decode(
+        state.handle,
+        cut,
+        address,
+        state.limit,
+        settings.max_new_tokens,
+        settings.temperature,
+        settings.top_k,
+        settings.alpha,
+        bound,
+    )
     drawn = len(suffix.tokens) - sum(suffix.forced)
     new = ordered_sum(suffix.a)
     accepted = not suffix.given_up and bool(new >= floor[drawn])
     proposed = _joined(state, cut, suffix)
     info = Info(
-        log_ratio=float(new - old + law[before + drawn] - law[n]), log_u=log_u, accepted=accepted,
-        moved=accepted and suffix.tokens != state.tokens[cut:], cut=cut, proposal=proposed.completion(),
-        log_p_old=ordered_sum(state.log_p), log_p_new=ordered_sum(proposed.log_p), early_rejected=suffix.given_up,
-        positions=suffix.positions)
+        log_ratio=float(new - old + law[before + drawn] - law[n]),
+        log_u=log_u,
+        accepted=accepted,
+        moved=accepted and suffix.tokens != state.tokens[cut:],
+        cut=cut,
+        proposal=proposed.completion(),
+        log_p_old=ordered_sum(state.log_p),
+        log_p_new=ordered_sum(proposed.log_p),
+        early_rejected=suffix.given_up,
+        positions=suffix.positions,
+    )
     return (proposed if accepted else state._replace(positions=proposed.positions)), info
 
 
@@ -200,8 +246,14 @@ class ChainResult:
         return max(self.states, key=lambda state: state.sum_log_p)
 
 
-def run_chain(settings: PowerSettings, noise: Noise, problem: int = 0, chain: int = 0, early_rejection: bool = True,
-              watch: Callable[[State, Info | None], None] | None = None) -> Kernel:
+def run_chain(
+    settings: PowerSettings,
+    noise: Noise,
+    problem: int = 0,
+    chain: int = 0,
+    early_rejection: bool = True,
+    watch: Callable[[State, Info | None], None] | None = None,
+) -> Kernel:
     """The whole schedule of one chain: blocks of an extension and `num_steps` steps; returns its ChainResult.
 
     `watch` is called after each extension (with None) and each step, for whoever follows the chain as it goes.
@@ -225,14 +277,33 @@ def run_chain(settings: PowerSettings, noise: Noise, problem: int = 0, chain: in
     return ChainResult(problem, chain, states, infos, lengths)
 
 
-def sample(model: LanguageModel, prompts: Sequence[list[int]], settings: PowerSettings, seed: int, stage: str, chains: int = 1,
-           batch_rows: int = 64, early_rejection: bool = True, on_done: Done | None = None,
-           examples: Sequence[int | str] | None = None) -> list[ChainResult]:
+def sample(
+    model: LanguageModel,
+    prompts: Sequence[list[int]],
+    settings: PowerSettings,
+    seed: int,
+    stage: str,
+    chains: int = 1,
+    batch_rows: int = 64,
+    early_rejection: bool = True,
+    on_done: Done | None = None,
+    examples: Sequence[int | str] | None = None,
+) -> list[ChainResult]:
     """`chains` chains for each prompt, all in one batch; results in the order of the prompts, chains of a prompt together.
 
     Uniforms are addressed (seed, stage, examples[i], chain, step, position); `examples` defaults to the prompts' numbers.
     `on_done(problem, result)` is called as each chain ends. Raises UserError for lengths beyond the context.
     """
-    return sample_each(model, prompts, lambda noise, i, c: run_chain(settings, noise, i, c, early_rejection), copies=chains,
-                       called="chains", max_new_tokens=settings.max_new_tokens, seed=seed, stage=stage, batch_rows=batch_rows,
-                       on_done=on_done, examples=examples)
+    return sample_each(
+        model,
+        prompts,
+        lambda noise, i, c: run_chain(settings, noise, i, c, early_rejection),
+        copies=chains,
+        called="chains",
+        max_new_tokens=settings.max_new_tokens,
+        seed=seed,
+        stage=stage,
+        batch_rows=batch_rows,
+        on_done=on_done,
+        examples=examples,
+    )

@@ -20,7 +20,17 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from nanolab.generation import Choices, Completion, Decode, Done, Kernel, LanguageModel, Suffix, check_target, log_mean
+from nanolab.generation import (
+    Choices,
+    Completion,
+    Decode,
+    Done,
+    Kernel,
+    LanguageModel,
+    Suffix,
+    check_target,
+    log_mean,
+)
 from nanolab.samplers.batch import sample_each
 from nanolab.schema import UserError
 from nanolab.seeds import PICK, Noise
@@ -32,7 +42,9 @@ class RolloutSettings:
 
     alpha: float = 4.0  # exponent of the target
     candidates: int = 4  # tokens weighed at each position
-    candidate_floor: float = 0.01  # tokens below this probability are not weighed (the likeliest always is)
+    candidate_floor: float = (
+        0.01  # tokens below this probability are not weighed (the likeliest always is)
+    )
     rollouts: int = 4  # futures drawn for each
     horizon: int = 16  # tokens of a future, after the forced ones that begin it
     temperature: float = 1.0  # of the rollouts' proposal
@@ -40,12 +52,19 @@ class RolloutSettings:
     max_new_tokens: int = 256  # tokens of a completion at most, forced ones included
 
     def __post_init__(self) -> None:
-        check_target(alpha=self.alpha, temperature=self.temperature, top_k=self.top_k, max_new_tokens=self.max_new_tokens)
+        check_target(
+            alpha=self.alpha,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            max_new_tokens=self.max_new_tokens,
+        )
         for name in ("candidates", "rollouts", "horizon"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} = {getattr(self, name)} must be at least 1")
         if not 0 <= self.candidate_floor < 1:
-            raise UserError(f"candidate_floor = {self.candidate_floor} must be at least 0 and below 1")
+            raise UserError(
+                f"candidate_floor = {self.candidate_floor} must be at least 0 and below 1"
+            )
 
 
 class State(NamedTuple):
@@ -83,7 +102,10 @@ def token_law(log_p: numpy.ndarray, values: list[numpy.ndarray], alpha: float) -
     count = max(len(v) for v in values)
     if count == 1:
         return plain
-    without = [_normalised(log_p, [numpy.delete(v, m) if len(v) > 1 else v for v in values], alpha) for m in range(count)]
+    without = [
+        _normalised(log_p, [numpy.delete(v, m) if len(v) > 1 else v for v in values], alpha)
+        for m in range(count)
+    ]
     corrected = numpy.clip(count * plain - (count - 1) * numpy.mean(without, 0), 0, None)
     return corrected / corrected.sum()
 
@@ -96,11 +118,24 @@ def _normalised(log_p: numpy.ndarray, values: list[numpy.ndarray], alpha: float)
 
 def init(settings: RolloutSettings, chain: int = 0) -> Generator[Decode, Suffix, State]:
     """The empty prefix with what its first token can be (one draw, which is not used)."""
-    suffix = yield Decode(None, 0, (chain, 0, 0), 1, settings.max_new_tokens, settings.temperature, settings.top_k, settings.alpha)
-    return State(handle=suffix.handle, choices=suffix.choices[0], chain=chain, positions=suffix.positions)
+    suffix = yield Decode(
+        None,
+        0,
+        (chain, 0, 0),
+        1,
+        settings.max_new_tokens,
+        settings.temperature,
+        settings.top_k,
+        settings.alpha,
+    )
+    return State(
+        handle=suffix.handle, choices=suffix.choices[0], chain=chain, positions=suffix.positions
+    )
 
 
-def step(state: State, settings: RolloutSettings, noise: Noise) -> Generator[list[Decode], list[Suffix], tuple[State, Info]]:
+def step(
+    state: State, settings: RolloutSettings, noise: Noise
+) -> Generator[list[Decode], list[Suffix], tuple[State, Info]]:
     """One token of the model's, with the forced ones after it.
 
     First every candidate is appended (its forced output too; nothing is forwarded), then each that is not finished gets its rollouts.
@@ -108,38 +143,82 @@ def step(state: State, settings: RolloutSettings, noise: Noise) -> Generator[lis
     with noise((chain, n + 1, PICK)).
     """
     cut, choices = len(state.tokens), state.choices
-    order = numpy.argsort(-choices.log_p, kind="stable")[:settings.candidates]
-    order = [i for place, i in enumerate(order) if place == 0 or choices.log_p[i] >= numpy.log(max(settings.candidate_floor, 1e-300))]
+    order = numpy.argsort(-choices.log_p, kind="stable")[: settings.candidates]
+    order = [
+        i
+        for place, i in enumerate(order)
+        if place == 0 or choices.log_p[i] >= numpy.log(max(settings.candidate_floor, 1e-300))
+    ]
 
-    def request(parent: Any, start: int, limit: int, number: int, first: int | None = None) -> Decode:
-        return Decode(parent, start, (state.chain, cut + 1, number), limit, settings.max_new_tokens, settings.temperature, settings.top_k,
-                      settings.alpha, first=first, keep=False)
+    def request(
+        parent: Any, start: int, limit: int, number: int, first: int | None = None
+    ) -> Decode:
+        return Decode(
+            parent,
+            start,
+            (state.chain, cut + 1, number),
+            limit,
+            settings.max_new_tokens,
+            settings.temperature,
+            settings.top_k,
+            settings.alpha,
+            first=first,
+            keep=False,
+        )
 
-    begun = yield [request(state.handle, cut, cut + 1, j * settings.rollouts, int(choices.ids[i])) for j, i in enumerate(order)]
-    rollouts, horizon = (settings.rollouts, settings.horizon) if len(order) > 1 else (1, 1)  # no choice: only what comes next is needed
-    owners = [j for j, suffix in enumerate(begun) if not suffix.ended and cut + len(suffix.tokens) < settings.max_new_tokens
-              for _ in range(rollouts)]
+    begun = yield [
+        request(state.handle, cut, cut + 1, j * settings.rollouts, int(choices.ids[i]))
+        for j, i in enumerate(order)
+    ]
+    rollouts, horizon = (
+        (settings.rollouts, settings.horizon) if len(order) > 1 else (1, 1)
+    )  # no choice: only what comes next is needed
+    owners = [
+        j
+        for j, suffix in enumerate(begun)
+        if not suffix.ended and cut + len(suffix.tokens) < settings.max_new_tokens
+        for _ in range(rollouts)
+    ]
     futures: list[list[Suffix]] = [[] for _ in begun]
     if owners:
         starts = [cut + len(suffix.tokens) for suffix in begun]
-        replies = yield [request(begun[j].handle, starts[j], min(starts[j] + horizon, settings.max_new_tokens),
-                                 j * settings.rollouts + place % rollouts) for place, j in enumerate(owners)]
+        replies = yield [
+            request(
+                begun[j].handle,
+                starts[j],
+                min(starts[j] + horizon, settings.max_new_tokens),
+                j * settings.rollouts + place % rollouts,
+            )
+            for place, j in enumerate(owners)
+        ]
         for j, reply in zip(owners, replies, strict=True):
             futures[j].append(reply)
     log_p = numpy.array([suffix.log_p[0] for suffix in begun])
-    values = [numpy.array([sum(reply.a) for reply in found] or [0.0]) for found in futures]  # finished: its one future is empty
+    values = [
+        numpy.array([sum(reply.a) for reply in found] or [0.0]) for found in futures
+    ]  # finished: its one future is empty
     law = token_law(log_p, values, settings.alpha)
-    chosen = min(int((numpy.cumsum(law) <= noise((state.chain, cut + 1, PICK))).sum()), len(law) - 1)
+    chosen = min(
+        int((numpy.cumsum(law) <= noise((state.chain, cut + 1, PICK))).sum()), len(law) - 1
+    )
     while law[chosen] == 0:
         chosen -= 1  # u fell beyond the last weight by rounding
     positions = sum(suffix.positions for found in [begun, *futures] for suffix in found)
     taken, future = begun[chosen], futures[chosen][0] if futures[chosen] else None
     grown = state._replace(
-        tokens=state.tokens + taken.tokens, forced=state.forced + taken.forced, log_p=state.log_p + taken.log_p,
-        log_q=state.log_q + taken.log_q, ended=taken.ended, handle=future.handle if future else None,
-        choices=future.choices[0] if future else None, positions=state.positions + positions)
+        tokens=state.tokens + taken.tokens,
+        forced=state.forced + taken.forced,
+        log_p=state.log_p + taken.log_p,
+        log_q=state.log_q + taken.log_q,
+        ended=taken.ended,
+        handle=future.handle if future else None,
+        choices=future.choices[0] if future else None,
+        positions=state.positions + positions,
+    )
     ids = [suffix.tokens[0] for suffix in begun]
-    return grown, Info(ids, log_p.tolist(), [log_mean(v) for v in values], law.tolist(), chosen, positions)
+    return grown, Info(
+        ids, log_p.tolist(), [log_mean(v) for v in values], law.tolist(), chosen, positions
+    )
 
 
 @dataclass
@@ -153,23 +232,46 @@ class RolloutResult:
     positions: int  # token positions forwarded, the prompt included where this completion was the first to use it
 
 
-def run_completion(settings: RolloutSettings, noise: Noise, problem: int = 0, chain: int = 0) -> Kernel:
+def run_completion(
+    settings: RolloutSettings, noise: Noise, problem: int = 0, chain: int = 0
+) -> Kernel:
     """One completion from its first token to its last; returns its RolloutResult."""
     state, infos = (yield from init(settings, chain)), []
     while not state.ended and len(state.tokens) < settings.max_new_tokens:
         state, info = yield from step(state, settings, noise)
         infos.append(info)
-    final = Completion(state.tokens, state.forced, state.log_p, state.log_q, state.ended, state.positions)
+    final = Completion(
+        state.tokens, state.forced, state.log_p, state.log_q, state.ended, state.positions
+    )
     return RolloutResult(problem, chain, final, infos, state.positions)
 
 
-def sample(model: LanguageModel, prompts: Sequence[list[int]], settings: RolloutSettings, seed: int, stage: str, chains: int = 1,
-           batch_rows: int = 64, on_done: Done | None = None, examples: Sequence[int | str] | None = None) -> list[RolloutResult]:
+def sample(
+    model: LanguageModel,
+    prompts: Sequence[list[int]],
+    settings: RolloutSettings,
+    seed: int,
+    stage: str,
+    chains: int = 1,
+    batch_rows: int = 64,
+    on_done: Done | None = None,
+    examples: Sequence[int | str] | None = None,
+) -> list[RolloutResult]:
     """`chains` completions of each prompt, all in one batch; results in the order of the prompts.
 
     Uniforms are addressed (seed, stage, examples[i], chain, position, rollout, position); `examples` defaults to the prompts' numbers.
     `on_done(problem, result)` is called as each completion ends. Raises UserError for lengths beyond the context.
     """
-    return sample_each(model, prompts, lambda noise, i, c: run_completion(settings, noise, i, c), copies=chains, called="chains",
-                       max_new_tokens=settings.max_new_tokens, seed=seed, stage=stage, batch_rows=batch_rows, on_done=on_done,
-                       examples=examples)
+    return sample_each(
+        model,
+        prompts,
+        lambda noise, i, c: run_completion(settings, noise, i, c),
+        copies=chains,
+        called="chains",
+        max_new_tokens=settings.max_new_tokens,
+        seed=seed,
+        stage=stage,
+        batch_rows=batch_rows,
+        on_done=on_done,
+        examples=examples,
+    )

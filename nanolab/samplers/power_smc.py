@@ -17,7 +17,16 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from nanolab.generation import Completion, Decode, Done, Kernel, LanguageModel, Suffix, check_target, log_mean
+from nanolab.generation import (
+    Completion,
+    Decode,
+    Done,
+    Kernel,
+    LanguageModel,
+    Suffix,
+    check_target,
+    log_mean,
+)
 from nanolab.samplers.batch import sample_each
 from nanolab.schema import UserError
 from nanolab.seeds import PICK, RESAMPLE, Noise
@@ -32,17 +41,26 @@ class SmcSettings:
     temperature: float = 0.7  # of the proposal
     top_k: int | None = 50  # tokens that the proposal keeps; None: all
     max_new_tokens: int = 256  # tokens of a completion at most, forced ones included
-    ess_threshold: float = 0.5  # resample when the effective sample size is below this share of the particles
+    ess_threshold: float = (
+        0.5  # resample when the effective sample size is below this share of the particles
+    )
     stretch: int = 8  # completion tokens between two looks at the weights
     ramp_tokens: int = 0  # completion tokens over which the exponent rises from 1 to alpha; 0: alpha from the start
 
     def __post_init__(self) -> None:
-        check_target(alpha=self.alpha, temperature=self.temperature, top_k=self.top_k, max_new_tokens=self.max_new_tokens)
+        check_target(
+            alpha=self.alpha,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            max_new_tokens=self.max_new_tokens,
+        )
         for name in ("particles", "stretch"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} = {getattr(self, name)} must be at least 1")
         if not 0 <= self.ess_threshold <= 1:
-            raise UserError(f"ess_threshold = {self.ess_threshold} must be between 0 (never resample) and 1")
+            raise UserError(
+                f"ess_threshold = {self.ess_threshold} must be between 0 (never resample) and 1"
+            )
         if self.ramp_tokens < 0:
             raise UserError(f"ramp_tokens = {self.ramp_tokens} must be at least 0")
 
@@ -78,8 +96,12 @@ class State(NamedTuple):
     """A population between two stretches."""
 
     particles: list[Particle]
-    log_weights: numpy.ndarray  # (particles,) float64, since the last reset; their mean, exponentiated, estimates Z so far
-    values: numpy.ndarray  # (particles,) float64: each particle's value under the exponent of the last look
+    log_weights: (
+        numpy.ndarray
+    )  # (particles,) float64, since the last reset; their mean, exponentiated, estimates Z so far
+    values: (
+        numpy.ndarray
+    )  # (particles,) float64: each particle's value under the exponent of the last look
     population: int = 0
     stretch: int = 0  # stretches done: part of the next one's addresses
     limit: int = 0  # completion tokens that the particles have now at most
@@ -118,10 +140,18 @@ def systematic(log_weights: numpy.ndarray, u: float) -> list[int]:
     weights = numpy.exp(log_weights - log_weights.max())
     cumulative = numpy.cumsum(weights)
     count = len(weights)
-    return numpy.searchsorted(cumulative / cumulative[-1], (u + numpy.arange(count)) / count, side="right").clip(max=count - 1).tolist()
+    return (
+        numpy.searchsorted(
+            cumulative / cumulative[-1], (u + numpy.arange(count)) / count, side="right"
+        )
+        .clip(max=count - 1)
+        .tolist()
+    )
 
 
-def step(state: State, settings: SmcSettings, noise: Noise) -> Generator[list[Decode], list[Suffix], tuple[State, Info]]:
+def step(
+    state: State, settings: SmcSettings, noise: Noise
+) -> Generator[list[Decode], list[Suffix], tuple[State, Info]]:
     """One stretch: living particles (there is one) grow with q, all are weighted anew, and resampled where the weights are too uneven.
 
     Particle i of population c draws token n of stretch s with noise((c, s, i, n)); resampling draws noise((c, s, RESAMPLE)).
@@ -131,16 +161,45 @@ def step(state: State, settings: SmcSettings, noise: Noise) -> Generator[list[De
     growing = [i for i, particle in enumerate(particles) if not particle.done(settings)]
     requests = []
     for i in growing:
-        cut = len(particles[i].tokens)  # beyond `limit` where a forced output ended there: at least one token is drawn
-        requests.append(Decode(particles[i].handle, cut, (state.population, state.stretch, i), max(limit, cut + 1), settings.max_new_tokens,
-                               settings.temperature, settings.top_k, settings.alpha, revisit=False, keep=False))
+        cut = len(
+            particles[i].tokens
+        )  # beyond `limit` where a forced output ended there: at least one token is drawn
+        requests.append(
+            Decode(
+                particles[i].handle,
+                cut,
+                (state.population, state.stretch, i),
+                max(limit, cut + 1),
+                settings.max_new_tokens,
+                settings.temperature,
+                settings.top_k,
+                settings.alpha,
+                revisit=False,
+                keep=False,
+            )
+        )
     replies = yield requests
     for i, suffix in zip(growing, replies, strict=True):
         old = particles[i]
-        particles[i] = Particle(old.tokens + suffix.tokens, old.forced + suffix.forced, old.log_p + suffix.log_p,
-                                old.log_q + suffix.log_q, old.a + suffix.a, suffix.ended, suffix.handle)
+        particles[i] = Particle(
+            old.tokens + suffix.tokens,
+            old.forced + suffix.forced,
+            old.log_p + suffix.log_p,
+            old.log_q + suffix.log_q,
+            old.a + suffix.a,
+            suffix.ended,
+            suffix.handle,
+        )
         positions += suffix.positions
-    grown = State(particles, state.log_weights, state.values, state.population, state.stretch + 1, limit, state.positions + positions)
+    grown = State(
+        particles,
+        state.log_weights,
+        state.values,
+        state.population,
+        state.stretch + 1,
+        limit,
+        state.positions + positions,
+    )
     done = grown.done(settings)
     exponent = settings.alpha if done else settings.exponent(limit)
     values = numpy.array([p.value(exponent, settings.alpha) for p in particles])
@@ -151,7 +210,11 @@ def step(state: State, settings: SmcSettings, noise: Noise) -> Generator[list[De
     if resampled:
         ancestors = systematic(log_weights, noise((state.population, state.stretch, RESAMPLE)))
         log_weights = numpy.full(count, log_mean(log_weights))
-    grown = grown._replace(particles=[particles[i] for i in ancestors], log_weights=log_weights, values=values[ancestors])
+    grown = grown._replace(
+        particles=[particles[i] for i in ancestors],
+        log_weights=log_weights,
+        values=values[ancestors],
+    )
     return grown, Info(limit, exponent, size, resampled, ancestors, positions)
 
 
@@ -164,12 +227,16 @@ class SmcResult:
     final: Completion  # the sample: one particle drawn by weight
     particles: list[Completion]
     log_weights: numpy.ndarray  # (particles,) float64
-    log_z: float  # log of the estimate of Z, the sum of p^alpha over the completions that q can reach
+    log_z: (
+        float  # log of the estimate of Z, the sum of p^alpha over the completions that q can reach
+    )
     infos: list[Info]
     positions: int  # token positions forwarded, the prompt included where this population was the first to use it
 
 
-def run_population(settings: SmcSettings, noise: Noise, problem: int = 0, population: int = 0) -> Kernel:
+def run_population(
+    settings: SmcSettings, noise: Noise, problem: int = 0, population: int = 0
+) -> Kernel:
     """All stretches of one population; returns its SmcResult."""
     state, infos = init(settings, population), []
     while not state.done(settings):
@@ -178,19 +245,49 @@ def run_population(settings: SmcSettings, noise: Noise, problem: int = 0, popula
     cumulative = numpy.cumsum(numpy.exp(state.log_weights - state.log_weights.max()))
     u = noise((population, state.stretch, PICK))
     chosen = min(int((cumulative <= u * cumulative[-1]).sum()), settings.particles - 1)
-    completions = [Completion(p.tokens, p.forced, p.log_p, p.log_q, p.ended, 0) for p in state.particles]
+    completions = [
+        Completion(p.tokens, p.forced, p.log_p, p.log_q, p.ended, 0) for p in state.particles
+    ]
     p = state.particles[chosen]
     final = Completion(p.tokens, p.forced, p.log_p, p.log_q, p.ended, state.positions)
-    return SmcResult(problem, population, final, completions, state.log_weights, log_mean(state.log_weights), infos, state.positions)
+    return SmcResult(
+        problem,
+        population,
+        final,
+        completions,
+        state.log_weights,
+        log_mean(state.log_weights),
+        infos,
+        state.positions,
+    )
 
 
-def sample(model: LanguageModel, prompts: Sequence[list[int]], settings: SmcSettings, seed: int, stage: str, populations: int = 1,
-           batch_rows: int = 64, on_done: Done | None = None, examples: Sequence[int | str] | None = None) -> list[SmcResult]:
+def sample(
+    model: LanguageModel,
+    prompts: Sequence[list[int]],
+    settings: SmcSettings,
+    seed: int,
+    stage: str,
+    populations: int = 1,
+    batch_rows: int = 64,
+    on_done: Done | None = None,
+    examples: Sequence[int | str] | None = None,
+) -> list[SmcResult]:
     """`populations` populations for each prompt, all in one batch; results in the order of the prompts.
 
     Uniforms are addressed (seed, stage, examples[i], population, stretch, particle, position); `examples` defaults to the prompts'
     numbers. `on_done(problem, result)` is called as each population ends. Raises UserError for lengths beyond the context.
     """
-    return sample_each(model, prompts, lambda noise, i, c: run_population(settings, noise, i, c), copies=populations, called="populations",
-                       max_new_tokens=settings.max_new_tokens, seed=seed, stage=stage, batch_rows=batch_rows, on_done=on_done,
-                       examples=examples)
+    return sample_each(
+        model,
+        prompts,
+        lambda noise, i, c: run_population(settings, noise, i, c),
+        copies=populations,
+        called="populations",
+        max_new_tokens=settings.max_new_tokens,
+        seed=seed,
+        stage=stage,
+        batch_rows=batch_rows,
+        on_done=on_done,
+        examples=examples,
+    )

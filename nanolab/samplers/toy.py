@@ -31,7 +31,9 @@ class ToyModel:
     vocab_size, end_token = VOCAB_SIZE, END
     prompt = [2]  # every row starts with it; it carries no information
 
-    def __init__(self, max_new_tokens: int = 4, seed: int = 17, main: int = 6, rest: float = 0.15) -> None:
+    def __init__(
+        self, max_new_tokens: int = 4, seed: int = 17, main: int = 6, rest: float = 0.15
+    ) -> None:
         self.max_new_tokens = max_new_tokens
         self.max_length = max_new_tokens + 1
         self.rows: dict[int, Tokens] = {}
@@ -44,7 +46,9 @@ class ToyModel:
         choices = sorted({x[:i] for x in weights for i in self.model_positions(x)})
         self.number = {prefix: i for i, prefix in enumerate(choices)}
         table = [[mass[(*prefix, token)] for token in range(VOCAB_SIZE)] for prefix in choices]
-        self.table = torch.tensor(table, dtype=torch.float64).log()  # (prefixes, vocab): unnormalised log-probabilities
+        self.table = torch.tensor(
+            table, dtype=torch.float64
+        ).log()  # (prefixes, vocab): unnormalised log-probabilities
 
     def _weights(self, seed: int, main: int, rest: float) -> dict[Tokens, float]:
         random = seeds.generator(seed, "toy")
@@ -55,7 +59,9 @@ class ToyModel:
         for members in kinds.values():
             chosen = set(random.permutation(len(members))[:main].tolist())
             for i, completion in enumerate(members):
-                weights[completion] = (1.0 if i in chosen else rest) * float(numpy.exp(0.1 * random.normal()))
+                weights[completion] = (1.0 if i in chosen else rest) * float(
+                    numpy.exp(0.1 * random.normal())
+                )
         return weights
 
     # the environment
@@ -64,14 +70,18 @@ class ToyModel:
         """The forced tokens after prefix + token, cut at `max_new_tokens`."""
         if token != TOOL:
             return ()
-        return tool_output((*prefix, token))[:self.max_new_tokens - len(prefix) - 1]
+        return tool_output((*prefix, token))[: self.max_new_tokens - len(prefix) - 1]
 
-    def completions(self, limit: int, top_k: int | None = None, prefix: Tokens = ()) -> list[Tokens]:
+    def completions(
+        self, limit: int, top_k: int | None = None, prefix: Tokens = ()
+    ) -> list[Tokens]:
         """Every completion that q can reach from `prefix` when drawing stops at `limit` tokens."""
         found = []
         tokens = range(VOCAB_SIZE)
         if top_k is not None:
-            tokens = torch.topk(self.table[self.number[prefix]], top_k).indices.sort().values.tolist()
+            tokens = (
+                torch.topk(self.table[self.number[prefix]], top_k).indices.sort().values.tolist()
+            )
         for token in tokens:
             longer = (*prefix, token, *self.forced_after(prefix, token))
             if token == END or len(longer) >= limit:
@@ -97,7 +107,12 @@ class ToyModel:
     def log_p(self, completion: Tokens) -> float:
         """log p (nats): the sum over the model's positions."""
         table = torch.log_softmax(self.table, -1)
-        return float(sum(table[self.number[completion[:i]], completion[i]] for i in self.model_positions(completion)))
+        return float(
+            sum(
+                table[self.number[completion[:i]], completion[i]]
+                for i in self.model_positions(completion)
+            )
+        )
 
     def law(self, alpha: float, limit: int, top_k: int | None = None) -> dict[Tokens, float]:
         """pi, proportional to p^alpha over the completions that q can reach within `limit`."""
@@ -109,7 +124,9 @@ class ToyModel:
 
     def prefill(self, prompts: list[list[int]]) -> list[int]:
         """New rows holding nothing: a prompt is one token, and `decode` takes the last one."""
-        assert all(prompt == self.prompt for prompt in prompts), f"the toy's prompt is {self.prompt}"
+        assert all(prompt == self.prompt for prompt in prompts), (
+            f"the toy's prompt is {self.prompt}"
+        )
         rows = list(range(self.next_row, self.next_row + len(prompts)))
         self.next_row += len(prompts)
         self.rows.update((row, ()) for row in rows)

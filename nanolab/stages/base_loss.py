@@ -19,7 +19,9 @@ def run(job: Job, world: World, run: Run) -> dict[str, Any]:
     """Flat metrics: train_bits_per_byte and validation_bits_per_byte, float32, over `loss_tokens` tokens of each split; data."""
     config, source, world = job.config, open_source(job.study.data), with_dtype(world, "float32")
     tokenizer = Tokenizer.load(job.inputs["tok_train"] / "tokenizer")
-    model, facts = checkpoint.load_model(job.inputs["base_train"] / "checkpoints", config.step, world.device, tokenizer.digest)
+    model, facts = checkpoint.load_model(
+        job.inputs["base_train"] / "checkpoints", config.step, world.device, tokenizer.digest
+    )
     length = model.config.sequence_length
     run.dataset("text", source.describe("text"), sha256_text(source.identity()), "evaluation")
     metrics: dict[str, Any] = {"step": facts["step"]}

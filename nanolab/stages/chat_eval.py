@@ -19,11 +19,22 @@ def run(job: Job, world: World, run: Run) -> dict[str, Any]:
     level, where programs were run); pass_at_k of the generating tasks where several answers are drawn; data."""
     config, source, subject = job.config, open_source(job.study.data), load_subject(job, world)
     if config.answers > 1 and config.temperature == 0:
-        raise UserError(f"chat_eval.answers = {config.answers} at temperature 0 would draw the same answer each time; "
-                        "set chat_eval.temperature above 0, or answers to 1")
-    how = asking(job, world, subject, temperature=config.temperature, top_k=config.top_k, answers=config.answers)
+        raise UserError(
+            f"chat_eval.answers = {config.answers} at temperature 0 would draw the same answer each time; "
+            "set chat_eval.temperature above 0, or answers to 1"
+        )
+    how = asking(
+        job,
+        world,
+        subject,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        answers=config.answers,
+    )
     results = evaluate_tasks(job, world, run, source, how)
-    metrics: dict[str, Any] = {key: value for result in results for key, value in result.metrics().items()}
+    metrics: dict[str, Any] = {
+        key: value for result in results for key, value in result.metrics().items()
+    }
     metrics["chat_core"] = chat_core(results)
     if "humaneval" in config.tasks:
         metrics["sandbox"] = sandbox_level()

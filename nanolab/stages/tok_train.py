@@ -30,19 +30,34 @@ def run(job: Job, world: World, run: Run) -> dict[str, Any]:
         return {}
     config, source = job.config, open_source(job.study.data)
     run.dataset("text", source.describe("text"), sha256_text(source.identity()), "training")
-    print(f"tokenizer: {config.vocab_size} tokens from up to {config.max_chars:,} characters ({source.describe('text')})", flush=True)
+    print(
+        f"tokenizer: {config.vocab_size} tokens from up to {config.max_chars:,} characters ({source.describe('text')})",
+        flush=True,
+    )
     start = time.monotonic()
     texts = LimitedText(source.documents("train"), config.max_chars)
     tokenizer = train_tokenizer(texts, config.vocab_size)
-    print(f"tokenizer: trained on {texts.characters:,} characters in {time.monotonic() - start:.1f} s", flush=True)
+    print(
+        f"tokenizer: trained on {texts.characters:,} characters in {time.monotonic() - start:.1f} s",
+        flush=True,
+    )
     if texts.with_unk:
-        print(f"tokenizer: {texts.with_unk} of {texts.documents_read} documents have <unk> marks, which are kept", flush=True)
+        print(
+            f"tokenizer: {texts.with_unk} of {texts.documents_read} documents have <unk> marks, which are kept",
+            flush=True,
+        )
     tokenizer.save(job.folder / "tokenizer")
     ratio = compression(tokenizer, held_out(source, config.eval_chars))
     print(f"tokenizer: {ratio:.2f} bytes a token on held-out text", flush=True)
-    return {"vocab_size": tokenizer.vocab_size, "max_chars": config.max_chars, "characters": texts.characters,
-            "documents": texts.documents_read, "documents_with_unk": texts.with_unk, "compression_ratio": ratio,
-            "data": source.describe("text")}
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "max_chars": config.max_chars,
+        "characters": texts.characters,
+        "documents": texts.documents_read,
+        "documents_with_unk": texts.with_unk,
+        "compression_ratio": ratio,
+        "data": source.describe("text"),
+    }
 
 
 class LimitedText:
@@ -57,7 +72,7 @@ class LimitedText:
 
     def __iter__(self) -> Iterator[str]:
         for document in self.documents:
-            text = document.text[:self.limit - self.characters]
+            text = document.text[: self.limit - self.characters]
             self.characters += len(text)
             self.documents_read += 1
             self.with_unk += "<unk>" in text
@@ -70,7 +85,9 @@ def held_out(source: DataSource, characters: int) -> list[str]:
     """Validation texts of `characters` characters in all, or as many as there are. Raises UserError when there are none."""
     texts = list(LimitedText(source.documents("validation"), characters))
     if not any(texts):
-        raise UserError(f"the validation split of {source.describe('text')} has no text; the tokenizer is evaluated on it")
+        raise UserError(
+            f"the validation split of {source.describe('text')} has no text; the tokenizer is evaluated on it"
+        )
     return texts
 
 

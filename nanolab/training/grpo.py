@@ -57,14 +57,16 @@ def pad(rollouts: Sequence[Rollout], pad_token: int) -> tuple[torch.Tensor, torc
     targets = torch.full((len(rollouts), length), -1, dtype=torch.int64)
     for row, rollout in enumerate(rollouts):
         ids = [*rollout.prompt, *rollout.tokens]
-        inputs[row, :len(ids) - 1] = torch.tensor(ids[:-1])
+        inputs[row, : len(ids) - 1] = torch.tensor(ids[:-1])
         start = len(rollout.prompt) - 1  # the position whose logits gave the first completion token
         chosen = [-1 if forced else token for token, forced in zip(rollout.tokens, rollout.forced)]
-        targets[row, start:start + len(chosen)] = torch.tensor(chosen)
+        targets[row, start : start + len(chosen)] = torch.tensor(chosen)
     return inputs, targets
 
 
-def policy_gradient(world: World, model: Any, rollouts: Sequence[Rollout], *, temperature: float, rows: int) -> dict[str, float]:
+def policy_gradient(
+    world: World, model: Any, rollouts: Sequence[Rollout], *, temperature: float, rows: int
+) -> dict[str, float]:
     """Adds the gradient of the loss over all ranks' rollouts to the model's parameters; gives the batch's loss, its tokens,
     and `useful`, the number of rollouts with an advantage (0: there is nothing to learn, take no optimizer step).
 
@@ -72,24 +74,41 @@ def policy_gradient(world: World, model: Any, rollouts: Sequence[Rollout], *, te
     temperature) over the whole vocabulary. A rollout with advantage 0 adds no gradient and is not forwarded.
     """
     # neighbours of like length waste little padding
-    useful = sorted((r for r in rollouts if r.advantage != 0 and r.sampled), key=lambda r: (len(r.prompt) + len(r.tokens), r.tokens))
-    own = torch.tensor([sum(r.sampled for r in rollouts), len(useful)], dtype=torch.float64, device=world.device)
+    useful = sorted(
+        (r for r in rollouts if r.advantage != 0 and r.sampled),
+        key=lambda r: (len(r.prompt) + len(r.tokens), r.tokens),
+    )
+    own = torch.tensor(
+        [sum(r.sampled for r in rollouts), len(useful)], dtype=torch.float64, device=world.device
+    )
     tokens, with_advantage = sum_over_ranks(world, own).tolist()
     total = max(1.0, tokens)
     loss_sum = torch.zeros(1, dtype=torch.float64, device=world.device)
     for first in range(0, len(useful), rows):
-        part = useful[first:first + rows]
+        part = useful[first : first + rows]
         inputs, targets = (tensor.to(world.device) for tensor in pad(part, 0))
-        weights = torch.tensor([r.advantage for r in part], dtype=torch.float32, device=world.device)
+        weights = torch.tensor(
+            [r.advantage for r in part], dtype=torch.float32, device=world.device
+        )
         chosen = targets >= 0
-        with torch.autocast(world.device.type, torch.bfloat16, enabled=world.dtype == torch.bfloat16):
-            logits = model.logits(model.trunk(inputs)[chosen])  # (sampled, vocab) float32: only where there is a loss
-        log_p = -torch.nn.functional.cross_entropy(logits.float() / temperature, targets[chosen], reduction="none")
+        with torch.autocast(
+            world.device.type, torch.bfloat16, enabled=world.dtype == torch.bfloat16
+        ):
+            logits = model.logits(
+                model.trunk(inputs)[chosen]
+            )  # (sampled, vocab) float32: only where there is a loss
+        log_p = -torch.nn.functional.cross_entropy(
+            logits.float() / temperature, targets[chosen], reduction="none"
+        )
         loss = -(weights[:, None].expand_as(targets)[chosen] * log_p).sum() / total
         loss.backward()
         loss_sum += loss.detach().double()
     _sum_gradients(world, model)
-    return {"loss": float(sum_over_ranks(world, loss_sum)), "tokens": tokens, "useful": with_advantage}
+    return {
+        "loss": float(sum_over_ranks(world, loss_sum)),
+        "tokens": tokens,
+        "useful": with_advantage,
+    }
 
 
 def _sum_gradients(world: World, model: Any) -> None:
@@ -97,7 +116,9 @@ def _sum_gradients(world: World, model: Any) -> None:
     if world.size == 1:
         return
     parameters = [p for p in model.parameters() if p.requires_grad]
-    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters])
+    flat = torch.cat(
+        [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters]
+    )
     flat = sum_over_ranks(world, flat)
     for parameter, summed in zip(parameters, flat.split([p.numel() for p in parameters])):
         parameter.grad = summed.view_as(parameter)

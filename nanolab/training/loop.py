@@ -48,12 +48,23 @@ def learning_rate_multiplier(schedule: Schedule, step: int) -> float:
     """Linear warm-up, constant, then a linear fall to 5% over the last `decay_share` of the steps; times the stage's scale."""
     warm = min(1.0, (step + 1) / (schedule.warmup_steps + 1))
     decay_steps = max(1.0, schedule.decay_share * schedule.steps)
-    fall = min(1.0, max(0.05, (schedule.steps - step) / decay_steps)) if schedule.decay_share else 1.0
+    fall = (
+        min(1.0, max(0.05, (schedule.steps - step) / decay_steps)) if schedule.decay_share else 1.0
+    )
     return schedule.learning_rate_scale * warm * fall
 
 
-def train(model: GPT, optimizers: Optimizers, rows: Rows, world: World, run: Run, folder: Path, schedule: Schedule,
-          validate: Callable[[], float], facts: dict[str, Any]) -> dict[str, Any]:
+def train(
+    model: GPT,
+    optimizers: Optimizers,
+    rows: Rows,
+    world: World,
+    run: Run,
+    folder: Path,
+    schedule: Schedule,
+    validate: Callable[[], float],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
     """Train to `schedule.steps` steps, from the newest complete checkpoint in `folder` if there is one.
 
     `validate` gives bits per byte; `facts` go into each checkpoint. Returns steps, batch_size, loss (nats, mean over the last tenth of
@@ -62,7 +73,9 @@ def train(model: GPT, optimizers: Optimizers, rows: Rows, world: World, run: Run
     Raises UserError when the batch does not divide over the ranks, and when a loss is not finite.
     """
     if schedule.batch_size % world.size:
-        raise UserError(f"batch_size = {schedule.batch_size} sequences must divide evenly over {world.size} processes")
+        raise UserError(
+            f"batch_size = {schedule.batch_size} sequences must divide evenly over {world.size} processes"
+        )
     losses, started = _resume(model, optimizers, rows, folder), time.perf_counter()
     first, shown, spent, peak = len(losses), 0.0, 0.0, _peak(world)
     if first and world.rank == 0:
@@ -73,36 +86,55 @@ def train(model: GPT, optimizers: Optimizers, rows: Rows, world: World, run: Run
         loss = _gradients(model, ids, targets, world, schedule.device_batch_size)
         if not math.isfinite(loss):
             last = checkpoint.latest(folder)
-            raise UserError(f"the loss of step {step + 1} is {loss}: training diverged; lower the learning rates and run again "
-                            f"({f'the checkpoint of step {last} is intact' if last else 'no checkpoint was written yet'})")
+            raise UserError(
+                f"the loss of step {step + 1} is {loss}: training diverged; lower the learning rates and run again "
+                f"({f'the checkpoint of step {last} is intact' if last else 'no checkpoint was written yet'})"
+            )
         optimizers.step(multiplier)
         optimizers.zero_grad()
         losses.append(loss)
         spent += time.perf_counter() - begun
-        speeds = _speeds((step + 1 - first) * schedule.batch_size * rows.length / spent, model, peak)
+        speeds = _speeds(
+            (step + 1 - first) * schedule.batch_size * rows.length / spent, model, peak
+        )
         done = step + 1 == schedule.steps
         run.progress("training", step + 1, schedule.steps, "steps")
-        run.metrics({"train/loss": loss, "train/learning_rate_multiplier": multiplier} | {f"train/{k}": v for k, v in speeds.items()},
-                    step + 1)
+        run.metrics(
+            {"train/loss": loss, "train/learning_rate_multiplier": multiplier}
+            | {f"train/{k}": v for k, v in speeds.items()},
+            step + 1,
+        )
         if done or (step + 1) % schedule.eval_every == 0:
             bits = validate()
             run.metrics({"validation/bits_per_byte": bits}, step + 1)
         if cursor is not None:
             if world.rank == 0:
-                state = {"optimizers": optimizers.state_dict(), "rows": cursor, "random": torch.get_rng_state(), "losses": losses}
+                state = {
+                    "optimizers": optimizers.state_dict(),
+                    "rows": cursor,
+                    "random": torch.get_rng_state(),
+                    "losses": losses,
+                }
                 checkpoint.save(folder, step + 1, model, state, facts)
             barrier(world)
         if world.rank == 0 and (done or time.perf_counter() - shown >= PROGRESS_SECONDS):
             shown = time.perf_counter()
             left = (schedule.steps - step - 1) * (shown - started) / (step + 1 - first)
             seen = "" if bits is None else f", validation {bits:.3f} bits per byte"
-            print(f"step {step + 1}/{schedule.steps}: loss {loss:.3f}{seen}, {speeds['tokens_per_second']:,.0f} tokens/s, "
-                  f"{left:.0f} s left", flush=True)
+            print(
+                f"step {step + 1}/{schedule.steps}: loss {loss:.3f}{seen}, {speeds['tokens_per_second']:,.0f} tokens/s, "
+                f"{left:.0f} s left",
+                flush=True,
+            )
         begun = time.perf_counter()
-    tail = losses[-max(1, round(FINAL_SHARE * schedule.steps)):]
-    metrics = {"steps": schedule.steps, "batch_size": schedule.batch_size, "loss": sum(tail) / len(tail),
-               "validation_bits_per_byte": bits if bits is not None else validate(),
-               "tokens": schedule.steps * schedule.batch_size * rows.length}
+    tail = losses[-max(1, round(FINAL_SHARE * schedule.steps)) :]
+    metrics = {
+        "steps": schedule.steps,
+        "batch_size": schedule.batch_size,
+        "loss": sum(tail) / len(tail),
+        "validation_bits_per_byte": bits if bits is not None else validate(),
+        "tokens": schedule.steps * schedule.batch_size * rows.length,
+    }
     return metrics | (speeds if schedule.steps > first else {})
 
 
@@ -116,7 +148,11 @@ def _peak(world: World) -> float | None:
 
 def _speeds(tokens_per_second: float, model: GPT, peak: float | None) -> dict[str, float]:
     speeds = {"tokens_per_second": tokens_per_second}
-    return speeds if peak is None else speeds | {"mfu": tokens_per_second * flops_per_token(model.config) / peak}
+    return (
+        speeds
+        if peak is None
+        else speeds | {"mfu": tokens_per_second * flops_per_token(model.config) / peak}
+    )
 
 
 def _resume(model: GPT, optimizers: Optimizers, rows: Rows, folder: Path) -> list[float]:
@@ -133,7 +169,9 @@ def _resume(model: GPT, optimizers: Optimizers, rows: Rows, folder: Path) -> lis
     return list(state["losses"])
 
 
-def _batches(rows: Rows, world: World, schedule: Schedule, first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, dict | None]]:
+def _batches(
+    rows: Rows, world: World, schedule: Schedule, first: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, dict | None]]:
     """This rank's inputs and targets of steps `first`, first + 1, ..., and the cursor after each step that ends in a checkpoint.
 
     A thread makes the next step's rows while this step computes: reading and tokenising do not hold up a GPU.
@@ -154,20 +192,28 @@ def _batches(rows: Rows, world: World, schedule: Schedule, first: int) -> Iterat
             yield batch
 
 
-def _gradients(model: GPT, ids: torch.Tensor, targets: torch.Tensor, world: World, device_batch_size: int) -> float:
+def _gradients(
+    model: GPT, ids: torch.Tensor, targets: torch.Tensor, world: World, device_batch_size: int
+) -> float:
     """Set the gradients of a step's mean loss over all ranks, and return that loss in nats."""
     counts = sum_over_ranks(world, (targets >= 0).sum().to(world.device, torch.float64))
     tokens = max(1.0, float(counts))
     total = torch.zeros((), dtype=torch.float64, device=world.device)
     for start in range(0, len(ids), device_batch_size):
         part = slice(start, start + device_batch_size)
-        with torch.autocast(world.device.type, torch.bfloat16, enabled=world.dtype == torch.bfloat16):
+        with torch.autocast(
+            world.device.type, torch.bfloat16, enabled=world.dtype == torch.bfloat16
+        ):
             nats, _ = model(ids[part].to(world.device), targets[part].to(world.device))
         (nats / tokens).backward()
         total += nats.detach().double()
     if world.size > 1:  # in one piece: a call costs more than its bytes
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        gradients = [
+            parameter.grad for parameter in model.parameters() if parameter.grad is not None
+        ]
         summed = sum_over_ranks(world, torch.cat([gradient.flatten() for gradient in gradients]))
-        for gradient, part in zip(gradients, summed.split([gradient.numel() for gradient in gradients])):
+        for gradient, part in zip(
+            gradients, summed.split([gradient.numel() for gradient in gradients])
+        ):
             gradient.copy_(part.view_as(gradient))
     return float(sum_over_ranks(world, total)) / tokens

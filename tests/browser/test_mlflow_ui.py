@@ -11,13 +11,18 @@ STEPS = [f"{number:02d} {step}" for number, step in enumerate(load_study("micro"
 
 def run_names(page) -> list[str]:
     """The names in the runs table, from the top."""
-    rows = page.locator(".ag-pinned-left-cols-container .ag-row").filter(has=page.locator("a")).all()
-    named = sorted((int(row.get_attribute("row-index")), row.locator("a").first.inner_text()) for row in rows)
+    rows = (
+        page.locator(".ag-pinned-left-cols-container .ag-row").filter(has=page.locator("a")).all()
+    )
+    named = sorted(
+        (int(row.get_attribute("row-index")), row.locator("a").first.inner_text()) for row in rows
+    )
     return [name for _, name in named]
 
 
-def test_the_ui_shows_a_study_as_steps_as_a_tree_and_its_ablation(finished_study, driver, browser, pictures, tmp_path,
-                                                                     monkeypatch):
+def test_the_ui_shows_a_study_as_steps_as_a_tree_and_its_ablation(
+    finished_study, driver, browser, pictures, tmp_path, monkeypatch
+):
     store, _ = finished_study
     monkeypatch.setattr(files, "MLRUNS", store)
     pages = driver.study_pages("micro")
@@ -40,15 +45,27 @@ def test_the_ui_shows_a_study_as_steps_as_a_tree_and_its_ablation(finished_study
         assert "bytes per token" in page.locator(".ag-center-cols-container").inner_text()
 
         look(pages["tree"], "GSM8K: base")
-        page.locator(".ag-pinned-left-cols-container .ag-row button").first.click()  # the plus sign before the execution
+        page.locator(
+            ".ag-pinned-left-cols-container .ag-row button"
+        ).first.click()  # the plus sign before the execution
         page.get_by_text(STEPS[-1]).first.wait_for()
         names = run_names(page)
         assert names[0].startswith("micro 20") and names[1:] == STEPS
-        assert {"accuracy", "positions_per_problem"} <= set(page.locator(".ag-header").inner_text().split())
+        assert {"accuracy", "positions_per_problem"} <= set(
+            page.locator(".ag-header").inner_text().split()
+        )
         page.screenshot(path=pictures / "mlflow_tree.png")
 
         look(pages["ablation"], "Parallel Coordinates")
-        for axis in ("method", "alpha", "temperature", "num_steps", "samples", "positions_per_problem", "accuracy"):
+        for axis in (
+            "method",
+            "alpha",
+            "temperature",
+            "num_steps",
+            "samples",
+            "positions_per_problem",
+            "accuracy",
+        ):
             page.get_by_text(axis, exact=True).first.wait_for()
         text = page.locator("body").inner_text()
         assert "α=4 T=.7" in text and "majority n=2" in text
@@ -73,4 +90,8 @@ def test_the_ui_shows_a_study_as_steps_as_a_tree_and_its_ablation(finished_study
         content.get_by_role("heading", name="Power sampling evaluation").first.wait_for()
         report.screenshot(path=pictures / "mlflow_report.png")
         report.close()
-        look(pages["run mid_train"] + "/system-metrics", "cpu_utilization_percentage", "mlflow_system_metrics")
+        look(
+            pages["run mid_train"] + "/system-metrics",
+            "cpu_utilization_percentage",
+            "mlflow_system_metrics",
+        )

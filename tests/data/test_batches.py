@@ -27,7 +27,9 @@ def source():
 
 @pytest.fixture(scope="module")
 def tokenizer(source):
-    return train_tokenizer((document.text for document in itertools.islice(source.documents("train"), 2000)), 500)
+    return train_tokenizer(
+        (document.text for document in itertools.islice(source.documents("train"), 2000)), 500
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +49,26 @@ def test_rows_hold_every_token_in_order_and_repeat(tokenizer):
     stream = [token for text in TEXTS for token in (tokenizer.bos, *tokenizer.encode(text))]
     inputs, targets = packed(tokenizer, TEXTS).rows(0, 2 * len(stream) // 16)
     flat = inputs.flatten().tolist()
-    assert flat == (stream + stream)[:len(flat)]
-    assert targets.flatten().tolist() == (stream + stream + stream)[1:len(flat) + 1]
+    assert flat == (stream + stream)[: len(flat)]
+    assert targets.flatten().tolist() == (stream + stream + stream)[1 : len(flat) + 1]
 
 
 def test_text_rows_do_not_depend_on_how_they_are_asked_for(tokenizer):
     whole = packed(tokenizer, TEXTS).rows(0, 60)
     for size in (2, 4):  # ranks of a world: each skips the rows of the others
         rank_rows = [packed(tokenizer, TEXTS) for _ in range(size)]
-        parts = [rows.rows(step * 12 + rank * 12 // size, 12 // size) for step in range(5) for rank, rows in enumerate(rank_rows)]
-        assert torch.equal(torch.cat([x for x, _ in parts]), whole[0]) and torch.equal(torch.cat([y for _, y in parts]), whole[1])
+        parts = [
+            rows.rows(step * 12 + rank * 12 // size, 12 // size)
+            for step in range(5)
+            for rank, rows in enumerate(rank_rows)
+        ]
+        assert torch.equal(torch.cat([x for x, _ in parts]), whole[0]) and torch.equal(
+            torch.cat([y for _, y in parts]), whole[1]
+        )
     rows = packed(tokenizer, TEXTS)
-    assert torch.equal(rows.rows(40, 5)[0], whole[0][40:45]) and torch.equal(rows.rows(3, 2)[0], whole[0][3:5])
+    assert torch.equal(rows.rows(40, 5)[0], whole[0][40:45]) and torch.equal(
+        rows.rows(3, 2)[0], whole[0][3:5]
+    )
 
 
 def test_a_restored_text_cursor_goes_on_without_encoding_the_past(tokenizer, monkeypatch):
@@ -68,9 +78,13 @@ def test_a_restored_text_cursor_goes_on_without_encoding_the_past(tokenizer, mon
     expected = rows.rows(901, 7)
     other, encoded = packed(tokenizer, TEXTS), []
     encode = tokenizer.encode_batch
-    monkeypatch.setattr(tokenizer, "encode_batch", lambda texts: encoded.extend(texts) or encode(texts))
+    monkeypatch.setattr(
+        tokenizer, "encode_batch", lambda texts: encoded.extend(texts) or encode(texts)
+    )
     other.restore(state)
-    assert all(torch.equal(a, b) for a, b in zip(other.rows(901, 7), expected)) and len(encoded) <= 512
+    assert (
+        all(torch.equal(a, b) for a, b in zip(other.rows(901, 7), expected)) and len(encoded) <= 512
+    )
 
 
 def test_a_source_without_documents_is_refused(tokenizer):
@@ -80,8 +94,15 @@ def test_a_source_without_documents_is_refused(tokenizer):
 
 def mixture(tokenizer, conversations, **changes):
     values = {"shares": SHARES, "sequence_length": 200, "seed": 0, "stage": "sft"} | changes
-    return ChatMixture(conversations[0], values.pop("shares"), tokenizer, values.pop("sequence_length"), values.pop("seed"),
-                       values.pop("stage"), **values)
+    return ChatMixture(
+        conversations[0],
+        values.pop("shares"),
+        tokenizer,
+        values.pop("sequence_length"),
+        values.pop("seed"),
+        values.pop("stage"),
+        **values,
+    )
 
 
 def split(row, bos):
@@ -90,7 +111,9 @@ def split(row, bos):
     return [row[a:b] for a, b in zip(starts, [*starts[1:], len(row)]) if b > a + 1]
 
 
-def test_conversations_stand_whole_in_rows_with_little_padding_and_by_their_shares(tokenizer, conversations):
+def test_conversations_stand_whole_in_rows_with_little_padding_and_by_their_shares(
+    tokenizer, conversations
+):
     length = 400  # longer than any conversation
     inputs, targets = mixture(tokenizer, conversations, sequence_length=length).rows(0, 100)
     found = [tuple(part) for row in inputs.tolist() for part in split(row, tokenizer.bos)]
@@ -101,12 +124,21 @@ def test_conversations_stand_whole_in_rows_with_little_padding_and_by_their_shar
             assert len(ids) <= length + 1
             kinds[ids], kinds[ids[:-1]] = kind, kind  # a row's very last token is a target only
     counts = Counter(kinds[ids] for ids in found)  # KeyError for a conversation that was torn
-    assert all(abs(counts[kind] / len(found) - share) < 0.07 for kind, share in SHARES.items()), counts
-    assert float(((inputs == tokenizer.bos) & (targets < 0)).float().mean()) - len(found) / inputs.numel() < 0.05
+    assert all(abs(counts[kind] / len(found) - share) < 0.07 for kind, share in SHARES.items()), (
+        counts
+    )
+    assert (
+        float(((inputs == tokenizer.bos) & (targets < 0)).float().mean())
+        - len(found) / inputs.numel()
+        < 0.05
+    )
 
 
 def test_rows_as_packed_start_with_short_conversations_and_shuffled_rows_do_not(tokenizer):
-    messages = [[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b" * (10 + i % 100)}] for i in range(400)]
+    messages = [
+        [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b" * (10 + i % 100)}]
+        for i in range(400)
+    ]
     short_first, rows = {}, {}
     for shuffled in (False, True):
         made = mixture(tokenizer, [{"chats": messages}], shares={"chats": 1.0}, shuffled=shuffled)
@@ -115,8 +147,13 @@ def test_rows_as_packed_start_with_short_conversations_and_shuffled_rows_do_not(
         short_first[shuffled] = sum(len(row[0]) < 60 for row in rows[shuffled]) / len(inputs)
     every = [part for row in rows[True] for part in row]
     share = sum(len(part) < 60 for part in every) / len(every)
-    assert short_first[False] > share + 0.2 and abs(short_first[True] - share) < 0.1, (short_first, share)
-    assert all(sum(map(len, one)) == sum(map(len, other)) for one, other in zip(*rows.values()))  # the same ones, in another order
+    assert short_first[False] > share + 0.2 and abs(short_first[True] - share) < 0.1, (
+        short_first,
+        share,
+    )
+    assert all(
+        sum(map(len, one)) == sum(map(len, other)) for one, other in zip(*rows.values())
+    )  # the same ones, in another order
 
 
 def test_shuffled_rows_are_the_same_after_a_restore(tokenizer, conversations):
@@ -124,7 +161,9 @@ def test_shuffled_rows_are_the_same_after_a_restore(tokenizer, conversations):
     straight.rows(0, 40)
     resumed.restore(json.loads(json.dumps(straight.state())))
     assert all(torch.equal(a, b) for a, b in zip(resumed.rows(40, 20), straight.rows(40, 20)))
-    assert not torch.equal(straight.rows(0, 40)[0], mixture(tokenizer, conversations).rows(0, 40)[0])
+    assert not torch.equal(
+        straight.rows(0, 40)[0], mixture(tokenizer, conversations).rows(0, 40)[0]
+    )
 
 
 def test_targets_are_the_supervised_next_tokens(tokenizer, conversations):
@@ -137,7 +176,7 @@ def test_targets_are_the_supervised_next_tokens(tokenizer, conversations):
         for part in split(row, tokenizer.bos):
             inside = supervised(tokenizer, part)
             ids, mask = ids + part, mask + inside
-        assert [target >= 0 for target in wanted[:len(ids) - 1]] == mask[1:]
+        assert [target >= 0 for target in wanted[: len(ids) - 1]] == mask[1:]
 
 
 def supervised(tokenizer, ids):
@@ -153,12 +192,18 @@ def supervised(tokenizer, ids):
 
 def test_mixture_rows_do_not_depend_on_the_world_and_go_on_exactly(tokenizer, conversations):
     text = TEXTS
-    make = lambda: mixture(tokenizer, conversations, text=packed(tokenizer, text, 200), text_share=0.3)  # noqa: E731
+    make = lambda: mixture(  # noqa: E731
+        tokenizer, conversations, text=packed(tokenizer, text, 200), text_share=0.3
+    )
     whole = make().rows(0, 40)
     assert int((whole[1] >= 0).all(1).sum()) == 12  # rows of text have a loss everywhere
     ranks = [make(), make()]
-    parts = [rows.rows(step * 8 + rank * 4, 4) for step in range(5) for rank, rows in enumerate(ranks)]
-    assert torch.equal(torch.cat([x for x, _ in parts]), whole[0]) and torch.equal(torch.cat([y for _, y in parts]), whole[1])
+    parts = [
+        rows.rows(step * 8 + rank * 4, 4) for step in range(5) for rank, rows in enumerate(ranks)
+    ]
+    assert torch.equal(torch.cat([x for x, _ in parts]), whole[0]) and torch.equal(
+        torch.cat([y for _, y in parts]), whole[1]
+    )
     rows, other = make(), make()
     rows.rows(0, 17)
     other.restore(json.loads(json.dumps(rows.state())))
@@ -173,18 +218,23 @@ def test_a_pass_over_a_kind_shows_every_conversation_once(tokenizer, conversatio
     assert set(drawn.values()) == {2} and len(drawn) == 30
 
 
-def test_a_conversation_longer_than_a_row_goes_on_in_another_and_nothing_is_thrown_away(tokenizer, conversations):
+def test_a_conversation_longer_than_a_row_goes_on_in_another_and_nothing_is_thrown_away(
+    tokenizer, conversations
+):
     rows = mixture(tokenizer, conversations, shares={"problems": 1.0}, sequence_length=24)
     inputs, targets = rows.rows(0, 300)
     assert inputs.shape == targets.shape == (300, 24)
-    order = rows._orders["problems", 0][:rows._drawn["problems"]]
+    order = rows._orders["problems", 0][: rows._drawn["problems"]]
     drawn = [chat.render(tokenizer, conversations[0]["problems"][index]) for index in order]
     assert min(len(ids) for ids, _ in drawn) > 25  # so each is in pieces
     expected = Counter(token for ids, mask in drawn for token, learn in zip(ids, mask) if learn)
     waiting = Counter(token for piece in rows._waiting for token in piece.targets[1:] if token >= 0)
     assert Counter(targets[targets >= 0].tolist()) + waiting == expected
     assert torch.equal(inputs[:, 1:][targets[:, :-1] >= 0], targets[:, :-1][targets[:, :-1] >= 0])
-    state, other = json.loads(json.dumps(rows.state())), mixture(tokenizer, conversations, shares={"problems": 1.0}, sequence_length=24)
+    state, other = (
+        json.loads(json.dumps(rows.state())),
+        mixture(tokenizer, conversations, shares={"problems": 1.0}, sequence_length=24),
+    )
     other.restore(state)  # between two pieces of a conversation
     assert any(piece.piece for piece in rows._waiting)
     assert all(torch.equal(a, b) for a, b in zip(other.rows(300, 20), rows.rows(300, 20)))
@@ -195,13 +245,18 @@ def test_packed_text_throws_nothing_away_at_any_document_length(tokenizer, words
     texts = ["word " * (1 + number % words) for number in range(60)]
     stream = [token for text in texts for token in (tokenizer.bos, *tokenizer.encode(text))]
     count = len(stream) // 16
-    assert packed(tokenizer, texts).rows(0, count)[0].flatten().tolist() == stream[:16 * count]
+    assert packed(tokenizer, texts).rows(0, count)[0].flatten().tolist() == stream[: 16 * count]
 
 
-def test_a_share_without_data_is_refused_and_another_seed_gives_other_rows(tokenizer, conversations):
+def test_a_share_without_data_is_refused_and_another_seed_gives_other_rows(
+    tokenizer, conversations
+):
     with pytest.raises(UserError, match="share_programs"):
         mixture(tokenizer, ({**conversations[0], "programs": []}, {}))
-    assert not torch.equal(mixture(tokenizer, conversations).rows(0, 2)[0], mixture(tokenizer, conversations, seed=1).rows(0, 2)[0])
+    assert not torch.equal(
+        mixture(tokenizer, conversations).rows(0, 2)[0],
+        mixture(tokenizer, conversations, seed=1).rows(0, 2)[0],
+    )
 
 
 def test_held_out_conversations_are_not_trained_on(conversations):

@@ -21,22 +21,69 @@ from nanolab.evals.programs import check_of
 from nanolab.schema import UserError
 
 ROWS = {
-    "openai/gsm8k/main/train": [{"question": "Rina has 3 plums and eats 1. How many are left?", "answer": "3-1=<<3-1=2>>2\n#### 2"}],
-    "openai/gsm8k/main/test": [{"question": "Odo has 2 mats and buys 2. How many?", "answer": "2+2=<<2+2=4>>4\n#### 4"}] * 2,
-    "allenai/ai2_arc/ARC-Easy/test": [{"id": "x_1", "question": "Which is hot?", "answerKey": "2",
-                                       "choices": {"text": ["ice", "fire", "snow"], "label": ["1", "2", "3"]}}],
-    "cais/mmlu/all/auxiliary_train": [{"question": "1+1?", "subject": "sums", "choices": ["1", "2", "3", "4"], "answer": 1}],
-    "cais/mmlu/all/test": [{"question": "2+1?", "subject": "sums", "choices": ["1", "2", "3", "4"], "answer": 2}],
-    "openai/openai_humaneval/openai_humaneval/test": [{"task_id": "T/0", "prompt": "def f(x):\n", "canonical_solution": "    return x\n",
-                                                       "test": "def check(f):\n    assert f(1) == 1\n", "entry_point": "f"}],
+    "openai/gsm8k/main/train": [
+        {
+            "question": "Rina has 3 plums and eats 1. How many are left?",
+            "answer": "3-1=<<3-1=2>>2\n#### 2",
+        }
+    ],
+    "openai/gsm8k/main/test": [
+        {"question": "Odo has 2 mats and buys 2. How many?", "answer": "2+2=<<2+2=4>>4\n#### 4"}
+    ]
+    * 2,
+    "allenai/ai2_arc/ARC-Easy/test": [
+        {
+            "id": "x_1",
+            "question": "Which is hot?",
+            "answerKey": "2",
+            "choices": {"text": ["ice", "fire", "snow"], "label": ["1", "2", "3"]},
+        }
+    ],
+    "cais/mmlu/all/auxiliary_train": [
+        {"question": "1+1?", "subject": "sums", "choices": ["1", "2", "3", "4"], "answer": 1}
+    ],
+    "cais/mmlu/all/test": [
+        {"question": "2+1?", "subject": "sums", "choices": ["1", "2", "3", "4"], "answer": 2}
+    ],
+    "openai/openai_humaneval/openai_humaneval/test": [
+        {
+            "task_id": "T/0",
+            "prompt": "def f(x):\n",
+            "canonical_solution": "    return x\n",
+            "test": "def check(f):\n    assert f(1) == 1\n",
+            "entry_point": "f",
+        }
+    ],
     "text/train-00000-of-00002": [{"text": "First."}, {"text": "Second."}],
     "text/train-00001-of-00002": [{"text": "Third."}],
     "text/validation-00000-of-00001": [{"text": "Held out."}],
-    "chat/two/train": [{"messages": [{"role": "user", "content": "B?"}, {"role": "assistant", "content": "b"}]}],
-    "chat/one/train": [{"messages": [{"role": "user", "content": "A?"}, {"role": "assistant", "content": "a"}], "source": "own"}],
+    "chat/two/train": [
+        {"messages": [{"role": "user", "content": "B?"}, {"role": "assistant", "content": "b"}]}
+    ],
+    "chat/one/train": [
+        {
+            "messages": [{"role": "user", "content": "A?"}, {"role": "assistant", "content": "a"}],
+            "source": "own",
+        }
+    ],
 }
-CORE = [{"name": "pick", "file": "data/pick.jsonl.gz", "icl_task_type": "multiple_choice", "num_fewshot": 1, "continuation_delimiter": " ",
-         "random_baseline": 50.0}, {"name": "gone", "file": None, "icl_task_type": "schema", "num_fewshot": 0, "random_baseline": 50.0}]
+CORE = [
+    {
+        "name": "pick",
+        "file": "data/pick.jsonl.gz",
+        "icl_task_type": "multiple_choice",
+        "num_fewshot": 1,
+        "continuation_delimiter": " ",
+        "random_baseline": 50.0,
+    },
+    {
+        "name": "gone",
+        "file": None,
+        "icl_task_type": "schema",
+        "num_fewshot": 0,
+        "random_baseline": 50.0,
+    },
+]
 
 
 @pytest.fixture
@@ -63,7 +110,9 @@ def test_local_tasks_give_the_rows_of_their_files(local):
     assert local.task("arc_easy", "test") == ROWS["allenai/ai2_arc/ARC-Easy/test"]
     assert local.task("mmlu", "train") == ROWS["cais/mmlu/all/auxiliary_train"]
     assert local.task("humaneval", "test")[0]["entry_point"] == "f"
-    assert local.task_splits("mmlu") == ("train", "test") and local.task_splits("humaneval") == ("test",)
+    assert local.task_splits("mmlu") == ("train", "test") and local.task_splits("humaneval") == (
+        "test",
+    )
     assert local.describe("gsm8k") == "local"
 
 
@@ -82,7 +131,12 @@ def test_local_chats_join_the_folders_in_order_and_keep_only_messages(local):
 def test_local_core_gives_tasks_without_a_file_no_rows_and_baselines_as_shares(local):
     task, absent = local.core()
     assert (absent.name, absent.rows) == ("gone", [])
-    assert (task.name, task.kind, task.num_fewshot, task.random_baseline) == ("pick", "multiple_choice", 1, 0.5)
+    assert (task.name, task.kind, task.num_fewshot, task.random_baseline) == (
+        "pick",
+        "multiple_choice",
+        1,
+        0.5,
+    )
     assert task.rows == [{"query": "Fire is", "choices": ["hot", "cold"], "gold": 0}]
 
 
@@ -94,15 +148,21 @@ def test_local_identity_changes_with_a_file(local, folder):
     assert local.identity() != before
 
 
-@pytest.mark.parametrize("ask, names", [
-    (lambda s: s.task("gsm8k", "validation"), "openai/gsm8k/main/validation.parquet.*has test, train"),
-    (lambda s: s.task("humaneval", "train"), "openai_humaneval/train.parquet"),
-    (lambda s: s.task("arc_challenge", "test"), "ARC-Challenge/test.parquet.*no split"),
-    (lambda s: s.task("gsm8k", "test", "socratic"), "no subset 'socratic'"),
-    (lambda s: s.task("gsm9k", "test"), "unknown task 'gsm9k'"),
-    (lambda s: s.documents("test"), "text/test-"),
-    (lambda s: s.chats("test"), "chat/NAME/test.parquet"),
-])
+@pytest.mark.parametrize(
+    "ask, names",
+    [
+        (
+            lambda s: s.task("gsm8k", "validation"),
+            "openai/gsm8k/main/validation.parquet.*has test, train",
+        ),
+        (lambda s: s.task("humaneval", "train"), "openai_humaneval/train.parquet"),
+        (lambda s: s.task("arc_challenge", "test"), "ARC-Challenge/test.parquet.*no split"),
+        (lambda s: s.task("gsm8k", "test", "socratic"), "no subset 'socratic'"),
+        (lambda s: s.task("gsm9k", "test"), "unknown task 'gsm9k'"),
+        (lambda s: s.documents("test"), "text/test-"),
+        (lambda s: s.chats("test"), "chat/NAME/test.parquet"),
+    ],
+)
 def test_what_is_missing_is_named_with_its_file(local, ask, names):
     with pytest.raises(UserError, match=names) as caught:
         ask(local)
@@ -113,10 +173,16 @@ def test_broken_files_are_named(local, folder):
     (folder / "openai" / "gsm8k" / "main" / "test.parquet").write_bytes(b"PAR1 cut off")
     with pytest.raises(UserError, match=r"test\.parquet is not a readable parquet"):
         local.task("gsm8k", "test")
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"words": "x"}]), folder / "text" / "validation-00000-of-00001.parquet")
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist([{"words": "x"}]),
+        folder / "text" / "validation-00000-of-00001.parquet",
+    )
     with pytest.raises(UserError, match="column text"):
         list(local.documents("validation"))
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"question": "x"}]), folder / "openai" / "gsm8k" / "main" / "train.parquet")
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist([{"question": "x"}]),
+        folder / "openai" / "gsm8k" / "main" / "train.parquet",
+    )
     with pytest.raises(UserError, match="lacks column answer"):
         local.task("gsm8k", "train")
     (folder / "core" / "data" / "pick.jsonl.gz").unlink()
@@ -126,13 +192,20 @@ def test_broken_files_are_named(local, folder):
 
 # ---- the rows of tests/data/rows, with the odd cases of the public sets
 
+
 @pytest.fixture
 def own(own_folder):
     return open_source(DataConfig(source="local", root=str(own_folder)))
 
 
-def test_every_answer_of_the_word_problems_is_a_plain_number_and_every_call_computes_what_it_claims(own):
-    answers = [chat.extract_gsm8k_answer(row["answer"]) for split in ("train", "test") for row in own.task("gsm8k", split)]
+def test_every_answer_of_the_word_problems_is_a_plain_number_and_every_call_computes_what_it_claims(
+    own,
+):
+    answers = [
+        chat.extract_gsm8k_answer(row["answer"])
+        for split in ("train", "test")
+        for row in own.task("gsm8k", split)
+    ]
     assert answers == ["29", "1200", "3.75", "-5", "0", "10", "6400", "-18", "2.25", "20", "10"]
     tools = sandbox.Tools("calculator", 5.0)
     calls = 0
@@ -140,7 +213,9 @@ def test_every_answer_of_the_word_problems_is_a_plain_number_and_every_call_comp
         parts = chat.gsm8k_messages(row)[1]["content"]
         for call, output in itertools.pairwise(parts):
             if call["type"] == "python":
-                assert output["type"] == "output" and float(tools.output(call["text"])) == float(output["text"])
+                assert output["type"] == "output" and float(tools.output(call["text"])) == float(
+                    output["text"]
+                )
                 calls += 1
     assert calls == 6
 
@@ -164,7 +239,9 @@ def test_programs_of_every_form_pass_with_their_own_solution_and_fail_without(ow
     assert own.task_splits("humaneval") == ("test",)
     right = sandbox.run_many([check_of(row, row["canonical_solution"]) for row in rows], 20.0)
     wrong = sandbox.run_many([check_of(row, "    return None\n") for row in rows], 20.0)
-    assert [result.passed for result in right] == [True] * 3 and not any(result.passed for result in wrong)
+    assert [result.passed for result in right] == [True] * 3 and not any(
+        result.passed for result in wrong
+    )
 
 
 def test_a_choice_of_rows_covers_the_subjects_where_the_first_rows_would_not(own):
@@ -172,18 +249,29 @@ def test_a_choice_of_rows_covers_the_subjects_where_the_first_rows_would_not(own
     assert len({row["subject"] for row in rows[:6]}) == 1 and repeated_rows(rows) == 1
     few, more = (chosen_rows(own, rows, "mmlu", "test", count) for count in (12, 18))
     assert len({row["subject"] for row in few}) == 4 and more[:12] == few and len(more) == 18
-    assert chosen_rows(own, rows, "mmlu", "test", None) == chosen_rows(own, rows, "mmlu", "test", 1000) == rows
+    assert (
+        chosen_rows(own, rows, "mmlu", "test", None)
+        == chosen_rows(own, rows, "mmlu", "test", 1000)
+        == rows
+    )
     counts = Counter(map(repr, rows))
     assert not Counter(map(repr, more)) - counts  # each row at most as often as the source has it
 
 
 def test_a_mixture_takes_the_training_splits_that_are_there_and_says_which_are_not(own):
     training, held_out = chat_conversations(own, ["chats", "problems", "choices"])
-    assert {kind: len(found) for kind, found in training.items()} == {"chats": 3, "problems": 5, "choices": 5}
+    assert {kind: len(found) for kind, found in training.items()} == {
+        "chats": 3,
+        "problems": 5,
+        "choices": 5,
+    }
     assert mixture_notes(own, ["chats", "problems", "choices"]) == [
-        "choices: mmlu has no training split in the data (local), so they come from arc_easy, arc_challenge"]
+        "choices: mmlu has no training split in the data (local), so they come from arc_easy, arc_challenge"
+    ]
     parts = training["problems"][0][1]["content"]
-    assert [part["type"] for part in parts[:3]] == ["text", "python", "output"] and parts[1]["text"] == "48/2"
+    assert [part["type"] for part in parts[:3]] == ["text", "python", "output"] and parts[1][
+        "text"
+    ] == "48/2"
     asked = {messages[0]["content"] for messages in training["choices"]}
     assert all(messages[0]["content"] not in asked for messages in held_out["choices"])
 
@@ -201,7 +289,9 @@ def test_text_in_small_and_large_row_groups_is_the_same_text(tmp_path, to_parque
     for name, size in (("small", 7), ("large", 1500)):
         to_parquet(tmp_path / name / "text" / "train-0.parquet", texts, row_group_size=size)
         source = open_source(DataConfig(source="local", root=str(tmp_path / name)))
-        assert [document.text for document in source.documents("train")] == [row["text"] for row in texts]
+        assert [document.text for document in source.documents("train")] == [
+            row["text"] for row in texts
+        ]
         blocks = source.blocks("train")
         last = len(texts) // size if size == 7 else 2
         assert blocks.block(last)[-1].text == "Text 1499." and blocks.block(last + 1) is None
@@ -214,23 +304,43 @@ def test_a_text_of_more_files_than_a_process_may_open_is_read(tmp_path, to_parqu
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, limits[1]))
     try:
-        texts = [document.text for document in open_source(DataConfig(source="local", root=str(tmp_path))).documents("train")]
+        texts = [
+            document.text
+            for document in open_source(DataConfig(source="local", root=str(tmp_path))).documents(
+                "train"
+            )
+        ]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert texts == [f"Text {number}." for number in range(300)]
 
 
-@pytest.mark.skipif("NANOLAB_DATA" not in os.environ, reason="NANOLAB_DATA names no folder with the real sets")
+@pytest.mark.skipif(
+    "NANOLAB_DATA" not in os.environ, reason="NANOLAB_DATA names no folder with the real sets"
+)
 def test_the_real_sets_load_whole_with_their_published_counts_and_known_faults():
     real = open_source(DataConfig(source="local"))
-    counts = {(task, split): len(real.task(task, split)) for task in ("gsm8k", "arc_easy", "arc_challenge", "mmlu", "humaneval")
-              for split in ("train", "test") if real.has(task, split)}
-    assert counts == {("gsm8k", "train"): 7473, ("gsm8k", "test"): 1319, ("arc_easy", "train"): 2251, ("arc_easy", "test"): 2376,
-                      ("arc_challenge", "train"): 1119, ("arc_challenge", "test"): 1172, ("mmlu", "test"): 14042,
-                      ("humaneval", "test"): 164} | ({("mmlu", "train"): 99842} if real.has("mmlu", "train") else {})
+    counts = {
+        (task, split): len(real.task(task, split))
+        for task in ("gsm8k", "arc_easy", "arc_challenge", "mmlu", "humaneval")
+        for split in ("train", "test")
+        if real.has(task, split)
+    }
+    assert counts == {
+        ("gsm8k", "train"): 7473,
+        ("gsm8k", "test"): 1319,
+        ("arc_easy", "train"): 2251,
+        ("arc_easy", "test"): 2376,
+        ("arc_challenge", "train"): 1119,
+        ("arc_challenge", "test"): 1172,
+        ("mmlu", "test"): 14042,
+        ("humaneval", "test"): 164,
+    } | ({("mmlu", "train"): 99842} if real.has("mmlu", "train") else {})
     mmlu = real.task("mmlu", "test")
     assert repeated_rows(mmlu) == 27
     assert len({row["subject"] for row in chosen_rows(real, mmlu, "mmlu", "test", 400)}) == 57
     for task in ("arc_easy", "arc_challenge"):
         assert all(chat.arc_question(row).answer for row in real.task(task, "test"))
-    assert all(chat.extract_gsm8k_answer(row["answer"]) is not None for row in real.task("gsm8k", "train"))
+    assert all(
+        chat.extract_gsm8k_answer(row["answer"]) is not None for row in real.task("gsm8k", "train")
+    )

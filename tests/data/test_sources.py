@@ -35,7 +35,11 @@ def test_embedded_gives_every_task_in_the_public_schema():
     assert len({d.id for d in documents}) == 3000
     assert len(source.core()) == 6 and source.chats("train")
     assert source.describe("text") == "embedded"
-    assert source.identity() != open_source(DataConfig(seed=1)).identity() != open_source(DataConfig(short_guesses=0.5)).identity()
+    assert (
+        source.identity()
+        != open_source(DataConfig(seed=1)).identity()
+        != open_source(DataConfig(short_guesses=0.5)).identity()
+    )
     with pytest.raises(UserError, match="no subset"):
         source.task("gsm8k", "test", "socratic")
 
@@ -47,13 +51,24 @@ def test_embedded_rows_are_drawn_independently_so_the_first_ones_are_taken():
 
 
 def test_the_hub_has_a_folder_of_its_own_that_the_variable_does_not_name(tmp_path, monkeypatch):
-    monkeypatch.setenv("NANOLAB_DATA", str(tmp_path))  # rows there under the published names may be other rows
+    monkeypatch.setenv(
+        "NANOLAB_DATA", str(tmp_path)
+    )  # rows there under the published names may be other rows
     assert open_source(DataConfig(source="hub")).root == files.MLRUNS / "hub"
-    assert open_source(DataConfig(source="hub", root=str(tmp_path / "kept"))).root == tmp_path / "kept"
+    assert (
+        open_source(DataConfig(source="hub", root=str(tmp_path / "kept"))).root == tmp_path / "kept"
+    )
 
 
 def test_opening_a_source_imports_neither_torch_nor_the_data_libraries():
-    code = ("import sys; from nanolab.config import DataConfig; from nanolab.data.sources import open_source; "
-            "open_source(DataConfig()).task('gsm8k', 'test'); "
-            "print([m for m in ('torch', 'datasets', 'pyarrow', 'numpy') if m in sys.modules])")
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys; from nanolab.config import DataConfig; from nanolab.data.sources import open_source; "
+        "open_source(DataConfig()).task('gsm8k', 'test'); "
+        "print([m for m in ('torch', 'datasets', 'pyarrow', 'numpy') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

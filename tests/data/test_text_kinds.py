@@ -26,8 +26,15 @@ class OwnSource:
     def chats(self, split):
         if "chats" in self.missing:
             raise UserError("no chats")
-        return [{"messages": [{"role": "user", "content": "import nothing"}, {"role": "assistant", "content": text}]}
-                for text in ("Hello.", "```python\nprint(1)\n```", "import os")]
+        return [
+            {
+                "messages": [
+                    {"role": "user", "content": "import nothing"},
+                    {"role": "assistant", "content": text},
+                ]
+            }
+            for text in ("Hello.", "```python\nprint(1)\n```", "import os")
+        ]
 
 
 def named(kinds):
@@ -37,7 +44,10 @@ def named(kinds):
 def test_code_is_humaneval_and_the_answers_with_programs():
     kinds = named(text_kinds.text_kinds(OwnSource(), ["Once upon a time."]))
     assert list(kinds) == ["prose", "code", "numbers", "other scripts"]
-    assert kinds["code"].texts == ["def half(x):\n    return x / 2\n"] * 3 + ["```python\nprint(1)\n```", "import os"]
+    assert kinds["code"].texts == ["def half(x):\n    return x / 2\n"] * 3 + [
+        "```python\nprint(1)\n```",
+        "import os",
+    ]
     assert kinds["prose"].texts == ["Once upon a time."]
     assert all(kinds[name].origin == "built-in probe" for name in ("numbers", "other scripts"))
 
@@ -54,17 +64,35 @@ def test_what_a_source_lacks_is_said_and_code_is_limited(monkeypatch, capsys):
 def test_the_probes_are_what_they_are_called():
     digits = sum(character.isdigit() for character in text_kinds.NUMBERS)
     assert digits > 0.5 * len(text_kinds.NUMBERS)
-    letters = [character for character in text_kinds.SCRIPTS if unicodedata.category(character).startswith("L")]
+    letters = [
+        character
+        for character in text_kinds.SCRIPTS
+        if unicodedata.category(character).startswith("L")
+    ]
     scripts = {unicodedata.name(character).split()[0] for character in letters}
     assert "LATIN" not in scripts
-    assert {"GREEK", "CYRILLIC", "ARABIC", "HEBREW", "DEVANAGARI", "CJK", "HIRAGANA", "HANGUL", "THAI"} <= scripts
+    assert {
+        "GREEK",
+        "CYRILLIC",
+        "ARABIC",
+        "HEBREW",
+        "DEVANAGARI",
+        "CJK",
+        "HIRAGANA",
+        "HANGUL",
+        "THAI",
+    } <= scripts
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An own cache with one public tokenizer of two files; tiktoken gives its name back."""
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(text_kinds, "PUBLIC", {"own": {name: hashlib.sha256(name.encode()).hexdigest() for name in ("merges", "words")}})
+    monkeypatch.setattr(
+        text_kinds,
+        "PUBLIC",
+        {"own": {name: hashlib.sha256(name.encode()).hexdigest() for name in ("merges", "words")}},
+    )
     monkeypatch.setattr(text_kinds.tiktoken, "get_encoding", lambda name: f"encoding {name}")
     for name in ("merges", "words"):
         (tmp_path / name).write_text(name)

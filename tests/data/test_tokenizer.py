@@ -11,8 +11,12 @@ import pytest
 from nanolab.data.tokenizer import SPECIAL_TOKENS, Tokenizer, train_tokenizer
 from nanolab.schema import UserError
 
-TEXTS = [f"The {animal} number {i * 37} eats {food}, says Ann.\n- {food}=A\nnaïve 東京 <|bos|>\n"
-         for i, (animal, food) in enumerate([("cat", "fish"), ("dog", "meat"), ("goose", "grass"), ("mouse", "cheese")] * 10)]
+TEXTS = [
+    f"The {animal} number {i * 37} eats {food}, says Ann.\n- {food}=A\nnaïve 東京 <|bos|>\n"
+    for i, (animal, food) in enumerate(
+        [("cat", "fish"), ("dog", "meat"), ("goose", "grass"), ("mouse", "cheese")] * 10
+    )
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +33,11 @@ def test_specials_take_the_last_nine_ids_and_the_vocabulary_has_the_size_asked_f
 def test_decoding_gives_back_any_text(tokenizer):
     draw = random.Random(0)
     alphabet = "abc XYZ 0123456789 .,=+-*/<>|\n\t'é東🙂" + "".join(SPECIAL_TOKENS)
-    texts = ["", *TEXTS, *("".join(draw.choices(alphabet, k=draw.randrange(60))) for _ in range(300))]
+    texts = [
+        "",
+        *TEXTS,
+        *("".join(draw.choices(alphabet, k=draw.randrange(60))) for _ in range(300)),
+    ]
     for text in texts:
         assert tokenizer.decode(tokenizer.encode(text)) == text
     assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
@@ -42,7 +50,13 @@ def test_special_tokens_inside_text_are_plain_text(tokenizer):
 
 def test_digits_come_in_groups_of_at_most_two():
     numbers = train_tokenizer(["1234567 1234567 12345\n"] * 50, 268)
-    assert [numbers.decode([token]) for token in numbers.encode("12345671")] == ["12", "34", "56", "7", "1"]
+    assert [numbers.decode([token]) for token in numbers.encode("12345671")] == [
+        "12",
+        "34",
+        "56",
+        "7",
+        "1",
+    ]
 
 
 def test_the_letter_after_a_choice_is_the_token_of_the_answer():
@@ -69,10 +83,18 @@ def test_too_little_text_names_the_size_asked_for_and_the_largest_possible():
 
 
 def test_training_is_the_same_in_every_process(tokenizer):
-    program = ("import sys, json; from nanolab.data.tokenizer import train_tokenizer; "
-               "print(train_tokenizer(json.load(sys.stdin), 330).digest)")
+    program = (
+        "import sys, json; from nanolab.data.tokenizer import train_tokenizer; "
+        "print(train_tokenizer(json.load(sys.stdin), 330).digest)"
+    )
     for _ in range(3):
-        again = subprocess.run([sys.executable, "-c", program], input=json.dumps(TEXTS), capture_output=True, text=True, check=True)
+        again = subprocess.run(
+            [sys.executable, "-c", program],
+            input=json.dumps(TEXTS),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert again.stdout.strip() == tokenizer.digest
 
 

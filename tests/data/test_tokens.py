@@ -13,7 +13,9 @@ from nanolab.data.tokenizer import train_tokenizer
 from nanolab.data.tokens import TokenBlocks
 from nanolab.files import file_lock
 
-TEXTS = [f"Document {number} of many, " + "and on it goes " * (number % 9) for number in range(3000)]
+TEXTS = [
+    f"Document {number} of many, " + "and on it goes " * (number % 9) for number in range(3000)
+]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,10 @@ class Counted:
     """Blocks of documents that remember which were read."""
 
     def __init__(self):
-        self.blocks, self.read = GeneratedBlocks(lambda: (Document(str(i), text) for i, text in enumerate(TEXTS))), []
+        self.blocks, self.read = (
+            GeneratedBlocks(lambda: (Document(str(i), text) for i, text in enumerate(TEXTS))),
+            [],
+        )
         self.layout = self.blocks.layout
 
     def block(self, number):
@@ -37,7 +42,10 @@ def test_ranks_share_the_blocks_and_get_the_rows_of_one_process(tokenizer, tmp_p
     size, share, steps = 3, 40, 12
     expected = PackedText(TokenBlocks(Counted(), tokenizer), 32).rows(0, size * share * steps)[0]
     sources = [Counted() for _ in range(size)]
-    readers = [PackedText(TokenBlocks(sources[rank], tokenizer, tmp_path, rank, size), 32) for rank in range(size)]
+    readers = [
+        PackedText(TokenBlocks(sources[rank], tokenizer, tmp_path, rank, size), 32)
+        for rank in range(size)
+    ]
     got = {}
 
     def work(rank):
@@ -58,7 +66,9 @@ def test_ranks_share_the_blocks_and_get_the_rows_of_one_process(tokenizer, tmp_p
 
 def test_a_rank_that_asks_for_nothing_holds_up_nobody(tokenizer, tmp_path):
     rows = PackedText(TokenBlocks(Counted(), tokenizer, tmp_path, rank=1, size=4), 32)
-    assert torch.equal(rows.rows(0, 900)[0], PackedText(TokenBlocks(Counted(), tokenizer), 32).rows(0, 900)[0])
+    assert torch.equal(
+        rows.rows(0, 900)[0], PackedText(TokenBlocks(Counted(), tokenizer), 32).rows(0, 900)[0]
+    )
 
 
 def test_the_block_of_a_killed_process_is_made_by_another(tokenizer, tmp_path):
@@ -66,7 +76,10 @@ def test_the_block_of_a_killed_process_is_made_by_another(tokenizer, tmp_path):
         pass  # a lock file that a killed process left
     (tmp_path / ".0000000.npy.1.tmp").write_bytes(b"half of it")
     blocks = TokenBlocks(Counted(), tokenizer, tmp_path)
-    assert np.array_equal(blocks.tokens(0), TokenBlocks(Counted(), tokenizer).tokens(0)) and blocks.tokens(0).dtype == np.uint16
+    assert (
+        np.array_equal(blocks.tokens(0), TokenBlocks(Counted(), tokenizer).tokens(0))
+        and blocks.tokens(0).dtype == np.uint16
+    )
 
 
 def test_a_second_reader_tokenises_nothing(tokenizer, tmp_path):

@@ -21,15 +21,24 @@ def world(rank=0, size=1):
 def test_wilson_interval_of_hand_computed_cases():
     low, high = base.wilson(78, 892)  # by the textbook formula, in a spreadsheet
     centre, n, z = 78 / 892, 892, 1.959964
-    expected = [((centre + z * z / (2 * n)) + sign * z * ((centre * (1 - centre) / n + z * z / (4 * n * n)) ** 0.5)) / (1 + z * z / n)
-                for sign in (-1, 1)]
+    expected = [
+        (
+            (centre + z * z / (2 * n))
+            + sign * z * ((centre * (1 - centre) / n + z * z / (4 * n * n)) ** 0.5)
+        )
+        / (1 + z * z / n)
+        for sign in (-1, 1)
+    ]
     assert [low, high] == pytest.approx(expected)
     assert base.wilson(0, 10) == (0.0, pytest.approx(0.27754, abs=1e-4))
     assert base.wilson(10, 10) == (pytest.approx(0.72246, abs=1e-4), 1.0)
     assert base.wilson(0, 0) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize(("gained", "lost", "p"), [(18, 2, 0.00040245), (27, 12, 0.02370), (5, 5, 1.0), (0, 0, 1.0), (1, 0, 1.0)])
+@pytest.mark.parametrize(
+    ("gained", "lost", "p"),
+    [(18, 2, 0.00040245), (27, 12, 0.02370), (5, 5, 1.0), (0, 0, 1.0), (1, 0, 1.0)],
+)
 def test_mcnemar_is_the_exact_two_sided_sign_test(gained, lost, p):
     first = [False] * gained + [True] * lost + [True, False] * 50
     second = [True] * gained + [False] * lost + [True, False] * 50
@@ -41,12 +50,18 @@ def test_pass_at_k_is_the_share_of_all_subsets_with_a_right_sample():
     for n in range(1, 8):
         for c, k in itertools.product(range(n + 1), range(1, n + 1)):
             subsets = list(itertools.combinations([True] * c + [False] * (n - c), k))
-            assert base.pass_at_k(n, c, k) == pytest.approx(sum(map(any, subsets)) / len(subsets), abs=1e-15)
+            assert base.pass_at_k(n, c, k) == pytest.approx(
+                sum(map(any, subsets)) / len(subsets), abs=1e-15
+            )
 
 
 def test_pass_at_k_keeps_its_digits_for_many_samples():
     assert base.pass_at_k(100_000, 1, 3) == 3e-5
-    assert base.pass_at_k(2000, 1000, 1) == 0.5 and base.pass_at_k(2000, 1000, 1001) == 1.0 and base.pass_at_k(2000, 0, 2000) == 0.0
+    assert (
+        base.pass_at_k(2000, 1000, 1) == 0.5
+        and base.pass_at_k(2000, 1000, 1001) == 1.0
+        and base.pass_at_k(2000, 0, 2000) == 0.0
+    )
     with pytest.raises(AssertionError, match="3 of 2"):
         base.pass_at_k(2, 3, 1)
 
@@ -54,7 +69,11 @@ def test_pass_at_k_keeps_its_digits_for_many_samples():
 def test_a_result_has_its_flat_metrics_and_centred_score():
     records = [{"index": i, "passed": i < 3, "chance": 0.25 if i % 2 else 0.5} for i in range(4)]
     result = base.TaskResult.of("mmlu", records)
-    assert result.metrics()["mmlu"] == 0.75 and result.metrics()["mmlu/n"] == 4 and result.metrics()["mmlu/chance"] == 0.375
+    assert (
+        result.metrics()["mmlu"] == 0.75
+        and result.metrics()["mmlu/n"] == 4
+        and result.metrics()["mmlu/chance"] == 0.375
+    )
     assert result.centred == pytest.approx((0.75 - 0.375) / 0.625)
     assert base.centred(0.25, 0.25) == 0
 
@@ -81,12 +100,21 @@ def test_a_second_entry_does_only_what_is_missing(tmp_path):
             done({"index": index, "passed": index % 2 == 0})
 
     told = []
-    records = base.run_examples(world(), tmp_path, "task", 6, rest, progress=lambda *words: told.append(words))
+    records = base.run_examples(
+        world(), tmp_path, "task", 6, rest, progress=lambda *words: told.append(words)
+    )
     assert sorted(asked) == [3, 4, 5]
-    assert told == [("task", done, 6, "problems", accuracy) for done, accuracy in ((4, 0.5), (5, 0.6), (6, 0.5))]
-    assert [r["index"] for r in records] == list(range(6)) and [r["passed"] for r in records] == [True, False] * 3
+    assert told == [
+        ("task", done, 6, "problems", accuracy) for done, accuracy in ((4, 0.5), (5, 0.6), (6, 0.5))
+    ]
+    assert [r["index"] for r in records] == list(range(6)) and [r["passed"] for r in records] == [
+        True,
+        False,
+    ] * 3
     assert [p.name for p in tmp_path.iterdir()] == ["task.jsonl"]
-    assert [json.loads(line) for line in (tmp_path / "task.jsonl").read_text().splitlines()] == records
+    assert [
+        json.loads(line) for line in (tmp_path / "task.jsonl").read_text().splitlines()
+    ] == records
     asked.clear()
     assert base.run_examples(world(), tmp_path, "task", 6, rest) == records and not asked
 
@@ -94,13 +122,25 @@ def test_a_second_entry_does_only_what_is_missing(tmp_path):
 def test_files_of_an_earlier_run_with_more_ranks_are_used(tmp_path):
     (tmp_path / "task.rank0.jsonl").write_text('\n{"index": 0, "passed": true}\n')
     (tmp_path / "task.rank1.jsonl").write_text('\n{"index": 1, "passed": false}\n')
-    records = base.run_examples(world(), tmp_path, "task", 3, lambda indexes, done: [done({"index": i, "passed": True}) for i in indexes])
+    records = base.run_examples(
+        world(),
+        tmp_path,
+        "task",
+        3,
+        lambda indexes, done: [done({"index": i, "passed": True}) for i in indexes],
+    )
     assert [r["passed"] for r in records] == [True, False, True]
 
 
 def test_an_example_without_a_record_is_an_error(tmp_path):
     with pytest.raises(AssertionError, match="got no record"):
-        base.run_examples(world(), tmp_path, "task", 3, lambda indexes, done: [done({"index": i, "passed": True}) for i in indexes[1:]])
+        base.run_examples(
+            world(),
+            tmp_path,
+            "task",
+            3,
+            lambda indexes, done: [done({"index": i, "passed": True}) for i in indexes[1:]],
+        )
 
 
 RANKS = """
@@ -128,12 +168,35 @@ def test_ranks_share_the_examples_and_all_know_every_record(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    (tmp_path / "task.rank5.jsonl").write_text('\n{"index": 2, "passed": true}\n')  # left by an earlier attempt with more ranks
+    (tmp_path / "task.rank5.jsonl").write_text(
+        '\n{"index": 2, "passed": true}\n'
+    )  # left by an earlier attempt with more ranks
     processes = []
     for rank in range(2):
-        place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        processes.append(subprocess.Popen([sys.executable, "-c", RANKS, str(tmp_path)], env=os.environ | place, stdout=subprocess.PIPE))
-    first, second = (json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in processes)
-    assert first["records"] == second["records"] == [{"index": i, "passed": i % 3 == 0 or i == 2} for i in range(7)]
-    assert sorted(first["asked"] + second["asked"]) == [0, 1, 3, 4, 5, 6] and abs(len(first["asked"]) - len(second["asked"])) <= 1
+        place = {
+            "RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "LOCAL_RANK": str(rank),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", RANKS, str(tmp_path)],
+                env=os.environ | place,
+                stdout=subprocess.PIPE,
+            )
+        )
+    first, second = (
+        json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in processes
+    )
+    assert (
+        first["records"]
+        == second["records"]
+        == [{"index": i, "passed": i % 3 == 0 or i == 2} for i in range(7)]
+    )
+    assert (
+        sorted(first["asked"] + second["asked"]) == [0, 1, 3, 4, 5, 6]
+        and abs(len(first["asked"]) - len(second["asked"])) <= 1
+    )
     assert len((tmp_path / "task.jsonl").read_text().splitlines()) == 7

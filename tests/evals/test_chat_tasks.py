@@ -22,13 +22,30 @@ from nanolab.sandbox import Tools, run_python
 from nanolab.stages import models
 
 WORLD = World(0, 1, torch.device("cpu"), torch.float32)
-TOKENIZER = Tokenizer([bytes([i]) for i in range(256)] + [b" A", b" B"])  # " C" and " D" are two tokens each
-ARC = [{"id": str(i), "question": f"Which is {i}?", "choices": {"text": list("wxyz"), "label": list("ABCD")}, "answerKey": "ABCD"[i % 4]}
-       for i in range(8)]
+TOKENIZER = Tokenizer(
+    [bytes([i]) for i in range(256)] + [b" A", b" B"]
+)  # " C" and " D" are two tokens each
+ARC = [
+    {
+        "id": str(i),
+        "question": f"Which is {i}?",
+        "choices": {"text": list("wxyz"), "label": list("ABCD")},
+        "answerKey": "ABCD"[i % 4],
+    }
+    for i in range(8)
+]
 MMLU = [{"question": "Which?", "subject": "s", "choices": ["one", "two"], "answer": 1}]
-PROBLEMS = [{"question": f"What is {i} + 2?", "answer": f"It is <<{i}+2={i + 2}>>{i + 2}.\n#### {i + 2}"} for i in range(6)]
-PROGRAM = {"task_id": "t/0", "prompt": 'def double(x):\n    """Twice x."""\n', "canonical_solution": "    return 2 * x\n",
-           "test": "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate(-1) == -2\n", "entry_point": "double"}
+PROBLEMS = [
+    {"question": f"What is {i} + 2?", "answer": f"It is <<{i}+2={i + 2}>>{i + 2}.\n#### {i + 2}"}
+    for i in range(6)
+]
+PROGRAM = {
+    "task_id": "t/0",
+    "prompt": 'def double(x):\n    """Twice x."""\n',
+    "canonical_solution": "    return 2 * x\n",
+    "test": "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate(-1) == -2\n",
+    "entry_point": "double",
+}
 
 
 class Scorer:
@@ -51,7 +68,10 @@ class Scorer:
     def score(self, ids, spans):
         scores = []
         for row, (start, end) in zip(ids, spans):
-            each = [torch.log_softmax(self.logits(row[:i]), -1)[row[i]].item() for i in range(start, end)]
+            each = [
+                torch.log_softmax(self.logits(row[:i]), -1)[row[i]].item()
+                for i in range(start, end)
+            ]
             scores.append(SpanScore(math.fsum(each), each, False))
         return scores
 
@@ -77,12 +97,18 @@ class Scripted:
         for place, (row, new) in enumerate(zip(rows, tokens)):
             self.rows[row] = self.rows[row] + new
             prompt = self.prompts[row]
-            script = [*self.answer(TOKENIZER.decode([t for t in prompt if t < TOKENIZER.bos])), self.end_token]
+            script = [
+                *self.answer(TOKENIZER.decode([t for t in prompt if t < TOKENIZER.bos])),
+                self.end_token,
+            ]
             logits[place, script[len(self.rows[row]) - len(prompt)]] = 20.0
         return logits
 
     def fork(self, rows, parents, lengths):
-        kept = [(self.rows.get(parent, [])[:length], self.prompts.get(parent)) for parent, length in zip(parents, lengths)]
+        kept = [
+            (self.rows.get(parent, [])[:length], self.prompts.get(parent))
+            for parent, length in zip(parents, lengths)
+        ]
         given = []
         for row, length, (tokens, prompt) in zip(rows, lengths, kept):
             if row == -1:
@@ -98,8 +124,15 @@ class Scripted:
 
 
 def asking(answer=lambda text: [], **changes):
-    fields = dict(tokenizer=TOKENIZER, make_language_model=lambda length: Scripted(answer), scorer=Scorer("B"), context=512, stage="test",
-                  seed=0, max_new_tokens=64)
+    fields = dict(
+        tokenizer=TOKENIZER,
+        make_language_model=lambda length: Scripted(answer),
+        scorer=Scorer("B"),
+        context=512,
+        stage="test",
+        seed=0,
+        max_new_tokens=64,
+    )
     return chat_tasks.Asking(**fields | changes)
 
 
@@ -108,13 +141,17 @@ def solution(text):
     number = int(text.split("What is ")[-1].split()[0])
     call = [TOKENIZER.python_start, *TOKENIZER.encode(f"{number}+2"), TOKENIZER.python_end]
     output = chat.forced_output(TOKENIZER, str(number + 2), 8)
-    return call + output + TOKENIZER.encode({3: "none", 4: "#### 7"}.get(number, f"#### {number + 2}"))
+    return (
+        call + output + TOKENIZER.encode({3: "none", 4: "#### 7"}.get(number, f"#### {number + 2}"))
+    )
 
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_only_the_letters_compete(tmp_path, plain):
     for letter in "ABCD":
-        result = chat_tasks.evaluate(WORLD, tmp_path / letter, "arc_easy", ARC, asking(scorer=Scorer(letter), plain=plain))
+        result = chat_tasks.evaluate(
+            WORLD, tmp_path / letter, "arc_easy", ARC, asking(scorer=Scorer(letter), plain=plain)
+        )
         assert {record["answer"] for record in result.records} == {letter}
         assert (result.passed, result.n, result.chance) == (2, 8, 0.25)
 
@@ -122,7 +159,9 @@ def test_only_the_letters_compete(tmp_path, plain):
 def test_a_chat_prompt_is_forwarded_once_for_all_its_letters():
     scorer = Scorer("A")
     records = []
-    chat_tasks.answer_choices("arc_easy", ARC, range(8), asking(scorer=scorer, batch_rows=3), records.append)
+    chat_tasks.answer_choices(
+        "arc_easy", ARC, range(8), asking(scorer=scorer, batch_rows=3), records.append
+    )
     assert scorer.forwarded == 8 and len(records) == 8
 
 
@@ -134,37 +173,67 @@ def test_plain_prompts_have_solved_examples_and_end_before_the_answer():
     how = asking(plain=True, num_shots=2, shots={"gsm8k": PROBLEMS[:3]})
     text = chat_tasks.prompt_text("gsm8k", PROBLEMS, 5, how)
     shots = text.split("\n\n")
-    assert len(shots) == 3 and shots[2] == "Question: What is 5 + 2?\nAnswer:" and all("#### " in shot for shot in shots[:2])
+    assert (
+        len(shots) == 3
+        and shots[2] == "Question: What is 5 + 2?\nAnswer:"
+        and all("#### " in shot for shot in shots[:2])
+    )
     assert chat_tasks.prompt_text("humaneval", [PROGRAM], 0, how) == PROGRAM["prompt"]
 
 
 def test_a_long_plain_prompt_loses_its_start_alone():
-    how = asking(plain=True, num_shots=2, shots={"gsm8k": PROBLEMS[:3]}, context=100, max_new_tokens=40)
+    how = asking(
+        plain=True, num_shots=2, shots={"gsm8k": PROBLEMS[:3]}, context=100, max_new_tokens=40
+    )
     ids = chat_tasks.prompt_ids("gsm8k", PROBLEMS, 5, how)
-    assert len(ids) == 60 and ids[0] == TOKENIZER.bos and TOKENIZER.decode(ids[1:]).endswith("What is 5 + 2?\nAnswer:")
+    assert (
+        len(ids) == 60
+        and ids[0] == TOKENIZER.bos
+        and TOKENIZER.decode(ids[1:]).endswith("What is 5 + 2?\nAnswer:")
+    )
     rows = chat_tasks.candidate_ids("arc_easy", ARC, 0, "ABCD", asking(plain=True, context=30))
-    assert max(map(len, rows)) == 30 and chat_tasks.common_prefix(rows) == 28 and {row[0] for row in rows} == {TOKENIZER.bos}
+    assert (
+        max(map(len, rows)) == 30
+        and chat_tasks.common_prefix(rows) == 28
+        and {row[0] for row in rows} == {TOKENIZER.bos}
+    )
 
 
 @pytest.mark.parametrize("context", [30, 100, 140, 180, 1000])
 def test_prompts_that_lose_their_start_are_counted(context):
     """As many as are shorter than in a context without end."""
-    how, whole = (asking(plain=True, num_shots=1, shots={"gsm8k": PROBLEMS[:3]}, context=limit, max_new_tokens=40)
-                  for limit in (context, 10**6))
-    shorter = [len(chat_tasks.prompt_ids("gsm8k", PROBLEMS, i, how)) < len(chat_tasks.prompt_ids("gsm8k", PROBLEMS, i, whole))
-               for i in range(len(PROBLEMS))]
+    how, whole = (
+        asking(
+            plain=True, num_shots=1, shots={"gsm8k": PROBLEMS[:3]}, context=limit, max_new_tokens=40
+        )
+        for limit in (context, 10**6)
+    )
+    shorter = [
+        len(chat_tasks.prompt_ids("gsm8k", PROBLEMS, i, how))
+        < len(chat_tasks.prompt_ids("gsm8k", PROBLEMS, i, whole))
+        for i in range(len(PROBLEMS))
+    ]
     assert chat_tasks.prompts_cut("gsm8k", PROBLEMS, how) == sum(shorter)
-    shorter = [chat_tasks.candidate_ids("arc_easy", ARC, i, "ABCD", how) != chat_tasks.candidate_ids("arc_easy", ARC, i, "ABCD", whole)
-               for i in range(len(ARC))]
+    shorter = [
+        chat_tasks.candidate_ids("arc_easy", ARC, i, "ABCD", how)
+        != chat_tasks.candidate_ids("arc_easy", ARC, i, "ABCD", whole)
+        for i in range(len(ARC))
+    ]
     assert chat_tasks.prompts_cut("arc_easy", ARC, how) == sum(shorter)
     assert chat_tasks.prompts_cut("gsm8k", PROBLEMS, asking(plain=False, context=context)) == 0
 
 
 @pytest.mark.parametrize("batch_rows", [1, 4])
 def test_word_problems_are_right_by_their_number_and_never_without_one(tmp_path, batch_rows):
-    result = chat_tasks.evaluate(WORLD, tmp_path, "gsm8k", PROBLEMS, asking(solution, batch_rows=batch_rows))
+    result = chat_tasks.evaluate(
+        WORLD, tmp_path, "gsm8k", PROBLEMS, asking(solution, batch_rows=batch_rows)
+    )
     assert [record["passed"] for record in result.records] == [True, True, True, False, False, True]
-    assert result.records[3]["answer"] is None and result.records[4]["answer"] == "7" and result.records[0]["answer"] == "2"
+    assert (
+        result.records[3]["answer"] is None
+        and result.records[4]["answer"] == "7"
+        and result.records[0]["answer"] == "2"
+    )
     assert result.chance == 0 and result.records[0]["text"] == "<<0+2=2>>#### 2"
 
 
@@ -172,23 +241,37 @@ def test_no_answer_does_not_equal_a_reference_without_a_number():
     class Completion:
         tokens, sum_log_p = TOKENIZER.encode("I do not know."), -1.0
 
-    assert not chat_tasks.grade_problem(TOKENIZER, {"answer": "no number here"}, Completion())["passed"]
+    assert not chat_tasks.grade_problem(TOKENIZER, {"answer": "no number here"}, Completion())[
+        "passed"
+    ]
 
 
 def test_a_plain_answer_ends_where_the_next_question_begins():
     class Completion:
-        tokens, sum_log_p = TOKENIZER.encode(" It is 2.\n#### 2\n\nQuestion: What is 9?\nAnswer: #### 9"), -1.0
+        tokens, sum_log_p = (
+            TOKENIZER.encode(" It is 2.\n#### 2\n\nQuestion: What is 9?\nAnswer: #### 9"),
+            -1.0,
+        )
 
     row = {"answer": "#### 2"}
     assert chat_tasks.grade_problem(TOKENIZER, row, Completion(), plain=True)["passed"]
     assert not chat_tasks.grade_problem(TOKENIZER, row, Completion(), plain=False)["passed"]
 
 
-@pytest.mark.parametrize(("text", "passed"), [
-    ("    return 2 * x", True), ("    return x + x\n\nprint(1)", True), ("    return 3 * x", False), ("    return x * (", False),
-    ("    import sys\n    sys.exit(0)", False)])
+@pytest.mark.parametrize(
+    ("text", "passed"),
+    [
+        ("    return 2 * x", True),
+        ("    return x + x\n\nprint(1)", True),
+        ("    return 3 * x", False),
+        ("    return x * (", False),
+        ("    import sys\n    sys.exit(0)", False),
+    ],
+)
 def test_programs_pass_by_their_tests_alone(tmp_path, text, passed):
-    result = chat_tasks.evaluate(WORLD, tmp_path, "humaneval", [PROGRAM], asking(lambda prompt: TOKENIZER.encode(text)))
+    result = chat_tasks.evaluate(
+        WORLD, tmp_path, "humaneval", [PROGRAM], asking(lambda prompt: TOKENIZER.encode(text))
+    )
     assert [record["passed"] for record in result.records] == [passed]
     assert (result.records[0]["error"] is None) == passed and result.chance == 0
 
@@ -198,10 +281,16 @@ def without_log_p(records):
     return [{key: value for key, value in record.items() if key != "log_p"} for record in records]
 
 
-@pytest.mark.parametrize("task, rows", [("arc_easy", ARC), ("gsm8k", PROBLEMS), ("humaneval", [PROGRAM] * 4)])
+@pytest.mark.parametrize(
+    "task, rows", [("arc_easy", ARC), ("gsm8k", PROBLEMS), ("humaneval", [PROGRAM] * 4)]
+)
 def test_records_depend_neither_on_ranks_nor_on_the_batch(tiny, task, rows):
     """Whatever share of the examples a rank is given, in batches of whatever size, each example has the same record."""
-    answer = {"arc_easy": chat_tasks.answer_choices, "gsm8k": chat_tasks.solve_problems, "humaneval": chat_tasks.write_programs}[task]
+    answer = {
+        "arc_easy": chat_tasks.answer_choices,
+        "gsm8k": chat_tasks.solve_problems,
+        "humaneval": chat_tasks.write_programs,
+    }[task]
 
     def records(size, batch_rows):
         how, found = tiny(batch_rows), []
@@ -214,20 +303,30 @@ def test_records_depend_neither_on_ranks_nor_on_the_batch(tiny, task, rows):
     for size, batch_rows in ((1, 1), (2, 3), (3, 2)):
         again = records(size, batch_rows)
         assert without_log_p(again) == without_log_p(whole)
-        assert [r.get("log_p", 0.0) for r in again] == pytest.approx([r.get("log_p", 0.0) for r in whole], abs=1e-4)
+        assert [r.get("log_p", 0.0) for r in again] == pytest.approx(
+            [r.get("log_p", 0.0) for r in whole], abs=1e-4
+        )
     if task == "gsm8k":
-        assert len({record["text"] for record in whole}) > 1  # drawn, not greedy: the draws are addressed by example
+        assert (
+            len({record["text"] for record in whole}) > 1
+        )  # drawn, not greedy: the draws are addressed by example
 
 
-@pytest.mark.parametrize("task, rows", [("arc_easy", ARC), ("gsm8k", PROBLEMS), ("humaneval", [PROGRAM] * 4)])
+@pytest.mark.parametrize(
+    "task, rows", [("arc_easy", ARC), ("gsm8k", PROBLEMS), ("humaneval", [PROGRAM] * 4)]
+)
 def test_a_run_that_was_cut_off_goes_on_to_identical_records(tiny, tmp_path, task, rows):
     whole = chat_tasks.evaluate(WORLD, tmp_path / "whole", task, rows, tiny(8)).records
     lines = (tmp_path / "whole" / f"{task}.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "cut").mkdir()
-    (tmp_path / "cut" / f"{task}.rank0.jsonl").write_text("".join(lines[1::2]) + lines[0][:9])  # half of it, and a torn line
+    (tmp_path / "cut" / f"{task}.rank0.jsonl").write_text(
+        "".join(lines[1::2]) + lines[0][:9]
+    )  # half of it, and a torn line
     again = chat_tasks.evaluate(WORLD, tmp_path / "cut", task, rows, tiny(8)).records
     assert without_log_p(again) == without_log_p(whole)
-    assert [r.get("log_p", 0.0) for r in again] == pytest.approx([r.get("log_p", 0.0) for r in whole], abs=1e-4)
+    assert [r.get("log_p", 0.0) for r in again] == pytest.approx(
+        [r.get("log_p", 0.0) for r in whole], abs=1e-4
+    )
 
 
 @pytest.fixture(scope="module")
@@ -235,33 +334,61 @@ def tiny():
     """`tiny(batch_rows)`: how an untrained GPT is asked, drawing at temperature 1."""
     torch.manual_seed(0)
     model = GPT(GPTConfig(TOKENIZER.vocab_size, 128, 2, 32, 2, 1)).eval()
-    for matrix in (model.head.weight, *(block.attention.output.weight for block in model.blocks)):  # they start at zero
+    for matrix in (
+        model.head.weight,
+        *(block.attention.output.weight for block in model.blocks),
+    ):  # they start at zero
         torch.nn.init.normal_(matrix, std=0.2)
     return lambda batch_rows: asking(
-        make_language_model=lambda length: GPTLanguageModel(model, TOKENIZER, Tools("calculator"), rows=batch_rows, max_length=length),
-        scorer=GPTScorer(model), max_new_tokens=8, temperature=1.0, batch_rows=batch_rows)
+        make_language_model=lambda length: GPTLanguageModel(
+            model, TOKENIZER, Tools("calculator"), rows=batch_rows, max_length=length
+        ),
+        scorer=GPTScorer(model),
+        max_new_tokens=8,
+        temperature=1.0,
+        batch_rows=batch_rows,
+    )
 
 
 @pytest.mark.parametrize("task, rows", [("gsm8k", PROBLEMS), ("humaneval", [PROGRAM] * 3)])
-def test_of_several_answers_the_first_is_graded_as_alone_and_pass_at_k_is_unbiased(tmp_path, tiny, task, rows):
+def test_of_several_answers_the_first_is_graded_as_alone_and_pass_at_k_is_unbiased(
+    tmp_path, tiny, task, rows
+):
     """The first sample is what one answer would have been, in any batch; the metrics are Chen's estimator over the counts."""
     alone = chat_tasks.evaluate(WORLD, tmp_path / "one", task, rows, tiny(8))
     for batch_rows in (8, 3):
-        found = chat_tasks.evaluate(WORLD, tmp_path / f"four{batch_rows}", task, rows, replace(tiny(batch_rows), answers=4))
+        found = chat_tasks.evaluate(
+            WORLD, tmp_path / f"four{batch_rows}", task, rows, replace(tiny(batch_rows), answers=4)
+        )
         for one, record in zip(alone.records, found.records, strict=True):
-            assert {key: record[key] for key in one if key != "log_p"} == {key: one[key] for key in one if key != "log_p"}
+            assert {key: record[key] for key in one if key != "log_p"} == {
+                key: one[key] for key in one if key != "log_p"
+            }
             assert record["answers"] == 4 and record["right"] >= record["passed"]
     assert not any("pass_at" in key for key in alone.metrics())
-    records = [{"index": i, "passed": right == 4, "answers": 4, "right": right} for i, right in enumerate((0, 1, 2, 4))]
+    records = [
+        {"index": i, "passed": right == 4, "answers": 4, "right": right}
+        for i, right in enumerate((0, 1, 2, 4))
+    ]
     metrics = TaskResult.of(task, records).metrics()
     assert [metrics[f"{task}/pass_at_{k}"] for k in (1, 2, 4)] == pytest.approx(
-        [7 / 16, (0 + 1 / 2 + 5 / 6 + 1) / 4, 3 / 4]) and f"{task}/pass_at_8" not in metrics
+        [7 / 16, (0 + 1 / 2 + 5 / 6 + 1) / 4, 3 / 4]
+    ) and f"{task}/pass_at_8" not in metrics
 
 
-@pytest.mark.parametrize("labels, letters", [("ABC", "ABC"), ("1234", "ABCD"), ("ABCDE", "ABCDE"), ("123", "ABC")])
+@pytest.mark.parametrize(
+    "labels, letters", [("ABC", "ABC"), ("1234", "ABCD"), ("ABCDE", "ABCDE"), ("123", "ABC")]
+)
 def test_three_to_five_choices_with_letters_or_numbers(tmp_path, labels, letters):
-    rows = [{"id": label, "question": "Which?", "choices": {"text": [f"choice {x}" for x in labels], "label": list(labels)},
-             "answerKey": label} for label in labels]
+    rows = [
+        {
+            "id": label,
+            "question": "Which?",
+            "choices": {"text": [f"choice {x}" for x in labels], "label": list(labels)},
+            "answerKey": label,
+        }
+        for label in labels
+    ]
     result = chat_tasks.evaluate(WORLD, tmp_path, "arc_challenge", rows, asking(scorer=Scorer("B")))
     assert [record["expected"] for record in result.records] == list(letters)
     assert {record["answer"] for record in result.records} == {"B"} and result.passed == 1
@@ -269,13 +396,27 @@ def test_three_to_five_choices_with_letters_or_numbers(tmp_path, labels, letters
 
 
 def test_mmlu_has_each_subject_its_macro_and_its_micro_mean(tmp_path):
-    rows = [{"question": f"{i}?", "subject": subject, "choices": ["one", "two"], "answer": answer}
-            for i, (subject, answer) in enumerate([("law", 1), ("law", 1), ("law", 1), ("art", 0), ("art", 1), ("sums", 0)])]
-    metrics = chat_tasks.evaluate(WORLD, tmp_path, "mmlu", rows, asking(scorer=Scorer("B"))).metrics()
-    assert metrics["mmlu/subject/law"] == 1 and metrics["mmlu/subject/art"] == 0.5 and metrics["mmlu/subject/sums"] == 0
-    assert metrics["mmlu/macro"] == pytest.approx(0.5) and metrics["mmlu"] == metrics["mmlu/micro"] == pytest.approx(4 / 6)
-    assert not any("subject" in key or "macro" in key for key in
-                   chat_tasks.evaluate(WORLD, tmp_path / "arc", "arc_easy", ARC, asking()).metrics())
+    rows = [
+        {"question": f"{i}?", "subject": subject, "choices": ["one", "two"], "answer": answer}
+        for i, (subject, answer) in enumerate(
+            [("law", 1), ("law", 1), ("law", 1), ("art", 0), ("art", 1), ("sums", 0)]
+        )
+    ]
+    metrics = chat_tasks.evaluate(
+        WORLD, tmp_path, "mmlu", rows, asking(scorer=Scorer("B"))
+    ).metrics()
+    assert (
+        metrics["mmlu/subject/law"] == 1
+        and metrics["mmlu/subject/art"] == 0.5
+        and metrics["mmlu/subject/sums"] == 0
+    )
+    assert metrics["mmlu/macro"] == pytest.approx(0.5) and metrics["mmlu"] == metrics[
+        "mmlu/micro"
+    ] == pytest.approx(4 / 6)
+    assert not any(
+        "subject" in key or "macro" in key
+        for key in chat_tasks.evaluate(WORLD, tmp_path / "arc", "arc_easy", ARC, asking()).metrics()
+    )
 
 
 def test_a_tool_that_hangs_costs_its_timeout_once_and_never_the_batch(tiny, monkeypatch):
@@ -284,13 +425,23 @@ def test_a_tool_that_hangs_costs_its_timeout_once_and_never_the_batch(tiny, monk
     tools = Tools("python", timeout=0.5)
     language_model = tiny(8).make_language_model(64)
     language_model.tools = tools
-    rows = language_model.prefill([[TOKENIZER.bos, TOKENIZER.python_start, *TOKENIZER.encode(calls[i % 3]), 0] for i in range(6)])
+    rows = language_model.prefill(
+        [
+            [TOKENIZER.bos, TOKENIZER.python_start, *TOKENIZER.encode(calls[i % 3]), 0]
+            for i in range(6)
+        ]
+    )
     sandbox.sandbox_level()  # its trial runs are not counted
     ran = []
-    monkeypatch.setattr(sandbox, "run_python", lambda *given: ran.append(given) or run_python(*given))
+    monkeypatch.setattr(
+        sandbox, "run_python", lambda *given: ran.append(given) or run_python(*given)
+    )
     start = time.monotonic()
     forced = [language_model.forced(row, TOKENIZER.python_end) for row in rows]
-    outputs = [TOKENIZER.decode([token for token in tokens if not TOKENIZER.is_special(token)]) for tokens in forced]
+    outputs = [
+        TOKENIZER.decode([token for token in tokens if not TOKENIZER.is_special(token)])
+        for tokens in forced
+    ]
     assert outputs == ["error", "error", "4"] * 2
     assert 1.0 <= time.monotonic() - start < 60  # not the 99 s of a call, nor without end
     assert [tools.output(call) for call in calls] == ["error", "error", "4"]
@@ -299,7 +450,9 @@ def test_a_tool_that_hangs_costs_its_timeout_once_and_never_the_batch(tiny, monk
 
 def test_the_time_limit_of_the_config_reaches_the_tool():
     config = ChatEvalConfig(tool_timeout=0.75, tool_max_output_tokens=7)
-    subject = models.Subject(GPT(GPTConfig(TOKENIZER.vocab_size, 128, 1, 32, 2, 1)), TOKENIZER, {}, "sft")
+    subject = models.Subject(
+        GPT(GPTConfig(TOKENIZER.vocab_size, 128, 1, 32, 2, 1)), TOKENIZER, {}, "sft"
+    )
     language_model = subject.language_model(config)
     assert language_model.tools.timeout == 0.75 and language_model.tool_max_output_tokens == 7
 
@@ -307,4 +460,6 @@ def test_the_time_limit_of_the_config_reaches_the_tool():
 def test_chat_core_is_the_mean_of_what_lies_above_chance():
     quarter = [{"index": i, "passed": i < 5, "chance": 0.25} for i in range(8)]
     none = [{"index": i, "passed": i < 2} for i in range(8)]
-    assert chat_tasks.chat_core([TaskResult.of("a", quarter), TaskResult.of("b", none)]) == pytest.approx((0.5 + 0.25) / 2)
+    assert chat_tasks.chat_core(
+        [TaskResult.of("a", quarter), TaskResult.of("b", none)]
+    ) == pytest.approx((0.5 + 0.25) / 2)

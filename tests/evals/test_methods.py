@@ -16,7 +16,9 @@ WORLD = World(0, 1, torch.device("cpu"), torch.float32)
 TOKENIZER = Tokenizer([bytes([i]) for i in range(256)])
 PROMPT = 3  # tokens
 ROWS = [{"question": str(i), "answer": f"#### {i % 3 + 1}"} for i in range(12)]
-SETTINGS = PowerSettings(alpha=4.0, num_steps=4, temperature=0.7, top_k=50, max_new_tokens=8, restart_prob=0.5)
+SETTINGS = PowerSettings(
+    alpha=4.0, num_steps=4, temperature=0.7, top_k=50, max_new_tokens=8, restart_prob=0.5
+)
 
 
 class Digits:
@@ -67,15 +69,30 @@ class Digits:
 
 def problems(folder, **changes):
     prompts = [[1, 2, 3 + i] for i in range(len(ROWS))]
-    fields = dict(world=WORLD, folder=folder, tokenizer=TOKENIZER, language_model=Digits(), rows=ROWS, prompts=prompts, stage="test",
-                  seed=0, max_new_tokens=8, batch_rows=4, say=lambda line: None)
+    fields = dict(
+        world=WORLD,
+        folder=folder,
+        tokenizer=TOKENIZER,
+        language_model=Digits(),
+        rows=ROWS,
+        prompts=prompts,
+        stage="test",
+        seed=0,
+        max_new_tokens=8,
+        batch_rows=4,
+        say=lambda line: None,
+    )
     return methods.Problems(**fields | changes)
 
 
 SAMPLERS = {
     "power": lambda asked, name: methods.power(asked, name, SETTINGS, chains=2),
-    "smc": lambda asked, name: methods.smc(asked, name, SmcSettings(alpha=4.0, particles=5, max_new_tokens=8, ess_threshold=0.9)),
-    "rollout": lambda asked, name: methods.rollout(asked, name, RolloutSettings(alpha=4.0, max_new_tokens=8, rollouts=2, horizon=3)),
+    "smc": lambda asked, name: methods.smc(
+        asked, name, SmcSettings(alpha=4.0, particles=5, max_new_tokens=8, ess_threshold=0.9)
+    ),
+    "rollout": lambda asked, name: methods.rollout(
+        asked, name, RolloutSettings(alpha=4.0, max_new_tokens=8, rollouts=2, horizon=3)
+    ),
 }
 
 
@@ -91,39 +108,64 @@ def test_a_plain_sample_is_the_first_state_of_its_power_chain(tmp_path):
     chains = methods.power(problems(tmp_path), "power", SETTINGS, [0, 2, 4])
     start = methods.state_records(chains, 0)
     plain = methods.best_of(samples, 1)
-    assert [r["text"] for r in plain] == [r["text"] for r in start] and len({r["text"] for r in plain}) > 1
+    assert [r["text"] for r in plain] == [r["text"] for r in start] and len(
+        {r["text"] for r in plain}
+    ) > 1
     assert methods.summary(plain, start)["p_value"] == 1 and methods.acceptance(start) is None
 
 
 def test_a_trajectory_read_early_equals_a_shorter_run(tmp_path):
     long = methods.power(problems(tmp_path), "long", SETTINGS, [0, 2, 4])
-    short = methods.power(problems(tmp_path), "short", PowerSettings(**{**vars(SETTINGS), "num_steps": 2}))
+    short = methods.power(
+        problems(tmp_path), "short", PowerSettings(**{**vars(SETTINGS), "num_steps": 2})
+    )
     read = methods.state_records(long, 2)
     for key in ("text", "passed", "log_p", "positions"):
         assert [r[key] for r in read] == [r[key] for r in short]
-    assert [r["accepted"] for r in read] == [[step["accepted"] for step in r["chains"][0]["steps"]] for r in short]
+    assert [r["accepted"] for r in read] == [
+        [step["accepted"] for step in r["chains"][0]["steps"]] for r in short
+    ]
     last = methods.state_records(long, 4)
-    assert [r["text"] for r in last] == [r["text"] for r in long] and [r["positions"] for r in last] == [r["positions"] for r in long]
+    assert [r["text"] for r in last] == [r["text"] for r in long] and [
+        r["positions"] for r in last
+    ] == [r["positions"] for r in long]
     assert methods.acceptance(last) == sum(sum(r["accepted"]) for r in last) / (4 * len(ROWS))
 
 
 @pytest.mark.parametrize("change", [{"batch_rows": 1}, {"batch_rows": 64}])
 def test_results_do_not_depend_on_the_batch(tmp_path, change):
     for name in ("power", "smc", "rollout", "samples", "single"):
+
         def records(folder, name=name, **changes):
             asked = problems(folder, **changes)
             if name in SAMPLERS:
                 return without_positions(SAMPLERS[name](asked, name))
-            return methods.several(asked, name, 0.7, 50, 3) if name == "samples" else methods.single(asked, name, 0.7, 50)
+            return (
+                methods.several(asked, name, 0.7, 50, 3)
+                if name == "samples"
+                else methods.single(asked, name, 0.7, 50)
+            )
 
         assert records(tmp_path / "a") == records(tmp_path / "b", **change)
 
 
 def test_the_choice_among_samples_and_its_cost():
     def sample(answer, log_p, positions):
-        return {"answer": answer, "expected": "1", "passed": answer == "1", "log_p": log_p, "positions": positions, "text": str(answer)}
+        return {
+            "answer": answer,
+            "expected": "1",
+            "passed": answer == "1",
+            "log_p": log_p,
+            "positions": positions,
+            "text": str(answer),
+        }
 
-    samples = [sample("2", -3.0, 10), sample("1", -5.0, 4), sample("1", -4.0, 5), sample(None, -1.0, 6)]
+    samples = [
+        sample("2", -3.0, 10),
+        sample("1", -5.0, 4),
+        sample("1", -4.0, 5),
+        sample(None, -1.0, 6),
+    ]
     records = [{"index": 0, "expected": "1", "samples": samples}]
     assert [methods.best_of(records, n)[0]["answer"] for n in (1, 2, 3, 4)] == ["2", "2", "2", None]
     assert [methods.majority(records, n)[0]["answer"] for n in (1, 3, 4)] == ["2", "1", "1"]
@@ -142,7 +184,11 @@ def test_a_summary_has_its_interval_cost_and_paired_test():
     records = [{"passed": i < 18, "positions": 100 + i} for i in range(40)]
     other = [{"passed": 16 <= i < 18, "positions": 1} for i in range(40)]
     values = methods.summary(records, other)
-    assert values["accuracy"] == 18 / 40 and values["low"] < 18 / 40 < values["high"] and values["positions_per_problem"] == 119.5
+    assert (
+        values["accuracy"] == 18 / 40
+        and values["low"] < 18 / 40 < values["high"]
+        and values["positions_per_problem"] == 119.5
+    )
     assert values["p_value"] == pytest.approx(2 / 2**16)
 
 
@@ -153,16 +199,24 @@ def test_every_chains_life_can_be_read(tmp_path):
         assert len(record["chains"]) == 3 and record["text"] == record["chains"][0]["text"]
         assert record["most_likely"]["log_p"] == max(record["chains"][0]["log_p_by_step"])
         for chain in record["chains"]:
-            assert len(chain["steps"]) == 4 and len(chain["log_p_by_step"]) == 5 and chain["log_p_by_step"][-1] == chain["log_p"]
+            assert (
+                len(chain["steps"]) == 4
+                and len(chain["log_p_by_step"]) == 5
+                and chain["log_p_by_step"][-1] == chain["log_p"]
+            )
             states = chain["log_p_by_step"]
             for step, before, after in zip(chain["steps"], states[:-1], states[1:], strict=True):
                 assert 0 <= step["cut"] < step["of"]
                 assert after == pytest.approx(step["log_p"] if step["accepted"] else before)
-                assert step["accepted"] == (not step["early_rejected"] and step["log_u"] <= step["log_ratio"])
+                assert step["accepted"] == (
+                    not step["early_rejected"] and step["log_u"] <= step["log_ratio"]
+                )
                 assert not step["moved"] or step["accepted"]
     assert any(step["accepted"] for record in records for step in record["chains"][0]["steps"])
     chosen = methods.most_likely(records)
-    assert [r["index"] for r in chosen] == list(range(len(ROWS))) and all("passed" in r for r in chosen)
+    assert [r["index"] for r in chosen] == list(range(len(ROWS))) and all(
+        "passed" in r for r in chosen
+    )
 
 
 def test_independent_chains_vote(tmp_path):
@@ -183,12 +237,22 @@ def test_the_other_power_samplers_prefer_the_likely_answer(tmp_path):
         share = sum(record["answer"] == "1" for record in records) / len(records)
         assert share >= 0.75 > sum(record["answer"] == "1" for record in plain) / len(plain)
         assert all(record["positions"] > PROMPT for record in records)
-    again = methods.smc(problems(tmp_path), "smc", SmcSettings(alpha=4.0, particles=5, max_new_tokens=8))
-    assert [r["text"] for r in again] == [r["text"] for r in SAMPLERS["smc"](problems(tmp_path), "smc")]  # read back, not drawn again
+    again = methods.smc(
+        problems(tmp_path), "smc", SmcSettings(alpha=4.0, particles=5, max_new_tokens=8)
+    )
+    assert [r["text"] for r in again] == [
+        r["text"] for r in SAMPLERS["smc"](problems(tmp_path), "smc")
+    ]  # read back, not drawn again
 
 
 def test_programs_are_graded_by_their_tests_and_each_is_run_once(tmp_path, monkeypatch):
-    rows = [{"prompt": "def f():\n", "test": "def check(candidate):\n    assert candidate() == 1\n", "entry_point": "f"}] * 3
+    rows = [
+        {
+            "prompt": "def f():\n",
+            "test": "def check(candidate):\n    assert candidate() == 1\n",
+            "entry_point": "f",
+        }
+    ] * 3
     ran = []
 
     def run_many(sources, timeout, workers):
@@ -201,13 +265,23 @@ def test_programs_are_graded_by_their_tests_and_each_is_run_once(tmp_path, monke
     assert {sample["passed"] for record in records for sample in record["samples"]} == {True, False}
     for record in records:
         for sample in record["samples"]:
-            assert sample["passed"] == ("####1" in sample["text"]) and sample["answer"] == sample["text"].strip()
+            assert (
+                sample["passed"] == ("####1" in sample["text"])
+                and sample["answer"] == sample["text"].strip()
+            )
         voted = methods.majority([record], 6)[0]
         assert voted["passed"] == ("####1" in voted["answer"])
-    assert len(ran) == len({(record["index"], sample["text"]) for record in records for sample in record["samples"]})
+    assert len(ran) == len(
+        {(record["index"], sample["text"]) for record in records for sample in record["samples"]}
+    )
 
 
 def test_the_share_without_a_tool_counts_texts_without_a_call_and_majority_has_none():
-    records = [{"text": "It is 72.\n#### 72"}, {"text": "Tom has <<1+2=3>>3.\n#### 3"}, {"text": ""}, {"text": "<<1+1>>"}]
+    records = [
+        {"text": "It is 72.\n#### 72"},
+        {"text": "Tom has <<1+2=3>>3.\n#### 3"},
+        {"text": ""},
+        {"text": "<<1+1>>"},
+    ]
     assert methods.no_tool_share(records) == 0.5
     assert methods.no_tool_share([{"answer": "3"}]) is None

@@ -30,17 +30,23 @@ def reference_loss(model, ids, targets):
     for block in model.blocks:
         q, k, v = block.attention.queries_keys_values(norm(x), cos, sin)
         k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
-        x = x + block.attention.project(functional.scaled_dot_product_attention(q, k, v, is_causal=True))
+        x = x + block.attention.project(
+            functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        )
         x = x + block.feed_forward.down(block.feed_forward.up(norm(x)).clamp(min=0) ** 2)
     logits = 15 * torch.tanh(model.head(norm(x)) / 15)
-    return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum")
+    return functional.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum"
+    )
 
 
 @pytest.mark.parametrize("length", [1, 5, 128, 129, 300])
 @pytest.mark.parametrize("heads, kv_heads", [(3, 3), (4, 2), (4, 1)])
 def test_blocked_attention_equals_torchs(length, heads, kv_heads):
     torch.manual_seed(length)
-    q, k, v = (torch.randn(2, n, length, 8, requires_grad=True) for n in (heads, kv_heads, kv_heads))
+    q, k, v = (
+        torch.randn(2, n, length, 8, requires_grad=True) for n in (heads, kv_heads, kv_heads)
+    )
     weight = torch.randn(2, heads, length, 8)
     wide = [t.repeat_interleave(heads // kv_heads, 1) for t in (k, v)]
     expected = functional.scaled_dot_product_attention(q, *wide, is_causal=True)
@@ -54,13 +60,20 @@ def test_blocked_attention_equals_torchs(length, heads, kv_heads):
 @pytest.mark.parametrize("count", [0, 1, 1024, 1500])
 def test_chunked_cross_entropy_equals_the_definition(count):
     torch.manual_seed(count)
-    hidden, weight = torch.randn(count, 16, requires_grad=True), (3 * torch.randn(40, 16)).requires_grad_()
+    hidden, weight = (
+        torch.randn(count, 16, requires_grad=True),
+        (3 * torch.randn(40, 16)).requires_grad_(),
+    )
     targets = torch.randint(0, 40, (count,))
-    expected = functional.cross_entropy(15 * torch.tanh(hidden @ weight.T / 15), targets, reduction="sum")
+    expected = functional.cross_entropy(
+        15 * torch.tanh(hidden @ weight.T / 15), targets, reduction="sum"
+    )
     got = softcapped_cross_entropy(hidden, weight, targets, 15.0)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
-    for mine, theirs in zip(torch.autograd.grad(got / max(1, count), (hidden, weight)),
-                            torch.autograd.grad(expected / max(1, count), (hidden, weight))):
+    for mine, theirs in zip(
+        torch.autograd.grad(got / max(1, count), (hidden, weight)),
+        torch.autograd.grad(expected / max(1, count), (hidden, weight)),
+    ):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
 
 
@@ -83,7 +96,9 @@ def test_bfloat16_is_near_float32():
     exact, count = model(ids, targets)
     with torch.autocast("cpu", torch.bfloat16):
         rounded, _ = model(ids, targets)
-    assert (exact - rounded).item() / count == pytest.approx(0, abs=0.05) and rounded.dtype == torch.float32
+    assert (exact - rounded).item() / count == pytest.approx(
+        0, abs=0.05
+    ) and rounded.dtype == torch.float32
 
 
 def test_later_tokens_do_not_reach_back():
@@ -101,10 +116,14 @@ def test_rotary_products_depend_on_the_distance_only():
     q, k = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
 
     def product(i, j):
-        rotated = [rotate(x, *model.rotary(torch.tensor([position]))) for x, position in ((q, i), (k, j))]
+        rotated = [
+            rotate(x, *model.rotary(torch.tensor([position]))) for x, position in ((q, i), (k, j))
+        ]
         return float((rotated[0] * rotated[1]).sum())
 
-    assert product(9, 4) == pytest.approx(product(25, 20), abs=1e-5) and product(9, 4) != pytest.approx(product(9, 3), abs=1e-3)
+    assert product(9, 4) == pytest.approx(product(25, 20), abs=1e-5) and product(
+        9, 4
+    ) != pytest.approx(product(9, 3), abs=1e-3)
 
 
 def test_a_fresh_model_knows_nothing_and_its_logits_are_capped():
@@ -117,4 +136,6 @@ def test_a_fresh_model_knows_nothing_and_its_logits_are_capped():
 
 
 def test_the_same_seed_gives_the_same_weights():
-    assert all(torch.equal(a, b) for a, b in zip(randomised().parameters(), randomised().parameters()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(randomised().parameters(), randomised().parameters())
+    )

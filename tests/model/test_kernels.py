@@ -24,7 +24,9 @@ def setting(heads, kv_heads, width, tokens, seed=0):
     store = torch.randn(2, 1, SLOTS, kv_heads, ROOM, width, generator=generator)
     slots = torch.cat([torch.arange(tokens - 4), torch.tensor([0, 0, 1, 1])])
     positions = torch.randint(4, 40, (tokens,), generator=generator)
-    positions[-4:] = torch.stack([positions[0] - 2, positions[0] - 1, positions[1] - 2, positions[1] - 1])
+    positions[-4:] = torch.stack(
+        [positions[0] - 2, positions[0] - 1, positions[1] - 2, positions[1] - 1]
+    )
     mixed = 3 * torch.randn(tokens, (heads + 2 * kv_heads) * width, generator=generator)
     return decode.rotary_tables(model, ROOM), store, mixed, slots, positions
 
@@ -37,7 +39,7 @@ def by_hand(tables, store, mixed, slots, positions, heads):
 
     def turned(x, position):
         cos, sin = tables.cos[position, 0].double(), tables.sin[position, 0].double()
-        x = x * cos + torch.cat([x[width // 2:], x[:width // 2]]) * sin
+        x = x * cos + torch.cat([x[width // 2 :], x[: width // 2]]) * sin
         return x / (x.square().mean() + torch.finfo(torch.float32).eps).sqrt()
 
     for part, slot, position in zip(parts, slots, positions):
@@ -47,13 +49,15 @@ def by_hand(tables, store, mixed, slots, positions, heads):
     out = torch.empty(len(mixed), heads, width, dtype=torch.float64)
     for n, (part, slot, position) in enumerate(zip(parts, slots, positions)):
         for h in range(heads):
-            keys, values = store[:, 0, slot, h * kv_heads // heads, :position + 1]
+            keys, values = store[:, 0, slot, h * kv_heads // heads, : position + 1]
             out[n, h] = torch.softmax(keys @ turned(part[h], position) / width**0.5, 0) @ values
     return out.flatten(1), store
 
 
 @needs_kernel
-@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(4, 4, 64), (4, 2, 32), (3, 1, 24), (2, 2, 8)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "width"), [(4, 4, 64), (4, 2, 32), (3, 1, 24), (2, 2, 8)]
+)
 def test_the_kernel_gives_the_numbers_of_the_definition(heads, kv_heads, width):
     tables, store, mixed, slots, positions = setting(heads, kv_heads, width, SLOTS + 4)
     expected, cache = by_hand(tables, store, mixed, slots, positions, heads)
@@ -73,12 +77,18 @@ def test_a_row_does_not_depend_on_its_batch():
         found = []
         for count in (1, 2):
             torch.set_num_threads(count)
-            found.append(kernels.fused_attention(tables, store.clone(), slots, positions, SLOTS, 48)(0, mixed))
+            found.append(
+                kernels.fused_attention(tables, store.clone(), slots, positions, SLOTS, 48)(
+                    0, mixed
+                )
+            )
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(*found)
     for n in (2, 7, 11):
-        alone = kernels.fused_attention(tables, store.clone(), slots[[n]], positions[[n]], 1, 48)(0, mixed[[n]].contiguous())
+        alone = kernels.fused_attention(tables, store.clone(), slots[[n]], positions[[n]], 1, 48)(
+            0, mixed[[n]].contiguous()
+        )
         assert torch.equal(alone[0], found[0][n])
 
 
@@ -111,8 +121,12 @@ def by_sorting(logits, top_k):
 def test_candidates_are_the_largest_logits_in_the_order_of_their_ids(top_k):
     generator = torch.Generator().manual_seed(0)
     random = 5 * torch.randn(9, 300, generator=generator)
-    tied = torch.randint(0, 4, (9, 300), generator=generator).float()  # nearly all are equal to others
-    peaked = torch.cat([torch.full((9, 1), 60.0), tied[:, 1:]], -1)  # all but one have probabilities near e^-60
+    tied = torch.randint(
+        0, 4, (9, 300), generator=generator
+    ).float()  # nearly all are equal to others
+    peaked = torch.cat(
+        [torch.full((9, 1), 60.0), tied[:, 1:]], -1
+    )  # all but one have probabilities near e^-60
     for logits in (random, tied, peaked, random.sort(-1).values, -random.sort(-1).values):
         ids, log_p, bad = kernels.top_candidates(logits, top_k)
         expected, values = by_sorting(logits, top_k)
@@ -126,7 +140,11 @@ def test_candidates_count_rows_that_are_not_finite():
     logits[1, 3], logits[4, 0] = float("nan"), float("inf")
     logits[2, 5:] = -float("inf")  # a forbidden token is no fault
     ids, log_p, bad = kernels.top_candidates(logits, 3)
-    assert bad == 2 and (ids[2] == [0, 1, 2]).all() and abs(log_p[2] + torch.tensor(5.0).log().item()).max() < 1e-6
+    assert (
+        bad == 2
+        and (ids[2] == [0, 1, 2]).all()
+        and abs(log_p[2] + torch.tensor(5.0).log().item()).max() < 1e-6
+    )
 
 
 def test_without_a_compiler_torchs_operators_serve_and_it_is_said(monkeypatch):
@@ -145,10 +163,19 @@ echo 'int elsewhere(void); int f(void) { return elsewhere(); }' | exec cc -xc -s
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="needs Linux and a compiler")
-@pytest.mark.parametrize(("script", "reason"), [
-    ("echo 'no such option: -march=native' >&2; exit 1", "no such option: -march=native"), (NEEDY, "undefined symbol: elsewhere")])
-def test_kernels_that_cannot_be_built_or_loaded_are_done_without_and_it_is_said_why(monkeypatch, tmp_path, script, reason):
+@pytest.mark.skipif(
+    sys.platform != "linux" or not shutil.which("cc"), reason="needs Linux and a compiler"
+)
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("echo 'no such option: -march=native' >&2; exit 1", "no such option: -march=native"),
+        (NEEDY, "undefined symbol: elsewhere"),
+    ],
+)
+def test_kernels_that_cannot_be_built_or_loaded_are_done_without_and_it_is_said_why(
+    monkeypatch, tmp_path, script, reason
+):
     """A compiler that refuses the source, and a library that needs what torch has not loaded, as another OpenMP would be."""
     compiler = tmp_path / "broken-cc"
     compiler.write_text(f"#!/bin/sh\n{script}\n")
@@ -159,8 +186,13 @@ def test_kernels_that_cannot_be_built_or_loaded_are_done_without_and_it_is_said_
     assert function is None and reason in sentence and "broken-cc --some-option" in sentence
 
 
-@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc") or "CC" in os.environ or "NANOLAB_NATIVE" in os.environ,
-                    reason="a Linux machine with a compiler of its own")
+@pytest.mark.skipif(
+    sys.platform != "linux"
+    or not shutil.which("cc")
+    or "CC" in os.environ
+    or "NANOLAB_NATIVE" in os.environ,
+    reason="a Linux machine with a compiler of its own",
+)
 def test_where_there_is_a_compiler_there_are_kernels():
     assert kernels.status() == "fused kernels"
 

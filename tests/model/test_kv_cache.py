@@ -16,7 +16,9 @@ def write(cache, row, position, value):
 
 
 def read(cache, row):
-    content = cache.by_slot()[:, :, cache.slots[row], :, :cache.lengths[row]]  # (2, layers, heads, length, width)
+    content = cache.by_slot()[
+        :, :, cache.slots[row], :, : cache.lengths[row]
+    ]  # (2, layers, heads, length, width)
     assert (content == content[:1, :1, :1, :, :1]).all()
     return content[0, 0, 0, :, 0].tolist()
 
@@ -32,14 +34,16 @@ def test_random_work_equals_a_dictionary_of_lists():
             action = random.integers(5)
             if action == 0 or not rows:
                 rows[cache.allocate(0)] = []
-            elif action == 1:  # several children of live rows, some of one parent, some over a dead row
+            elif (
+                action == 1
+            ):  # several children of live rows, some of one parent, some over a dead row
                 parents = random.choice(list(rows), random.integers(1, 4)).tolist()
                 dead = [row for row in rows if row not in parents][:1]
-                targets = (dead + [-1] * len(parents))[:len(parents)]
+                targets = (dead + [-1] * len(parents))[: len(parents)]
                 lengths = [int(random.integers(0, len(rows[parent]) + 1)) for parent in parents]
                 contents = [rows[parent][:length] for parent, length in zip(parents, lengths)]
                 new = cache.fork(targets, parents, lengths)
-                assert new[:len(dead)] == dead[:len(new)]
+                assert new[: len(dead)] == dead[: len(new)]
                 rows.update(zip(new, contents))
             elif action == 2:
                 row = int(random.choice(list(rows)))
@@ -52,7 +56,9 @@ def test_random_work_equals_a_dictionary_of_lists():
                 del rows[row]
             else:
                 for _ in range(int(random.integers(1, 12))):
-                    some = random.choice(list(rows), random.integers(1, len(rows) + 1), replace=False).tolist()
+                    some = random.choice(
+                        list(rows), random.integers(1, len(rows) + 1), replace=False
+                    ).tolist()
                     assert sorted(cache.arrange(some)) == list(range(len(some)))
                     for row in some:
                         counter += 1
@@ -60,7 +66,10 @@ def test_random_work_equals_a_dictionary_of_lists():
                         rows[row].append(counter)
             assert {row: read(cache, row) for row in rows} == rows
             used = sorted(cache.slots.values()) + cache.free
-            assert sorted(used) == list(range(cache.store.shape[2] // HEADS)) and cache.slots.keys() == rows.keys(), trial
+            assert (
+                sorted(used) == list(range(cache.store.shape[2] // HEADS))
+                and cache.slots.keys() == rows.keys()
+            ), trial
 
 
 def test_growth_keeps_what_is_there():
@@ -73,7 +82,10 @@ def test_growth_keeps_what_is_there():
     write(cache, rows[10], 39, 9.0)
     cache.lengths[rows[10]] = 0
     assert cache.length >= 40 and cache.store.shape[2] == 16 * HEADS
-    assert [read(cache, row) for row in rows[:8]] == [[0.0, 50.0], *[[float(i)] for i in range(1, 8)]]
+    assert [read(cache, row) for row in rows[:8]] == [
+        [0.0, 50.0],
+        *[[float(i)] for i in range(1, 8)],
+    ]
 
 
 def test_a_child_takes_the_lower_slot():
@@ -82,5 +94,5 @@ def test_a_child_takes_the_lower_slot():
     state = cache.allocate(0)
     cache.arrange([state])
     write(cache, state, 0, 1.0)
-    child, = cache.fork([-1], [state], [1])
+    (child,) = cache.fork([-1], [state], [1])
     assert cache.slots[child] == 0 and numpy.array_equal(read(cache, state), [1.0])

@@ -11,7 +11,9 @@ from nanolab.model import linear
 from nanolab.model.linear import Linear
 from nanolab.model.optim import Muon
 
-pytestmark = pytest.mark.skipif(not linear.PACKABLE, reason="this build of torch has no oneDNN operators for packed weights")
+pytestmark = pytest.mark.skipif(
+    not linear.PACKABLE, reason="this build of torch has no oneDNN operators for packed weights"
+)
 
 
 def layer(inputs=96, outputs=288):
@@ -31,13 +33,15 @@ def test_packed_equals_plain(shape, activation):
     assert torch.allclose(module(x, activation), expected, atol=1e-6) and module.packed is None
 
 
-@pytest.mark.parametrize("sizes", [(96, 288), (384, 96), (96, 896), (256, 1024), (1024, 256), (64, 265)])
+@pytest.mark.parametrize(
+    "sizes", [(96, 288), (384, 96), (96, 896), (256, 1024), (1024, 256), (64, 265)]
+)
 def test_a_row_does_not_depend_on_the_others(sizes):
     module, x = layer(*sizes), torch.randn(512, sizes[0])
     with torch.no_grad():
         whole = module(x)
         for start, count in ((0, 8), (16, 8), (3, 24), (100, 56), (0, 136), (256, 256)):
-            assert torch.equal(module(x[start:start + count]), whole[start:start + count])
+            assert torch.equal(module(x[start : start + count]), whole[start : start + count])
 
 
 def update_with_muon(module):

@@ -10,7 +10,9 @@ from nanolab.model.gpt import GPT
 from nanolab.model.optim import Muon, build_optimizers
 from nanolab.model.scaling import derive
 
-SCALE = derive(BaseTrainConfig(depth=2, width=32, heads=2, steps=10, batch_size=2, sequence_length=16), 40)
+SCALE = derive(
+    BaseTrainConfig(depth=2, width=32, heads=2, steps=10, batch_size=2, sequence_length=16), 40
+)
 
 
 def made(seed=0):
@@ -31,10 +33,14 @@ def step(model, optimizers, seed, multiplier=1.0):
 
 def test_every_parameter_has_exactly_one_optimizer_and_only_block_matrices_have_muon():
     model, optimizers = made()
-    owned = [p for member in optimizers.members for group in member.param_groups for p in group["params"]]
+    owned = [
+        p for member in optimizers.members for group in member.param_groups for p in group["params"]
+    ]
     assert sorted(map(id, owned)) == sorted(map(id, model.parameters()))
     muon = optimizers.members[0].param_groups[0]
-    assert {id(p) for p in muon["params"]} == {id(p) for p in model.blocks.parameters()} and muon["weight_decay"] == 0
+    assert {id(p) for p in muon["params"]} == {id(p) for p in model.blocks.parameters()} and muon[
+        "weight_decay"
+    ] == 0
 
 
 def test_a_step_follows_the_multiplier():
@@ -53,7 +59,9 @@ def test_muon_steps_are_near_orthogonal():
         step(model, optimizers, i)
     before = model.blocks[0].feed_forward.down.weight.detach().clone()
     step(model, optimizers, 3)
-    values = torch.linalg.svdvals((model.blocks[0].feed_forward.down.weight - before) / SCALE.matrix_lr)
+    values = torch.linalg.svdvals(
+        (model.blocks[0].feed_forward.down.weight - before) / SCALE.matrix_lr
+    )
     assert 0.5 < float(values[len(values) // 2]) < 1.5
 
 
@@ -62,7 +70,10 @@ def test_muon_is_torchs_but_for_the_dtype(shape):
     torch.manual_seed(0)
     start = [torch.randn(shape) for _ in range(3)]
     mine, theirs = ([torch.nn.Parameter(x.clone()) for x in start] for _ in range(2))
-    members = [Muon(mine, 0.02, 0.1, torch.bfloat16), torch.optim.Muon(theirs, 0.02, weight_decay=0.1, adjust_lr_fn="original")]
+    members = [
+        Muon(mine, 0.02, 0.1, torch.bfloat16),
+        torch.optim.Muon(theirs, 0.02, weight_decay=0.1, adjust_lr_fn="original"),
+    ]
     for _ in range(4):
         for a, b in zip(mine, theirs):
             a.grad = torch.randn(shape)
@@ -79,8 +90,12 @@ def test_a_saved_state_goes_on_exactly():
         step(model, optimizers, i)
     other, restored = made(seed=5)
     other.load_state_dict(model.state_dict())
-    restored.load_state_dict(copy.deepcopy(optimizers.state_dict()))  # torch's own would share its tensors
-    assert [step(model, optimizers, i) for i in range(3, 6)] == [step(other, restored, i) for i in range(3, 6)]
+    restored.load_state_dict(
+        copy.deepcopy(optimizers.state_dict())
+    )  # torch's own would share its tensors
+    assert [step(model, optimizers, i) for i in range(3, 6)] == [
+        step(other, restored, i) for i in range(3, 6)
+    ]
 
 
 def test_training_on_one_batch_learns_it():

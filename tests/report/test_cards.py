@@ -8,34 +8,74 @@ import pytest
 from nanolab.report import cards
 
 
-@pytest.mark.parametrize(("value", "text"), [
-    (1_228_800, "1,228,800"), (22959.8105, "22,960"), (400.0, "400"), (8, "8"), (0.8377, "0.838"), (12.345, "12.35"), (404.24, "404.2"),
-    (0.0, "0.000"), (2.3e-7, "2.3e-07"), (None, "–"), ("bfloat16", "bfloat16"), (True, "True"), (math.inf, "infinite")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1_228_800, "1,228,800"),
+        (22959.8105, "22,960"),
+        (400.0, "400"),
+        (8, "8"),
+        (0.8377, "0.838"),
+        (12.345, "12.35"),
+        (404.24, "404.2"),
+        (0.0, "0.000"),
+        (2.3e-7, "2.3e-07"),
+        (None, "–"),
+        ("bfloat16", "bfloat16"),
+        (True, "True"),
+        (math.inf, "infinite"),
+    ],
+)
 def test_a_number_has_the_digits_that_a_reader_uses(value, text):
     assert cards.number(value) == text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(4.26, "4.3 s"), (43.4, "43 s"), (312, "5 min 12 s"), (3600 * 3 + 51 * 60, "3 h 51 min")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(4.26, "4.3 s"), (43.4, "43 s"), (312, "5 min 12 s"), (3600 * 3 + 51 * 60, "3 h 51 min")],
+)
 def test_a_duration_is_said_as_a_person_says_it(seconds, text):
     assert cards.duration(seconds) == text
 
 
 def test_text_is_escaped_and_markup_is_not():
     html = cards.table(["<a>"], [["<b>"], [cards.link("<c>", "07_power_eval.ipynb")]])
-    assert "&lt;a&gt;" in html and "&lt;b&gt;" in html and '<a href="07_power_eval.ipynb">&lt;c&gt;</a>' in html
+    assert (
+        "&lt;a&gt;" in html
+        and "&lt;b&gt;" in html
+        and '<a href="07_power_eval.ipynb">&lt;c&gt;</a>' in html
+    )
     assert 'target="_blank"' in cards.link("run", "http://127.0.0.1:5000/#/experiments/1")
 
 
-@pytest.mark.parametrize("points", [[(1, 5.0)], [(1, 2.0), (2, 2.0)], [(step, 9 / step) for step in range(1, 2000)],
-                                    [(1, 3.0), (2, math.nan)], [(1, -1.0), (2, 1.0)]])
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(1, 5.0)],
+        [(1, 2.0), (2, 2.0)],
+        [(step, 9 / step) for step in range(1, 2000)],
+        [(1, 3.0), (2, math.nan)],
+        [(1, -1.0), (2, 1.0)],
+    ],
+)
 def test_a_curve_of_anything_is_a_valid_drawing(points):
     drawing = tree.fromstring(cards.curve(points, "loss, <nats>", end=5000))
     line = drawing.find("{http://www.w3.org/2000/svg}polyline").get("points").split()
-    assert len(line) <= 701 and all(math.isfinite(float(number)) for point in line for number in point.split(","))
-    assert cards.number(points[-1][1]) in [text.text for text in drawing.iter("{http://www.w3.org/2000/svg}text")]
+    assert len(line) <= 701 and all(
+        math.isfinite(float(number)) for point in line for number in point.split(",")
+    )
+    assert cards.number(points[-1][1]) in [
+        text.text for text in drawing.iter("{http://www.w3.org/2000/svg}text")
+    ]
 
 
 def test_no_points_are_no_curve_and_shares_span_the_whole():
     assert cards.curve([], "loss") == "" and cards.image("") == ""
-    texts = [text.text for text in tree.fromstring(cards.curve([(1, 0.2), (2, 0.5)], "accuracy", shares=True)).iter() if text.text]
+    texts = [
+        text.text
+        for text in tree.fromstring(
+            cards.curve([(1, 0.2), (2, 0.5)], "accuracy", shares=True)
+        ).iter()
+        if text.text
+    ]
     assert texts == ["accuracy", "100%", "0%", "50.0%"]

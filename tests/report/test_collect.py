@@ -27,14 +27,21 @@ def values():
 
 def open_execution(facts=None, experiment="golden", **settings):
     texts = {} if facts is None else {"environment.json": json.dumps(facts)}
-    return tracking.open_execution({"experiment": experiment, **settings}, f"{experiment} now", "scripts/run_all.py", texts)
+    return tracking.open_execution(
+        {"experiment": experiment, **settings}, f"{experiment} now", "scripts/run_all.py", texts
+    )
 
 
-def log_step(parent, step, final, params=None, seconds=1.0, status="FINISHED", experiment="golden", **tags):
+def log_step(
+    parent, step, final, params=None, seconds=1.0, status="FINISHED", experiment="golden", **tags
+):
     """A step's run as the pipeline logs it: whole config as params, final numbers as metrics, final texts as tags."""
     start = round(time.time() * 1000)
     run_id = tracking.open_step(experiment, parent, step, "0123456789ab", params or {}, tags, start)
-    tracking.log_metrics(run_id, {f"final/{key}": value for key, value in final.items() if isinstance(value, (int, float))})
+    tracking.log_metrics(
+        run_id,
+        {f"final/{key}": value for key, value in final.items() if isinstance(value, (int, float))},
+    )
     for key, value in final.items():
         if isinstance(value, str):
             tracking.set_tag(run_id, f"final/{key}", value)
@@ -49,8 +56,16 @@ def test_reference_values_logged_to_mlflow_render_to_the_reference_report(store,
     later = open_execution(values["environment"], report={"title": values["title"]})
     each = values["wall_clock_seconds"] / len(values["steps"])
     for step, final in values["steps"].items():
-        params = {key: value for key, value in to_dict(study.stage(STEPS[step].stage)).items() if key not in NOT_IN_REFERENCE}
-        metrics = {key: value for key, value in final.items() if key in ("steps", "gsm8k", "passed", "total") or key not in params}
+        params = {
+            key: value
+            for key, value in to_dict(study.stage(STEPS[step].stage)).items()
+            if key not in NOT_IN_REFERENCE
+        }
+        metrics = {
+            key: value
+            for key, value in final.items()
+            if key in ("steps", "gsm8k", "passed", "total") or key not in params
+        }
         run_id = log_step(earlier, step, metrics, params, each - 10, earlier_seconds="10.0")
         tracking.set_tag(later, f"reused.{step}", run_id)
     tracking.set_tag(later, "experiment_file", values["experiment_file"])
@@ -78,13 +93,21 @@ def test_an_own_run_stands_before_a_reused_one(store):
 
 def test_a_final_metric_stands_before_the_parameter_of_its_name_and_texts_are_kept(store):
     parent = open_execution()
-    log_step(parent, "sft", {"steps": 7, "data": "hub openai/gsm8k@1a2b"}, {"steps": None, "seed": 0})
-    assert collect.collect(parent)["steps"]["sft"] == {"steps": 7.0, "seed": "0", "data": "hub openai/gsm8k@1a2b"}
+    log_step(
+        parent, "sft", {"steps": 7, "data": "hub openai/gsm8k@1a2b"}, {"steps": None, "seed": 0}
+    )
+    assert collect.collect(parent)["steps"]["sft"] == {
+        "steps": 7.0,
+        "seed": "0",
+        "data": "hub openai/gsm8k@1a2b",
+    }
 
 
 def test_wall_clock_adds_reused_steps_and_earlier_attempts_but_elapsed_is_this_execution(store):
     parent = open_execution()
-    tracking.set_tag(parent, "reused.tok_train", log_step(open_execution(), "tok_train", {}, seconds=100.0))
+    tracking.set_tag(
+        parent, "reused.tok_train", log_step(open_execution(), "tok_train", {}, seconds=100.0)
+    )
     log_step(parent, "sft", {}, seconds=20.0, earlier_seconds="5.5")
     found = collect.collect(parent)
     assert found["wall_clock_seconds"] == pytest.approx(125.5)
@@ -115,9 +138,19 @@ def ablation(store):
     for alpha in (1.0, 4.0):
         for steps in (0, 2):
             point = tracking.open_point(grid, f"alpha={alpha:g} steps={steps}", now)
-            tracking.log_params(point, {"method": "power", "alpha": alpha, "temperature": 0.7, "num_steps": steps})
-            tracking.log_metrics(point, {**common, "accuracy": 0.4, "positions_per_problem": 90.0 + 50 * steps})
-            tracking.log_curves(point, [("acceptance_by_step", 0.5 - step / 10, now, step) for step in range(1, steps + 1)])
+            tracking.log_params(
+                point, {"method": "power", "alpha": alpha, "temperature": 0.7, "num_steps": steps}
+            )
+            tracking.log_metrics(
+                point, {**common, "accuracy": 0.4, "positions_per_problem": 90.0 + 50 * steps}
+            )
+            tracking.log_curves(
+                point,
+                [
+                    ("acceptance_by_step", 0.5 - step / 10, now, step)
+                    for step in range(1, steps + 1)
+                ],
+            )
     for method, n in (("majority", 2), ("best_of", 8), ("best_of", 2), ("greedy", 1)):
         point = tracking.open_point(grid, f"{method} n={n}", now)
         tracking.log_params(point, {"method": method, "n": n, "temperature": 0.7})
@@ -125,12 +158,27 @@ def ablation(store):
     return parent
 
 
-def test_grid_points_are_told_from_baselines_and_acceptance_comes_from_the_longest_trajectory(ablation):
+def test_grid_points_are_told_from_baselines_and_acceptance_comes_from_the_longest_trajectory(
+    ablation,
+):
     points, baselines, series = collect.grid_points(collect.step_runs(ablation)["power_ablation"])
-    assert [(point["alpha"], point["num_steps"]) for point in points] == [(1, 0), (1, 2), (4, 0), (4, 2)]
-    assert [(row["method"], row["n"]) for row in baselines] == [("greedy", 1), ("best_of", 2), ("best_of", 8), ("majority", 2)]
+    assert [(point["alpha"], point["num_steps"]) for point in points] == [
+        (1, 0),
+        (1, 2),
+        (4, 0),
+        (4, 2),
+    ]
+    assert [(row["method"], row["n"]) for row in baselines] == [
+        ("greedy", 1),
+        ("best_of", 2),
+        ("best_of", 8),
+        ("majority", 2),
+    ]
     assert [(row["alpha"], row["step"], row["acceptance"]) for row in series] == [
-        (alpha, step, pytest.approx(share)) for alpha in (1.0, 4.0) for step, share in ((1, 0.4), (2, 0.3))]
+        (alpha, step, pytest.approx(share))
+        for alpha in (1.0, 4.0)
+        for step, share in ((1, 0.4), (2, 0.3))
+    ]
 
 
 def test_the_report_stage_writes_every_figure_it_links_with_its_data(ablation, tmp_path):
@@ -139,25 +187,51 @@ def test_the_report_stage_writes_every_figure_it_links_with_its_data(ablation, t
     text = (tmp_path / "report.md").read_text()
     assert text.startswith("# A title\n")
     linked = [line.split("(")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")]
-    assert [Path(path).stem for path in linked] == ["base_train_curves", "accuracy_by_alpha", "accuracy_by_steps",
-                                                    "accuracy_by_positions", "acceptance_by_step"]
+    assert [Path(path).stem for path in linked] == [
+        "base_train_curves",
+        "accuracy_by_alpha",
+        "accuracy_by_steps",
+        "accuracy_by_positions",
+        "acceptance_by_step",
+    ]
     for path in linked:
         assert (tmp_path / path).stat().st_size > 5000
         assert len((tmp_path / path).with_suffix(".csv").read_text().splitlines()) >= 3
-    assert "| best of n | - | 0.7 | - | 8 | 0.5000 | 40 of 100 | 0.3000 to 0.5000 | - | 720.0 |" in text
+    assert (
+        "| best of n | - | 0.7 | - | 8 | 0.5000 | 40 of 100 | 0.3000 to 0.5000 | - | 720.0 |"
+        in text
+    )
     assert metrics["summary"] in text and "report.md" in tracking.artifact_names(ablation)
 
 
 def test_notebooks_show_what_a_step_recorded_and_say_what_it_did_not(ablation):
     run_id = collect.step_runs(ablation)["power_ablation"].id
-    tracking.client().log_text(run_id, json.dumps({"columns": ["a"], "data": [["one"], ["two"]]}), "samples.json")
-    result = SimpleNamespace(run_ids={"power_ablation": run_id}, own=["power_ablation"], reused=set(),
-                             folders={"power_ablation": Path("x")},
-                             metrics={"power_ablation": {"gsm8k": 0.5, "passed": 2, "greedy/accuracy": 0.25, "data": "embedded"}})
-    assert "embedded" in view.summary(result).data and f"/runs/{run_id}" in view.summary(result).data
+    tracking.client().log_text(
+        run_id, json.dumps({"columns": ["a"], "data": [["one"], ["two"]]}), "samples.json"
+    )
+    result = SimpleNamespace(
+        run_ids={"power_ablation": run_id},
+        own=["power_ablation"],
+        reused=set(),
+        folders={"power_ablation": Path("x")},
+        metrics={
+            "power_ablation": {
+                "gsm8k": 0.5,
+                "passed": 2,
+                "greedy/accuracy": 0.25,
+                "data": "embedded",
+            }
+        },
+    )
+    assert (
+        "embedded" in view.summary(result).data and f"/runs/{run_id}" in view.summary(result).data
+    )
     assert "one" in view.table(result, "power_ablation", "samples.json").data
     assert "recorded no absent.json" in view.table(result, "power_ablation", "absent.json").data
-    assert "recorded no plots/absent.png" in view.artifact(result, "power_ablation", "plots/absent.png").data
+    assert (
+        "recorded no plots/absent.png"
+        in view.artifact(result, "power_ablation", "plots/absent.png").data
+    )
     methods = view.methods(result, "power_ablation").data
     assert "50.0%" in methods and "25.0%" in methods and "majority" not in methods
     points = view.points(result).data
@@ -170,61 +244,135 @@ def test_grid_points_of_several_samplers_and_settings_are_kept_apart(store):
     now = round(time.time() * 1000)
     for restart in (0.0, 0.5):
         point = tracking.open_point(grid, f"restart={restart}", now)
-        tracking.log_params(point, {"method": "power", "alpha": 4.0, "temperature": 0.7, "num_steps": 2, "restart_prob": restart,
-                                    "num_blocks": 1, "n": None})
+        tracking.log_params(
+            point,
+            {
+                "method": "power",
+                "alpha": 4.0,
+                "temperature": 0.7,
+                "num_steps": 2,
+                "restart_prob": restart,
+                "num_blocks": 1,
+                "n": None,
+            },
+        )
         tracking.log_metrics(point, {"accuracy": 0.4, "positions_per_problem": 90.0})
         tracking.log_curves(point, [("acceptance_by_step", restart, now, step) for step in (1, 2)])
-    for method, n, alpha in (("chain_vote", 4, 4.0), ("smc", 8, 4.0), ("smc", 4, 4.0), ("smc", 4, 2.0), ("greedy", None, None)):
+    for method, n, alpha in (
+        ("chain_vote", 4, 4.0),
+        ("smc", 8, 4.0),
+        ("smc", 4, 4.0),
+        ("smc", 4, 2.0),
+        ("greedy", None, None),
+    ):
         point = tracking.open_point(grid, f"{method} {n} {alpha}", now)
-        tracking.log_params(point, {"method": method, "alpha": alpha} | ({"n": n, "temperature": 0.7} if n else {}))
+        tracking.log_params(
+            point, {"method": method, "alpha": alpha} | ({"n": n, "temperature": 0.7} if n else {})
+        )
         tracking.log_metrics(point, {"accuracy": 0.5, "positions_per_problem": 90.0})
     points, baselines, series = collect.grid_points(collect.step_runs(parent)["power_ablation"])
-    assert [(point["restart_prob"], point["num_blocks"]) for point in points] == [(0.0, 1.0), (0.5, 1.0)]
+    assert [(point["restart_prob"], point["num_blocks"]) for point in points] == [
+        (0.0, 1.0),
+        (0.5, 1.0),
+    ]
     assert [(row["method"], row.get("alpha"), row["n"]) for row in baselines] == [
-        ("greedy", None, 1), ("smc", 2.0, 4), ("smc", 4.0, 4), ("smc", 4.0, 8), ("chain_vote", 4.0, 4)]
+        ("greedy", None, 1),
+        ("smc", 2.0, 4),
+        ("smc", 4.0, 4),
+        ("smc", 4.0, 8),
+        ("chain_vote", 4.0, 4),
+    ]
     assert [(row["restart_prob"], row["step"], row["acceptance"]) for row in series] == [
-        (0.0, 1, 0), (0.0, 2, 0), (0.5, 1, 0.5), (0.5, 2, 0.5)]
+        (0.0, 1, 0),
+        (0.0, 2, 0),
+        (0.5, 1, 0.5),
+        (0.5, 2, 0.5),
+    ]
 
 
 def test_a_setting_that_the_grid_does_not_vary_is_read_from_the_step(store):
-    grid = log_step(open_execution(), "power_ablation", {"points": 1}, {"restart_prob": 0.5, "num_blocks": 1, "particles": 16})
+    grid = log_step(
+        open_execution(),
+        "power_ablation",
+        {"points": 1},
+        {"restart_prob": 0.5, "num_blocks": 1, "particles": 16},
+    )
     common = {"alpha": 4.0, "temperature": 0.7, "samples": 4}
-    for place, params in enumerate([{"method": "power", **common, "num_steps": 2, "samples": 1},
-                                    {"method": "smc", **common, "num_steps": 0},
-                                    {"method": "best_of", **common, "alpha": 1.0, "num_steps": 0}]):
+    for place, params in enumerate(
+        [
+            {"method": "power", **common, "num_steps": 2, "samples": 1},
+            {"method": "smc", **common, "num_steps": 0},
+            {"method": "best_of", **common, "alpha": 1.0, "num_steps": 0},
+        ]
+    ):
         tracking.log_params(tracking.open_point(grid, f"point {place}", 1000 + place), params)
     (power,), (best_of, smc), _ = collect.grid_points(tracking.record(grid))
     assert all(row.pop("run_id") for row in (power, best_of, smc))
-    assert power == {"method": "power", "alpha": 4.0, "temperature": 0.7, "num_steps": 2.0, "restart_prob": 0.5, "num_blocks": 1.0}
+    assert power == {
+        "method": "power",
+        "alpha": 4.0,
+        "temperature": 0.7,
+        "num_steps": 2.0,
+        "restart_prob": 0.5,
+        "num_blocks": 1.0,
+    }
     assert best_of == {"method": "best_of", "temperature": 0.7, "n": 4}
     assert smc == {"method": "smc", "alpha": 4.0, "temperature": 0.7, "n": 4, "particles": 4}
 
 
 def power_values(accuracy, task="gsm8k", **more):
-    counts = {"passed": 40.0, "total": 100.0, "low": 0.3, "high": 0.5, "positions_per_problem": 900.0}
-    greedy = {f"greedy/{key}": value for key, value in {**counts, "accuracy": accuracy - 0.1, "p_value": 0.01}.items()}
-    return {task: accuracy, **counts, **greedy, "plain/pass_at_1": accuracy - 0.15, "plain/pass_at_4": accuracy + 0.2,
-            "power/pass_at_1": accuracy, **more}
+    counts = {
+        "passed": 40.0,
+        "total": 100.0,
+        "low": 0.3,
+        "high": 0.5,
+        "positions_per_problem": 900.0,
+    }
+    greedy = {
+        f"greedy/{key}": value
+        for key, value in {**counts, "accuracy": accuracy - 0.1, "p_value": 0.01}.items()
+    }
+    return {
+        task: accuracy,
+        **counts,
+        **greedy,
+        "plain/pass_at_1": accuracy - 0.15,
+        "plain/pass_at_4": accuracy + 0.2,
+        "power/pass_at_1": accuracy,
+        **more,
+    }
 
 
 @pytest.fixture
 def laboratory(store):
     """An execution with power evaluations of three models and one of code, of which one recorded its own figures."""
     parent = open_execution(environment.unknown())
-    run_id = log_step(parent, "power_eval", power_values(0.4, effective_moves=0.3), {"source": "sft", "chains": 4})
+    run_id = log_step(
+        parent, "power_eval", power_values(0.4, effective_moves=0.3), {"source": "sft", "chains": 4}
+    )
     for name, source, accuracy in (("rl", "rl", 0.5), ("base", "base", 0.2)):
         log_step(parent, f"power_eval_{name}", power_values(accuracy), {"source": source})
-    code = log_step(open_execution(), "power_eval_code", power_values(0.3, "humaneval"), {"source": "sft"})
+    code = log_step(
+        open_execution(), "power_eval_code", power_values(0.3, "humaneval"), {"source": "sft"}
+    )
     tracking.set_tag(parent, "reused.power_eval_code", code)
-    for name, content in (("acceptance_by_cut.png", "cut"), ("acceptance_by_cut.csv", "place\n"), ("log_p_trajectories.png", "path"),
-                          ("something_else.png", "other")):
+    for name, content in (
+        ("acceptance_by_cut.png", "cut"),
+        ("acceptance_by_cut.csv", "place\n"),
+        ("log_p_trajectories.png", "path"),
+        ("something_else.png", "other"),
+    ):
         tracking.client().log_text(run_id, content, f"plots/{name}")
     return parent
 
 
 def test_steps_that_the_configuration_does_not_know_are_collected_too(store):
     parent = open_execution()
-    tracking.set_tag(parent, "reused.power_eval_earlier", log_step(open_execution(), "power_eval_earlier", {"gsm8k": 0.25}))
+    tracking.set_tag(
+        parent,
+        "reused.power_eval_earlier",
+        log_step(open_execution(), "power_eval_earlier", {"gsm8k": 0.25}),
+    )
     log_step(parent, "power_eval_novel", {"gsm8k": 0.5}, seconds=7.0)
     log_step(parent, "power_eval_failed", {"gsm8k": 0.5}, status="FAILED")
     log_step(parent, "sft", {"loss": 2.0})
@@ -236,10 +384,19 @@ def test_steps_that_the_configuration_does_not_know_are_collected_too(store):
 
 def test_sharpening_rows_pair_every_model_with_every_method_it_has(laboratory):
     rows = collect.collect(laboratory)["sharpening"]
-    assert [(row["model"], row["task"], row["method"], round(row["accuracy"], 2), row["p_value"]) for row in rows] == [
-        ("base", "gsm8k", "greedy", 0.1, None), ("base", "gsm8k", "power", 0.2, 0.01), ("sft", "gsm8k", "greedy", 0.3, None),
-        ("sft", "gsm8k", "power", 0.4, 0.01), ("rl", "gsm8k", "greedy", 0.4, None), ("rl", "gsm8k", "power", 0.5, 0.01),
-        ("sft", "humaneval", "greedy", 0.2, None), ("sft", "humaneval", "power", 0.3, 0.01)]
+    assert [
+        (row["model"], row["task"], row["method"], round(row["accuracy"], 2), row["p_value"])
+        for row in rows
+    ] == [
+        ("base", "gsm8k", "greedy", 0.1, None),
+        ("base", "gsm8k", "power", 0.2, 0.01),
+        ("sft", "gsm8k", "greedy", 0.3, None),
+        ("sft", "gsm8k", "power", 0.4, 0.01),
+        ("rl", "gsm8k", "greedy", 0.4, None),
+        ("rl", "gsm8k", "power", 0.5, 0.01),
+        ("sft", "humaneval", "greedy", 0.2, None),
+        ("sft", "humaneval", "power", 0.3, 0.01),
+    ]
 
 
 def test_one_power_evaluation_alone_has_nothing_to_be_held_against(store):
@@ -247,7 +404,11 @@ def test_one_power_evaluation_alone_has_nothing_to_be_held_against(store):
     log_step(parent, "power_eval", power_values(0.4), {"source": "sft"})
     found = collect.collect(parent)
     assert found["sharpening"] == [] and "Sharpening" not in markdown.render(found)
-    assert [(row["method"], row["k"]) for row in collect.pass_at_k(found["steps"])] == [("power", 1), ("plain", 1), ("plain", 4)]
+    assert [(row["method"], row["k"]) for row in collect.pass_at_k(found["steps"])] == [
+        ("power", 1),
+        ("plain", 1),
+        ("plain", 4),
+    ]
 
 
 def test_the_report_of_a_laboratory_has_its_sections_and_every_figure(laboratory, tmp_path):
@@ -258,13 +419,25 @@ def test_the_report_of_a_laboratory_has_its_sections_and_every_figure(laboratory
     assert "- convergence: not judged: " in text
     assert "| RL | GSM8K | power | 0.5000 | 40 of 100 | 0.3000 to 0.5000 | 900.0 | 0.01 |" in text
     linked = [line.split("(")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")]
-    assert linked == ["figures/power_eval_acceptance_by_cut.png", "figures/power_eval_log_p_trajectories.png",
-                      "figures/methods_by_model.png", "figures/pass_at_k.png"]
+    assert linked == [
+        "figures/power_eval_acceptance_by_cut.png",
+        "figures/power_eval_log_p_trajectories.png",
+        "figures/methods_by_model.png",
+        "figures/pass_at_k.png",
+    ]
     figures = tmp_path / "figures"
     assert (figures / "power_eval_acceptance_by_cut.png").read_text() == "cut"
     assert (figures / "power_eval_acceptance_by_cut.csv").read_text() == "place\n"
-    assert len((figures / "methods_by_model.csv").read_text().splitlines()) == 1 + 6  # word problems only
+    assert (
+        len((figures / "methods_by_model.csv").read_text().splitlines()) == 1 + 6
+    )  # word problems only
     lines = (figures / "pass_at_k.csv").read_text()
-    assert '"SFT, plain sample",4,' in lines and '"SFT, power, code",1,' in lines and len(lines.splitlines()) == 1 + 12
+    assert (
+        '"SFT, plain sample",4,' in lines
+        and '"SFT, power, code",1,' in lines
+        and len(lines.splitlines()) == 1 + 12
+    )
     recorded = {path.name for path in (tmp_path / "artifacts" / "figures").iterdir()}
-    assert recorded == {path.name for path in figures.iterdir()} and "something_else.png" not in str(recorded)
+    assert recorded == {
+        path.name for path in figures.iterdir()
+    } and "something_else.png" not in str(recorded)

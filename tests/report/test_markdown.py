@@ -29,14 +29,23 @@ def test_format_does_not_depend_on_the_type_of_a_value(values):
     as_text, as_float = copy.deepcopy(values), copy.deepcopy(values)
     for step, found in values["steps"].items():
         as_text["steps"][step] = {key: str(value) for key, value in found.items()}
-        as_float["steps"][step] = {key: float(value) if isinstance(value, int) else value for key, value in found.items()}
+        as_float["steps"][step] = {
+            key: float(value) if isinstance(value, int) else value for key, value in found.items()
+        }
     assert markdown.render(as_text) == markdown.render(as_float) == markdown.render(values)
 
 
 def test_a_machine_without_gpu_has_no_cuda_memory_or_rate_line(values):
-    values["environment"]["hardware"].update(gpu_count=0, gpu_name=None, gpu_memory_gb=None, cuda=None, hourly_rate=None)
+    values["environment"]["hardware"].update(
+        gpu_count=0, gpu_name=None, gpu_memory_gb=None, cuda=None, hourly_rate=None
+    )
     hardware = markdown.render(values).split("### Hardware\n")[1].split("\n\n")[0]
-    assert hardware.splitlines() == ["- Platform: Linux", "- CPUs: 32 cores (64 logical)", "- Memory: 256.0 GB", "- GPUs: none"]
+    assert hardware.splitlines() == [
+        "- Platform: Linux",
+        "- CPUs: 32 cores (64 logical)",
+        "- Memory: 256.0 GB",
+        "- GPUs: none",
+    ]
 
 
 def test_a_dirty_or_absent_repository_is_said(values):
@@ -47,7 +56,12 @@ def test_a_dirty_or_absent_repository_is_said(values):
 
 
 def test_a_run_rl_step_fills_its_sections_and_column(values):
-    values["steps"]["rl"] = {"status": "finished", "steps": 30.0, "reward_first": 0.25, "reward_last": 0.5}
+    values["steps"]["rl"] = {
+        "status": "finished",
+        "steps": 30.0,
+        "reward_first": 0.25,
+        "reward_last": 0.5,
+    }
     values["steps"]["chat_eval_rl"] = {**values["steps"]["chat_eval_sft"], "gsm8k": 0.1}
     report = markdown.render(values)
     assert section(report, "Chat RL").startswith("- status: finished\n- steps: 30\n")
@@ -58,50 +72,115 @@ def test_a_run_rl_step_fills_its_sections_and_column(values):
 
 def test_what_core_covers_and_its_known_faults_are_said_where_they_are_known(values):
     assert "CORE covers" not in markdown.render(values)
-    values["steps"]["base_eval"] |= {"core_covers": "21 of 22 tasks; no data for coqa", "core_cropped": 3.0, "core_faults": "b: 2 rows"}
+    values["steps"]["base_eval"] |= {
+        "core_covers": "21 of 22 tasks; no data for coqa",
+        "core_cropped": 3.0,
+        "core_faults": "b: 2 rows",
+    }
     lines = section(markdown.render(values), "Base model evaluation").splitlines()
-    assert {"- CORE covers: 21 of 22 tasks; no data for coqa", "- CORE examples cropped to the context: 3",
-            "- known faults of CORE's data: b: 2 rows"} < set(lines)
+    assert {
+        "- CORE covers: 21 of 22 tasks; no data for coqa",
+        "- CORE examples cropped to the context: 3",
+        "- known faults of CORE's data: b: 2 rows",
+    } < set(lines)
 
 
 def test_ablations_stand_after_power_sampling_and_only_when_run(values):
     assert "ablations" not in markdown.render(values)
-    values["steps"]["power_ablation"] = {"points": [{"alpha": "4.0", "temperature": "0.7", "num_steps": "10", "accuracy": 0.5,
-                                                     "passed": 50.0, "total": 100.0, "low": 0.4038, "high": 0.5962}]}
+    values["steps"]["power_ablation"] = {
+        "points": [
+            {
+                "alpha": "4.0",
+                "temperature": "0.7",
+                "num_steps": "10",
+                "accuracy": 0.5,
+                "passed": 50.0,
+                "total": 100.0,
+                "low": 0.4038,
+                "high": 0.5962,
+            }
+        ]
+    }
     report = markdown.render(values)
-    assert report.index("## Power sampling evaluation") < report.index("## Power sampling ablations") < report.index("## Chat RL")
-    assert "| power | 4.0 | 0.7 | 10 | - | 0.5000 | 50 of 100 | 0.4038 to 0.5962 | - | - |" in report
+    assert (
+        report.index("## Power sampling evaluation")
+        < report.index("## Power sampling ablations")
+        < report.index("## Chat RL")
+    )
+    assert (
+        "| power | 4.0 | 0.7 | 10 | - | 0.5000 | 50 of 100 | 0.4038 to 0.5962 | - | - |" in report
+    )
 
 
 def test_extra_lines_follow_the_reference_lines_and_data_is_last(values):
-    values["steps"]["power_eval"].update({
-        "data": "embedded", "acceptance": 0.5, "low": 0.07, "high": 0.1, "greedy/accuracy": 0.2, "greedy/passed": 2, "greedy/total": 10,
-        "greedy/low": 0.1, "greedy/high": 0.3, "greedy/positions_per_problem": 90.25, "greedy/p_value": 0.03125})
+    values["steps"]["power_eval"].update(
+        {
+            "data": "embedded",
+            "acceptance": 0.5,
+            "low": 0.07,
+            "high": 0.1,
+            "greedy/accuracy": 0.2,
+            "greedy/passed": 2,
+            "greedy/total": 10,
+            "greedy/low": 0.1,
+            "greedy/high": 0.3,
+            "greedy/positions_per_problem": 90.25,
+            "greedy/p_value": 0.03125,
+        }
+    )
     lines = section(markdown.render(values), "Power sampling evaluation").strip().splitlines()
     assert lines.index("- total: 892") == 16
     assert lines[17] == "- acceptance: 0.500"
-    assert lines[-2] == ("- greedy: 0.2000, 2 of 10, 95% interval 0.1000 to 0.3000, 90.2 positions per problem, "
-                         "McNemar p against power 0.0312")
+    assert lines[-2] == (
+        "- greedy: 0.2000, 2 of 10, 95% interval 0.1000 to 0.3000, 90.2 positions per problem, "
+        "McNemar p against power 0.0312"
+    )
     assert lines[-1] == "- data: embedded"
 
 
-MIXING = {"acceptance": 0.5, "effective_moves": 0.4, "early_rejected": 0.25, "chains": 4.0, "autocorrelation_1": 0.625,
-          "effective_sample_size": 3.25, "log_p_drift": 1.234, "log_p_drift_se": 0.1, "r_hat": 1.42, "converged": 0.0}
+MIXING = {
+    "acceptance": 0.5,
+    "effective_moves": 0.4,
+    "early_rejected": 0.25,
+    "chains": 4.0,
+    "autocorrelation_1": 0.625,
+    "effective_sample_size": 3.25,
+    "log_p_drift": 1.234,
+    "log_p_drift_se": 0.1,
+    "r_hat": 1.42,
+    "converged": 0.0,
+}
 
 
 def test_diagnostics_are_shown_with_the_sentence_that_says_what_they_mean(values):
     before = section(markdown.render(values), "Power sampling evaluation").strip().splitlines()
-    values["steps"]["power_eval"].update({**MIXING, "power/pass_at_1": 0.3, "power/pass_at_4": 0.5, "plain/pass_at_10": 0.6,
-                                          "plain/pass_at_2": 0.25, "plain/pass_at_2_low": 0.2})
+    values["steps"]["power_eval"].update(
+        {
+            **MIXING,
+            "power/pass_at_1": 0.3,
+            "power/pass_at_4": 0.5,
+            "plain/pass_at_10": 0.6,
+            "plain/pass_at_2": 0.25,
+            "plain/pass_at_2_low": 0.2,
+        }
+    )
     lines = section(markdown.render(values), "Power sampling evaluation").strip().splitlines()
     assert lines[:17] == before
     assert lines[17:] == [
-        "- acceptance: 0.500", "- effective moves: 0.400", "- early rejected: 0.250", "- chains: 4",
-        "- autocorrelation of log p at lag 1: 0.625", "- effective sample size of a chain: 3.2", "- log p drift, nats: 1.234",
-        "- log p drift, standard error: 0.100", "- R-hat: 1.42",
+        "- acceptance: 0.500",
+        "- effective moves: 0.400",
+        "- early rejected: 0.250",
+        "- chains: 4",
+        "- autocorrelation of log p at lag 1: 0.625",
+        "- effective sample size of a chain: 3.2",
+        "- log p drift, nats: 1.234",
+        "- log p drift, standard error: 0.100",
+        "- R-hat: 1.42",
         "- convergence: not converged: log p still rises by 1.234 +- 0.100 nats (standard error) over the second half of the steps; "
         "R-hat 1.42 over 4 chains",
-        "- power pass@k: 0.3000 at k = 1, 0.5000 at k = 4", "- plain sample pass@k: 0.2500 at k = 2, 0.6000 at k = 10"]
+        "- power pass@k: 0.3000 at k = 1, 0.5000 at k = 4",
+        "- plain sample pass@k: 0.2500 at k = 2, 0.6000 at k = 10",
+    ]
     values["steps"]["power_eval"]["r_hat"] = 1.7976931348623157e308
     assert "- R-hat: infinite\n" in markdown.render(values)
 
@@ -113,16 +192,33 @@ def test_other_power_evaluations_follow_in_the_order_of_training_then_sharpening
     code = values["steps"]["power_eval_code"]
     code["humaneval"] = code.pop("gsm8k")
     code.update({"low": 0.07, "high": 0.1})
-    values["sharpening"] = [{"model": "sft", "task": "gsm8k", "method": method, "accuracy": 0.25, "passed": 10.0, "total": 40.0,
-                             "low": 0.1419, "high": 0.4019, "positions_per_problem": 90.25, "p_value": p_value}
-                            for method, p_value in (("greedy", None), ("power", 0.03125))]
-    values["figures"] = {"sharpening": [{"caption": "c", "path": "figures/methods_by_model.png"}],
-                         "power_eval_rl": [{"caption": "cut", "path": "figures/cut.png"}]}
+    values["sharpening"] = [
+        {
+            "model": "sft",
+            "task": "gsm8k",
+            "method": method,
+            "accuracy": 0.25,
+            "passed": 10.0,
+            "total": 40.0,
+            "low": 0.1419,
+            "high": 0.4019,
+            "positions_per_problem": 90.25,
+            "p_value": p_value,
+        }
+        for method, p_value in (("greedy", None), ("power", 0.03125))
+    ]
+    values["figures"] = {
+        "sharpening": [{"caption": "c", "path": "figures/methods_by_model.png"}],
+        "power_eval_rl": [{"caption": "cut", "path": "figures/cut.png"}],
+    }
     report = markdown.render(values)
     headings = [line[3:] for line in report.splitlines() if line.startswith("## ")]
     start = headings.index("Power sampling evaluation")
-    assert headings[start + 1:start + 8] == [*(f"Power sampling evaluation {name}" for name in ("base", "mid", "rl", "code", "zebra")),
-                                             "Sharpening against training", "Chat RL"]
+    assert headings[start + 1 : start + 8] == [
+        *(f"Power sampling evaluation {name}" for name in ("base", "mid", "rl", "code", "zebra")),
+        "Sharpening against training",
+        "Chat RL",
+    ]
     lines = section(report, "Power sampling evaluation code").splitlines()
     assert "- HumanEval: 0.0875" in lines and "- HumanEval 95% interval: 0.0700 to 0.1000" in lines
     assert not any("GSM8K" in line for line in lines)
@@ -130,25 +226,48 @@ def test_other_power_evaluations_follow_in_the_order_of_training_then_sharpening
     assert section(report, "Sharpening against training").strip().splitlines()[1:] == [
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         "| SFT | GSM8K | greedy | 0.2500 | 10 of 40 | 0.1419 to 0.4019 | 90.2 | - |",
-        "| SFT | GSM8K | power | 0.2500 | 10 of 40 | 0.1419 to 0.4019 | 90.2 | 0.0312 |", "",
-        "![c](figures/methods_by_model.png)"]
+        "| SFT | GSM8K | power | 0.2500 | 10 of 40 | 0.1419 to 0.4019 | 90.2 | 0.0312 |",
+        "",
+        "![c](figures/methods_by_model.png)",
+    ]
 
 
 def test_the_grid_has_columns_for_restarts_and_blocks_only_where_they_vary(values):
-    point = {"method": "power", "alpha": 4.0, "temperature": 0.7, "restart_prob": 0.5, "num_blocks": "1", "num_steps": 10, "accuracy": 0.5}
+    point = {
+        "method": "power",
+        "alpha": 4.0,
+        "temperature": 0.7,
+        "restart_prob": 0.5,
+        "num_blocks": "1",
+        "num_steps": 10,
+        "accuracy": 0.5,
+    }
     smc = {"method": "smc", "alpha": 4.0, "temperature": 0.7, "n": 16, "accuracy": 0.4}
     values["steps"]["power_ablation"] = {"points": [point], "baselines": [smc]}
     report = markdown.render(values)
-    assert "| power | 4.0 | 0.7 | 10 | - | 0.5000 |" in report and "| SMC | 4.0 | 0.7 | - | 16 | 0.4000 |" in report
+    assert (
+        "| power | 4.0 | 0.7 | 10 | - | 0.5000 |" in report
+        and "| SMC | 4.0 | 0.7 | - | 16 | 0.4000 |" in report
+    )
     values["steps"]["power_ablation"]["points"].append({**point, "num_blocks": "4"})
     report = markdown.render(values)
-    assert "| method | alpha | T | blocks | steps |" in report and "| power | 4.0 | 0.7 | 4 | 10 | - |" in report
+    assert (
+        "| method | alpha | T | blocks | steps |" in report
+        and "| power | 4.0 | 0.7 | 4 | 10 | - |" in report
+    )
     assert "| SMC | 4.0 | 0.7 | - | - | 16 |" in report
 
 
 def test_a_task_with_counts_gets_its_interval_after_the_reference_lines(values):
-    values["steps"]["chat_eval_sft"].update({"mmlu/n": 200.0, "mmlu/passed": 75.0, "mmlu/low": 0.3109, "mmlu/high": 0.4438,
-                                             "mmlu/chance": 0.25})
+    values["steps"]["chat_eval_sft"].update(
+        {
+            "mmlu/n": 200.0,
+            "mmlu/passed": 75.0,
+            "mmlu/low": 0.3109,
+            "mmlu/high": 0.4438,
+            "mmlu/chance": 0.25,
+        }
+    )
     lines = section(markdown.render(values), "Chat evaluation sft").strip().splitlines()
     assert lines[5] == "- ChatCORE metric: 0.0884"
     assert lines[6:] == ["- MMLU passed: 75 of 200, 95% interval 0.3109 to 0.4438, chance 0.2500"]
@@ -156,7 +275,10 @@ def test_a_task_with_counts_gets_its_interval_after_the_reference_lines(values):
 
 def test_figures_follow_their_sections_list(values):
     values["figures"] = {"sft": [{"caption": "Chat SFT: loss", "path": "figures/sft.png"}]}
-    assert section(markdown.render(values), "Chat SFT") == "- steps: 500\n- loss: 0.742\n\n![Chat SFT: loss](figures/sft.png)\n"
+    assert (
+        section(markdown.render(values), "Chat SFT")
+        == "- steps: 500\n- loss: 0.742\n\n![Chat SFT: loss](figures/sft.png)\n"
+    )
 
 
 def test_summary_has_five_columns_and_only_rows_with_a_value(values):
@@ -173,7 +295,11 @@ def test_a_step_that_was_not_run_shows_dashes(values, step):
     assert lines and all(line.startswith("- ") and line.endswith(": -") for line in lines)
 
 
-@pytest.mark.parametrize(("seconds", "shown"), [(13860, "3h51m"), (59, "0h00m"), (300.9, "0h05m"), (36000, "10h00m")])
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(13860, "3h51m"), (59, "0h00m"), (300.9, "0h05m"), (36000, "10h00m")]
+)
 def test_durations_are_hours_and_minutes(values, seconds, shown):
     values.update(wall_clock_seconds=seconds, elapsed_seconds=seconds)
-    assert markdown.render(values).endswith(f"\n\nTotal wall clock time: {shown}\n\nElapsed time: {shown}\n")
+    assert markdown.render(values).endswith(
+        f"\n\nTotal wall clock time: {shown}\n\nElapsed time: {shown}\n"
+    )

@@ -6,57 +6,163 @@ import pytest
 
 from nanolab.report import canvas, plots
 
-POINTS = [{"alpha": alpha, "temperature": temperature, "num_steps": steps, "accuracy": 0.3 + 0.02 * steps + 0.01 * alpha, "passed": 40,
-           "total": 100, "low": 0.25, "high": 0.6, "acceptance": 0.5, "positions_per_problem": 95 + 40 * steps}
-          for alpha, temperature in ((1.0, 0.7), (4.0, 0.7), (8.0, 0.7), (4.0, 1.0)) for steps in (0, 5, 10)]
-BASELINES = [{"method": method, "n": n, "accuracy": 0.4, "passed": 40, "total": 100, "low": 0.3, "high": 0.5,
-              "positions_per_problem": 95.0 * n}
-             for method, n in (("greedy", 1), ("plain", 1), ("low_temperature", 1), ("best_of", 2), ("best_of", 8), ("majority", 8))]
-SAMPLERS = [{"method": method, "n": n, "alpha": 4.0, "temperature": 0.7, "num_steps": steps, "accuracy": 0.45, "passed": 45, "total": 100,
-             "low": 0.35, "high": 0.55, "positions_per_problem": 500.0}
-            for method, n, steps in (("smc", 8, None), ("rollout", 4, None), ("chain_vote", 4, 10), ("most_likely", 1, 10))]
-SERIES = [{"alpha": 4.0, "temperature": 0.7, "step": step, "acceptance": 0.5} for step in range(1, 11)]
-RESULTS = [{"model": model, "task": task, "accuracy": 0.4, "low": 0.33, "high": 0.47, "chance": chance, "passed": 80, "n": 200}
-           for model in ("base", "sft") for task, chance in (("mmlu", 0.25), ("gsm8k", 0.0))]
-HISTORY = {"train/loss": [(step, 5 / step) for step in range(1, 101)], "validation/bits_per_byte": [(50, 2.0), (100, 1.5)]}
+POINTS = [
+    {
+        "alpha": alpha,
+        "temperature": temperature,
+        "num_steps": steps,
+        "accuracy": 0.3 + 0.02 * steps + 0.01 * alpha,
+        "passed": 40,
+        "total": 100,
+        "low": 0.25,
+        "high": 0.6,
+        "acceptance": 0.5,
+        "positions_per_problem": 95 + 40 * steps,
+    }
+    for alpha, temperature in ((1.0, 0.7), (4.0, 0.7), (8.0, 0.7), (4.0, 1.0))
+    for steps in (0, 5, 10)
+]
+BASELINES = [
+    {
+        "method": method,
+        "n": n,
+        "accuracy": 0.4,
+        "passed": 40,
+        "total": 100,
+        "low": 0.3,
+        "high": 0.5,
+        "positions_per_problem": 95.0 * n,
+    }
+    for method, n in (
+        ("greedy", 1),
+        ("plain", 1),
+        ("low_temperature", 1),
+        ("best_of", 2),
+        ("best_of", 8),
+        ("majority", 8),
+    )
+]
+SAMPLERS = [
+    {
+        "method": method,
+        "n": n,
+        "alpha": 4.0,
+        "temperature": 0.7,
+        "num_steps": steps,
+        "accuracy": 0.45,
+        "passed": 45,
+        "total": 100,
+        "low": 0.35,
+        "high": 0.55,
+        "positions_per_problem": 500.0,
+    }
+    for method, n, steps in (
+        ("smc", 8, None),
+        ("rollout", 4, None),
+        ("chain_vote", 4, 10),
+        ("most_likely", 1, 10),
+    )
+]
+SERIES = [
+    {"alpha": 4.0, "temperature": 0.7, "step": step, "acceptance": 0.5} for step in range(1, 11)
+]
+RESULTS = [
+    {
+        "model": model,
+        "task": task,
+        "accuracy": 0.4,
+        "low": 0.33,
+        "high": 0.47,
+        "chance": chance,
+        "passed": 80,
+        "n": 200,
+    }
+    for model in ("base", "sft")
+    for task, chance in (("mmlu", 0.25), ("gsm8k", 0.0))
+]
+HISTORY = {
+    "train/loss": [(step, 5 / step) for step in range(1, 101)],
+    "validation/bits_per_byte": [(50, 2.0), (100, 1.5)],
+}
 
 
 def texts(figure):
     return [text.get_text() for axis in figure.axes for text in axis.texts]
 
 
-@pytest.mark.parametrize(("drawn", "rows"), [
-    (lambda: plots.training_curves(HISTORY, "SFT"), 102),
-    (lambda: plots.reward_curve({"train/reward": [(step, 0.5) for step in range(30)]}), 30),
-    (lambda: plots.task_bars(RESULTS), 4),
-    (lambda: plots.accuracy_by_alpha(POINTS), 4),
-    (lambda: plots.accuracy_by_steps(POINTS), 12),
-    (lambda: plots.accuracy_by_positions(POINTS, BASELINES), 18),
-    (lambda: plots.acceptance_by_step(SERIES), 10),
-], ids=["training", "reward", "tasks", "alpha", "steps", "positions", "acceptance"])
+@pytest.mark.parametrize(
+    ("drawn", "rows"),
+    [
+        (lambda: plots.training_curves(HISTORY, "SFT"), 102),
+        (lambda: plots.reward_curve({"train/reward": [(step, 0.5) for step in range(30)]}), 30),
+        (lambda: plots.task_bars(RESULTS), 4),
+        (lambda: plots.accuracy_by_alpha(POINTS), 4),
+        (lambda: plots.accuracy_by_steps(POINTS), 12),
+        (lambda: plots.accuracy_by_positions(POINTS, BASELINES), 18),
+        (lambda: plots.acceptance_by_step(SERIES), 10),
+    ],
+    ids=["training", "reward", "tasks", "alpha", "steps", "positions", "acceptance"],
+)
 def test_a_figure_comes_with_one_row_a_point_and_renders(drawn, rows):
     figure, frame = drawn()
     assert len(frame) == rows
     assert plots.png(figure).startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("drawn", [
-    lambda: plots.training_curves({}, "none"), lambda: plots.training_curves({"train/loss": [(1, 2.0)]}, "one"),
-    lambda: plots.reward_curve({}), lambda: plots.task_bars([]), lambda: plots.accuracy_by_alpha(POINTS[:1]),
-    lambda: plots.accuracy_by_steps(POINTS[:1]), lambda: plots.accuracy_by_positions(POINTS[:1], []),
-    lambda: plots.accuracy_by_positions(POINTS[:3], BASELINES[:1], main=(2.0, 0.1)), lambda: plots.acceptance_by_step([]),
-    lambda: plots.accuracy_by_positions([], BASELINES[:1]), lambda: plots.accuracy_by_positions([], SAMPLERS[:1]),
-])
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        lambda: plots.training_curves({}, "none"),
+        lambda: plots.training_curves({"train/loss": [(1, 2.0)]}, "one"),
+        lambda: plots.reward_curve({}),
+        lambda: plots.task_bars([]),
+        lambda: plots.accuracy_by_alpha(POINTS[:1]),
+        lambda: plots.accuracy_by_steps(POINTS[:1]),
+        lambda: plots.accuracy_by_positions(POINTS[:1], []),
+        lambda: plots.accuracy_by_positions(POINTS[:3], BASELINES[:1], main=(2.0, 0.1)),
+        lambda: plots.acceptance_by_step([]),
+        lambda: plots.accuracy_by_positions([], BASELINES[:1]),
+        lambda: plots.accuracy_by_positions([], SAMPLERS[:1]),
+    ],
+)
 def test_little_data_still_gives_a_figure(drawn):
     assert plots.png(drawn()[0]).startswith(b"\x89PNG")
 
 
 def test_of_many_settings_the_alphas_of_one_have_names_and_the_rest_are_grey():
-    settings = [(alpha, temperature, restart) for alpha in (1.0, 4.0, 8.0) for temperature in (0.25, 0.7) for restart in (0.0, 0.5)]
-    points = [{"alpha": alpha, "temperature": temperature, "restart_prob": restart, "num_blocks": 1, "num_steps": steps, "accuracy": 0.5,
-               "low": 0.4, "high": 0.6, "positions_per_problem": 100.0} for alpha, temperature, restart in settings for steps in (0, 5)]
-    series = [{"alpha": alpha, "temperature": temperature, "restart_prob": restart, "num_blocks": 1, "step": step, "acceptance": 0.5}
-              for alpha, temperature, restart in settings for step in (1, 2)]
+    settings = [
+        (alpha, temperature, restart)
+        for alpha in (1.0, 4.0, 8.0)
+        for temperature in (0.25, 0.7)
+        for restart in (0.0, 0.5)
+    ]
+    points = [
+        {
+            "alpha": alpha,
+            "temperature": temperature,
+            "restart_prob": restart,
+            "num_blocks": 1,
+            "num_steps": steps,
+            "accuracy": 0.5,
+            "low": 0.4,
+            "high": 0.6,
+            "positions_per_problem": 100.0,
+        }
+        for alpha, temperature, restart in settings
+        for steps in (0, 5)
+    ]
+    series = [
+        {
+            "alpha": alpha,
+            "temperature": temperature,
+            "restart_prob": restart,
+            "num_blocks": 1,
+            "step": step,
+            "acceptance": 0.5,
+        }
+        for alpha, temperature, restart in settings
+        for step in (1, 2)
+    ]
     for figure, frame in (plots.accuracy_by_steps(points), plots.acceptance_by_step(series)):
         assert sorted(texts(figure)) == ["α=1", "α=4", "α=8"] and len(frame) == 24
         assert "T=0.7, restart 0, 1 block; grey: other settings" in figure.axes[0].get_xlabel()
@@ -64,18 +170,43 @@ def test_of_many_settings_the_alphas_of_one_have_names_and_the_rest_are_grey():
 
 def test_populations_that_differ_in_one_setting_are_lines_of_their_own():
     """A ramp of the exponent is another sampler, even at the same cost."""
-    rows = [{"method": "smc", "n": n, "alpha": 4.0, "temperature": 0.7, "ess_threshold": 0.5, "ramp_tokens": ramp, "accuracy": 0.5,
-             "low": 0.4, "high": 0.6, "positions_per_problem": 60.0 * n} for n in (4, 16) for ramp in (0, 20)]
+    rows = [
+        {
+            "method": "smc",
+            "n": n,
+            "alpha": 4.0,
+            "temperature": 0.7,
+            "ess_threshold": 0.5,
+            "ramp_tokens": ramp,
+            "accuracy": 0.5,
+            "low": 0.4,
+            "high": 0.6,
+            "positions_per_problem": 60.0 * n,
+        }
+        for n in (4, 16)
+        for ramp in (0, 20)
+    ]
     figure, frame = plots.accuracy_by_positions([], rows)
-    lines = [line for line in figure.axes[0].lines if line.get_linestyle() != "None" and list(line.get_xdata()) == [240, 960]]
+    lines = [
+        line
+        for line in figure.axes[0].lines
+        if line.get_linestyle() != "None" and list(line.get_xdata()) == [240, 960]
+    ]
     assert len(lines) == 2 and sorted(frame["ramp_tokens"]) == [0, 0, 20, 20]
 
 
-@pytest.mark.parametrize("drawn", [
-    lambda: plots.training_curves({}, "none"), lambda: plots.reward_curve({}), lambda: plots.task_bars([]),
-    lambda: plots.accuracy_by_alpha([]), lambda: plots.accuracy_by_steps(BASELINES), lambda: plots.accuracy_by_positions([], []),
-    lambda: plots.acceptance_by_step([]),
-])
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        lambda: plots.training_curves({}, "none"),
+        lambda: plots.reward_curve({}),
+        lambda: plots.task_bars([]),
+        lambda: plots.accuracy_by_alpha([]),
+        lambda: plots.accuracy_by_steps(BASELINES),
+        lambda: plots.accuracy_by_positions([], []),
+        lambda: plots.acceptance_by_step([]),
+    ],
+)
 def test_an_empty_figure_says_so(drawn):
     figure, frame = drawn()
     assert frame.empty and texts(figure) == ["no data"] and plots.png(figure).startswith(b"\x89PNG")
@@ -93,20 +224,45 @@ def test_accuracy_against_alpha_is_read_at_the_largest_number_of_steps():
 
 def test_every_baseline_stands_in_the_figure_of_cost_under_its_own_name():
     figure, frame = plots.accuracy_by_positions(POINTS, BASELINES)
-    assert set(texts(figure)) == {"greedy", "plain sample", "low temperature", "best of n, to 8", "majority vote, to 8", "power α=4, T=0.7"}
-    assert set(frame["method"]) == {"power", "greedy", "plain", "low_temperature", "best_of", "majority"}
+    assert set(texts(figure)) == {
+        "greedy",
+        "plain sample",
+        "low temperature",
+        "best of n, to 8",
+        "majority vote, to 8",
+        "power α=4, T=0.7",
+    }
+    assert set(frame["method"]) == {
+        "power",
+        "greedy",
+        "plain",
+        "low_temperature",
+        "best_of",
+        "majority",
+    }
 
 
 def test_every_sampler_is_a_line_of_its_own_look_and_its_other_settings_are_grey():
-    smc = [{**SAMPLERS[0], "alpha": alpha, "n": n, "positions_per_problem": 95.0 * n} for alpha in (2.0, 4.0) for n in (4, 8, 32)]
+    smc = [
+        {**SAMPLERS[0], "alpha": alpha, "n": n, "positions_per_problem": 95.0 * n}
+        for alpha in (2.0, 4.0)
+        for n in (4, 8, 32)
+    ]
     figure, frame = plots.accuracy_by_positions(POINTS, [*BASELINES, *smc, *SAMPLERS[1:]])
-    assert {"SMC, to 32", "rollouts, to 4", "vote of chains, to 4", "most likely state"} <= set(texts(figure)) and len(texts(figure)) == 10
+    assert {"SMC, to 32", "rollouts, to 4", "vote of chains, to 4", "most likely state"} <= set(
+        texts(figure)
+    ) and len(texts(figure)) == 10
     assert len(frame) == len(POINTS) + len(BASELINES) + 6 + 3
-    looks = [(bars.lines[0].get_color(), bars.lines[0].get_marker()) for bars in figure.axes[0].containers]
+    looks = [
+        (bars.lines[0].get_color(), bars.lines[0].get_marker())
+        for bars in figure.axes[0].containers
+    ]
     assert len(set(looks)) == len(looks) == 10
     lines = {bars.lines[0].get_color(): bars.lines[0] for bars in figure.axes[0].containers}
     assert len(lines[plots.METHOD_STYLES["smc"][1]].get_xdata()) == 3  # alpha = 4, the main one
-    assert sum(line.get_color() == canvas.PALE for line in figure.axes[0].lines) == 3 + 1  # of power, of SMC
+    assert (
+        sum(line.get_color() == canvas.PALE for line in figure.axes[0].lines) == 3 + 1
+    )  # of power, of SMC
 
 
 def test_figures_against_alpha_and_steps_show_power_sampling_only():
@@ -116,19 +272,34 @@ def test_figures_against_alpha_and_steps_show_power_sampling_only():
 
 
 def test_a_label_says_only_what_varies():
-    one = [{**point, "restart_prob": 0.5, "num_blocks": 1} for point in POINTS if point["alpha"] == 4 and point["temperature"] == 0.7]
-    restarts = [*one, *({**point, "restart_prob": 0.0} for point in one), *({**point, "num_blocks": 4} for point in one)]
+    one = [
+        {**point, "restart_prob": 0.5, "num_blocks": 1}
+        for point in POINTS
+        if point["alpha"] == 4 and point["temperature"] == 0.7
+    ]
+    restarts = [
+        *one,
+        *({**point, "restart_prob": 0.0} for point in one),
+        *({**point, "num_blocks": 4} for point in one),
+    ]
     assert texts(plots.accuracy_by_steps(one)[0]) == ["α=4"]
     figure, _ = plots.accuracy_by_steps(restarts)
     assert set(texts(figure)) == {"restart 0", "restart 0.5", "restart 0.5, 4 blocks"}
     assert figure.axes[0].get_xlabel() == "Metropolis-Hastings steps a block\nunless said: 1 block"
     assert set(texts(plots.accuracy_by_steps(POINTS)[0])) == {"α=1", "α=4", "α=8", "α=4, T=1"}
-    assert set(texts(plots.accuracy_by_alpha(restarts)[0])) == {"restart 0", "restart 0.5", "restart 0.5, 4 blocks"}
+    assert set(texts(plots.accuracy_by_alpha(restarts)[0])) == {
+        "restart 0",
+        "restart 0.5",
+        "restart 0.5, 4 blocks",
+    }
 
 
 def test_more_settings_than_colours_still_differ():
     many = [{**POINTS[0], "alpha": float(alpha)} for alpha in range(1, 15)]
-    looks = [(bars.lines[0].get_color(), bars.lines[0].get_marker()) for bars in plots.accuracy_by_steps(many)[0].axes[0].containers]
+    looks = [
+        (bars.lines[0].get_color(), bars.lines[0].get_marker())
+        for bars in plots.accuracy_by_steps(many)[0].axes[0].containers
+    ]
     assert len(set(looks)) == 14
 
 

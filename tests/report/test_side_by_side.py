@@ -11,36 +11,80 @@ from nanolab.tracking import RunRecord
 
 def run(step, seconds=10.0, params=None, **metrics):
     final = {f"final/{key.replace('__', '/')}": float(value) for key, value in metrics.items()}
-    values = {"id": f"{step}-id", "name": step, "status": "FINISHED", "start": 0, "end": round(1000 * seconds), "params": params or {},
-              "metrics": final, "tags": {"step": step}}
-    return RunRecord(**{field.name: values.get(field.name, "") for field in dataclasses.fields(RunRecord)})
+    values = {
+        "id": f"{step}-id",
+        "name": step,
+        "status": "FINISHED",
+        "start": 0,
+        "end": round(1000 * seconds),
+        "params": params or {},
+        "metrics": final,
+        "tags": {"step": step},
+    }
+    return RunRecord(
+        **{field.name: values.get(field.name, "") for field in dataclasses.fields(RunRecord)}
+    )
 
 
 def power(accuracy):
-    return run("power_eval", gsm8k=accuracy, passed=50, total=100, low=0.4, high=0.6, positions_per_problem=400, greedy__accuracy=0.3,
-               greedy__passed=30, greedy__total=100, greedy__low=0.2, greedy__high=0.4, greedy__positions_per_problem=95)
+    return run(
+        "power_eval",
+        gsm8k=accuracy,
+        passed=50,
+        total=100,
+        low=0.4,
+        high=0.6,
+        positions_per_problem=400,
+        greedy__accuracy=0.3,
+        greedy__passed=30,
+        greedy__total=100,
+        greedy__low=0.2,
+        greedy__high=0.4,
+        greedy__positions_per_problem=95,
+    )
 
 
 @pytest.fixture
 def compared(monkeypatch):
     monkeypatch.setattr(records, "run_address", lambda run_id: f"http://127.0.0.1:5000/{run_id}")
-    runs = {"a": {"sft": run("sft", 60, {"steps": "500", "seed": "0"}, validation_bits_per_byte=0.1234), "power_eval": power(0.5),
-                  "chat_eval_sft": run("chat_eval_sft", mmlu=0.6, mmlu__low=0.5, mmlu__high=0.7, mmlu__passed=120, mmlu__n=200)},
-            "b": {"sft": run("sft", 30, {"steps": "250", "seed": "0"}), "power_eval": power(0.7)}}
+    runs = {
+        "a": {
+            "sft": run("sft", 60, {"steps": "500", "seed": "0"}, validation_bits_per_byte=0.1234),
+            "power_eval": power(0.5),
+            "chat_eval_sft": run(
+                "chat_eval_sft",
+                mmlu=0.6,
+                mmlu__low=0.5,
+                mmlu__high=0.7,
+                mmlu__passed=120,
+                mmlu__n=200,
+            ),
+        },
+        "b": {"sft": run("sft", 30, {"steps": "250", "seed": "0"}), "power_eval": power(0.7)},
+    }
     return side_by_side.Comparison({"a": "execution a", "b": "execution b"}, runs)
 
 
 def test_the_settings_that_differ_are_named(compared):
     assert compared.differences() == {"sft.steps": ["500", "250"]}
-    assert "1 settings differ" in compared.overview().data and "execution b" in compared.overview().data
+    assert (
+        "1 settings differ" in compared.overview().data
+        and "execution b" in compared.overview().data
+    )
 
 
 def test_tables_have_a_column_a_study_and_a_dash_where_it_has_no_number(compared):
     tasks = compared.tasks().data
-    assert tasks.index("0.123") < tasks.index("60.0%") and "[50.0%, 70.0%] · 120 of 200" in tasks and "–" in tasks
+    assert (
+        tasks.index("0.123") < tasks.index("60.0%")
+        and "[50.0%, 70.0%] · 120 of 200" in tasks
+        and "–" in tasks
+    )
     table = compared.power_table().data
     assert "50.0%" in table and "70.0%" in table and ">95 positions<" in table and "greedy" in table
-    assert table.startswith('<div style="overflow-x:auto"><table')  # whatever does not fit can be reached
+    assert table.startswith(
+        '<div style="overflow-x:auto"><table'
+    )  # whatever does not fit can be reached
 
 
 def test_costs_are_the_seconds_of_each_step_and_in_all(compared):
@@ -50,12 +94,21 @@ def test_costs_are_the_seconds_of_each_step_and_in_all(compared):
 
 def test_figures_have_a_line_or_a_mark_for_each_study():
     curve = {"train/loss": [(step, 5 / step) for step in range(1, 101)]}
-    figure, frame = compare_plots.losses({"sft": {"a": curve, "b": curve}, "base_train": {"b": curve}}, side_by_side.TRAINED, ["a", "b"])
+    figure, frame = compare_plots.losses(
+        {"sft": {"a": curve, "b": curve}, "base_train": {"b": curve}},
+        side_by_side.TRAINED,
+        ["a", "b"],
+    )
     assert len(frame) == 300 and [len(axis.lines) for axis in figure.axes] == [2, 1]
-    assert figure.axes[0].lines[1].get_color() == figure.axes[1].lines[0].get_color()  # a study keeps its colour
+    assert (
+        figure.axes[0].lines[1].get_color() == figure.axes[1].lines[0].get_color()
+    )  # a study keeps its colour
     figure, frame = compare_plots.rewards({"b": {"train/reward": [(1, 0.5), (2, 0.7)]}}, ["a", "b"])
     assert len(frame) == 2 and len(figure.axes[0].lines) == 1
-    rows = [{"method": method, "accuracy": 0.5, "low": 0.4, "high": 0.6, "positions_per_problem": 100.0} for method in ("power", "greedy")]
+    rows = [
+        {"method": method, "accuracy": 0.5, "low": 0.4, "high": 0.6, "positions_per_problem": 100.0}
+        for method in ("power", "greedy")
+    ]
     figure, frame = compare_plots.accuracy_by_cost({"a": rows, "b": rows[:1]})
     assert len(frame) == 3 and [axis.get_title(loc="left") for axis in figure.axes] == ["a", "b"]
 
@@ -65,4 +118,12 @@ def test_an_unknown_study_is_refused_and_an_empty_store_says_what_to_run(store):
     with pytest.raises(UserError, match="no study 'smokee'"):
         side_by_side.choose(["smokee"])
     empty = side_by_side.choose([])
-    assert empty.curves() is empty.rewards() is empty.tasks() is empty.power() is empty.power_table() is empty.costs() is None
+    assert (
+        empty.curves()
+        is empty.rewards()
+        is empty.tasks()
+        is empty.power()
+        is empty.power_table()
+        is empty.costs()
+        is None
+    )

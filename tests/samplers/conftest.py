@@ -23,12 +23,16 @@ class PlainDriver:
         try:
             while True:
                 asked = kernel.send(reply)
-                reply = self.answer(asked) if isinstance(asked, Decode) else [self.answer(request) for request in asked]
+                reply = (
+                    self.answer(asked)
+                    if isinstance(asked, Decode)
+                    else [self.answer(request) for request in asked]
+                )
         except StopIteration as stop:
             return stop.value
 
     def answer(self, request):
-        tokens = (request.parent or ())[:request.cut]
+        tokens = (request.parent or ())[: request.cut]
         suffix = Suffix()
         while len(tokens) < request.limit and not suffix.ended:
             ids, cumulative, log_p, log_q, a, choices = self.table(tokens, request)
@@ -53,11 +57,19 @@ class PlainDriver:
         if key not in self.tables:
             row = self.toy.table[self.toy.number[prefix]][None]
             everything = list(range(self.toy.vocab_size))
-            log_p, log_q, log_z = log_p_log_q(row.expand(len(everything), -1), everything, request.temperature, request.top_k)
+            log_p, log_q, log_z = log_p_log_q(
+                row.expand(len(everything), -1), everything, request.temperature, request.top_k
+            )
             ids = [token for token in everything if numpy.isfinite(log_q[token])]
             a = power_term(log_p, log_z, request.temperature, request.alpha)
-            self.tables[key] = (ids, numpy.cumsum(numpy.exp(log_q[ids])).tolist(), log_p[ids].tolist(), log_q[ids].tolist(),
-                                a[ids].tolist(), Choices(request.top_k, numpy.array(ids), log_p[ids]))
+            self.tables[key] = (
+                ids,
+                numpy.cumsum(numpy.exp(log_q[ids])).tolist(),
+                log_p[ids].tolist(),
+                log_q[ids].tolist(),
+                a[ids].tolist(),
+                Choices(request.top_k, numpy.array(ids), log_p[ids]),
+            )
         return self.tables[key]
 
 

@@ -26,7 +26,14 @@ def toy():
 
 
 def settings_of(toy, **changes):
-    values = dict(alpha=2.0, num_steps=1, temperature=0.7, top_k=None, max_new_tokens=toy.max_new_tokens, restart_prob=0.5)
+    values = dict(
+        alpha=2.0,
+        num_steps=1,
+        temperature=0.7,
+        top_k=None,
+        max_new_tokens=toy.max_new_tokens,
+        restart_prob=0.5,
+    )
     return PowerSettings(**{**values, **changes})
 
 
@@ -36,8 +43,14 @@ def recorded(toy, alpha, temperature, top_k, kernel):
     found = {}
     for prefix, number in toy.number.items():
         for token in range(toy.vocab_size):
-            log_p, log_q, log_z = log_p_log_q(toy.table[number:number + 1], [token], temperature, top_k)
-            a = alpha * log_p if kernel == NO_LOG_Q else power_term(log_p, log_z, temperature, alpha)
+            log_p, log_q, log_z = log_p_log_q(
+                toy.table[number : number + 1], [token], temperature, top_k
+            )
+            a = (
+                alpha * log_p
+                if kernel == NO_LOG_Q
+                else power_term(log_p, log_z, temperature, alpha)
+            )
             found[prefix, token] = float(log_p[0]), float(log_q[0]), float(a[0])
     return found
 
@@ -45,9 +58,16 @@ def recorded(toy, alpha, temperature, top_k, kernel):
 def parts(toy, completion, values, start=0):
     """Tokens, forced flags, log p, log q and a of completion[start:]."""
     chosen = set(toy.model_positions(completion))
-    numbers = [values[completion[:i], completion[i]] if i in chosen else (0.0, 0.0, 0.0) for i in range(start, len(completion))]
+    numbers = [
+        values[completion[:i], completion[i]] if i in chosen else (0.0, 0.0, 0.0)
+        for i in range(start, len(completion))
+    ]
     columns = [list(column) for column in zip(*numbers)]
-    return list(completion[start:]), [i not in chosen for i in range(start, len(completion))], *columns
+    return (
+        list(completion[start:]),
+        [i not in chosen for i in range(start, len(completion))],
+        *columns,
+    )
 
 
 def transition_matrix(toy, settings, limit, kernel=RIGHT, early_rejection=False):
@@ -60,7 +80,11 @@ def transition_matrix(toy, settings, limit, kernel=RIGHT, early_rejection=False)
     for x in states:
         for t in toy.model_positions(x):
             branches.setdefault(x[:t], []).append(x)
-    replies = {(t, y): Suffix(*parts(toy, y, values, t), ended=y[-1] == END) for y in states for t in toy.model_positions(y)}
+    replies = {
+        (t, y): Suffix(*parts(toy, y, values, t), ended=y[-1] == END)
+        for y in states
+        for t in toy.model_positions(y)
+    }
     d = settings.restart_prob
     for x in states:
         state = State(*parts(toy, x, values), ended=x[-1] == END, limit=limit)
@@ -70,7 +94,12 @@ def transition_matrix(toy, settings, limit, kernel=RIGHT, early_rejection=False)
             script = {ACCEPT: 0.5, INDEX: u}
             law = (1 - d) / len(chosen) + (d if j == 0 else 0)
             for y in branches[x[:t]]:
-                run = power_mh.step(state, settings, lambda address, script=script: script[address[2]], early_rejection)
+                run = power_mh.step(
+                    state,
+                    settings,
+                    lambda address, script=script: script[address[2]],
+                    early_rejection,
+                )
                 request = next(run)
                 assert isinstance(request, Decode) and request.cut == t and request.limit == limit
                 with pytest.raises(StopIteration) as stop:
@@ -98,7 +127,14 @@ def stationary_error(toy, settings, limit, kernel=RIGHT):
 def test_the_kernel_leaves_the_target_unchanged(toy, alpha, temperature, top_k, restart_prob):
     """pi P = pi to 1e-12, for one block and for each of two (pi_b is p^alpha over completions limited to the block)."""
     for num_blocks in (1, 2):
-        settings = settings_of(toy, alpha=alpha, temperature=temperature, top_k=top_k, restart_prob=restart_prob, num_blocks=num_blocks)
+        settings = settings_of(
+            toy,
+            alpha=alpha,
+            temperature=temperature,
+            top_k=top_k,
+            restart_prob=restart_prob,
+            num_blocks=num_blocks,
+        )
         for block in range(num_blocks):
             assert stationary_error(toy, settings, settings.limit(block)) < 1e-12
 
@@ -117,20 +153,41 @@ def test_the_longer_toy_too():
 @pytest.mark.parametrize("restart_prob", [0.0, 0.5])
 @pytest.mark.parametrize("alpha", [1.0, 2.0, 4.0])
 def test_a_kernel_without_log_q_fails(toy, alpha, restart_prob):
-    assert stationary_error(toy, settings_of(toy, alpha=alpha, restart_prob=restart_prob), toy.max_new_tokens, NO_LOG_Q) > 1e-3
+    assert (
+        stationary_error(
+            toy,
+            settings_of(toy, alpha=alpha, restart_prob=restart_prob),
+            toy.max_new_tokens,
+            NO_LOG_Q,
+        )
+        > 1e-3
+    )
 
 
 @pytest.mark.parametrize("restart_prob", [0.0, 0.5])
 @pytest.mark.parametrize("alpha", [1.0, 2.0, 4.0])
 def test_a_kernel_without_the_index_term_fails(toy, alpha, restart_prob, monkeypatch):
-    monkeypatch.setattr(power_mh, "log_index_law", lambda first, restart_prob, count: numpy.zeros(count))
-    assert stationary_error(toy, settings_of(toy, alpha=alpha, restart_prob=restart_prob), toy.max_new_tokens, NO_INDEX) > 1e-3
+    monkeypatch.setattr(
+        power_mh, "log_index_law", lambda first, restart_prob, count: numpy.zeros(count)
+    )
+    assert (
+        stationary_error(
+            toy,
+            settings_of(toy, alpha=alpha, restart_prob=restart_prob),
+            toy.max_new_tokens,
+            NO_INDEX,
+        )
+        > 1e-3
+    )
 
 
 @pytest.mark.parametrize("restart_prob", [0.0, 0.3, 1.0])
 def test_the_cut_follows_the_index_law(restart_prob):
     n, draws = 7, 70_000
-    counts = numpy.bincount([power_mh.choose_index((i + 0.5) / draws, n, restart_prob) for i in range(draws)], minlength=n)
+    counts = numpy.bincount(
+        [power_mh.choose_index((i + 0.5) / draws, n, restart_prob) for i in range(draws)],
+        minlength=n,
+    )
     expected = numpy.full(n, (1 - restart_prob) / n)
     expected[0] += restart_prob
     assert numpy.abs(counts / draws - expected).max() < 2 / draws
@@ -151,7 +208,16 @@ def last_states(toy, settings, chains, stage, batch_rows=1000):
     """How often each completion is a chain's last state; in lots, so that only one lot's trajectories are held."""
     counts = {}
     for lot in range(chains // batch_rows):
-        for result in sample(toy, [toy.prompt], settings, 0, stage, chains=batch_rows, batch_rows=batch_rows, examples=[lot]):
+        for result in sample(
+            toy,
+            [toy.prompt],
+            settings,
+            0,
+            stage,
+            chains=batch_rows,
+            batch_rows=batch_rows,
+            examples=[lot],
+        ):
             key = tuple(result.final.tokens)
             counts[key] = counts.get(key, 0) + 1
     return counts
@@ -191,20 +257,36 @@ def test_20000_chains_follow_the_target_and_wrong_kernels_do_not(toy, monkeypatc
 
     chains = 5_000  # enough to see a wrong kernel
     with monkeypatch.context() as patch:
-        patch.setattr(power_mh, "log_index_law", lambda first, restart_prob, count: numpy.zeros(count))
+        patch.setattr(
+            power_mh, "log_index_law", lambda first, restart_prob, count: numpy.zeros(count)
+        )
         assert not verdict(last_states(toy, settings, chains, "no index"), states, pi, chains)
     with monkeypatch.context() as patch:
-        patch.setattr("nanolab.scheduler.power_term", lambda log_p, log_z, temperature, alpha: alpha * log_p)
+        patch.setattr(
+            "nanolab.scheduler.power_term", lambda log_p, log_z, temperature, alpha: alpha * log_p
+        )
         assert not verdict(last_states(toy, settings, chains, "no log q"), states, pi, chains)
 
 
-@pytest.mark.parametrize("changes", [
-    dict(alpha=4.0, temperature=1.0), dict(alpha=4.0, temperature=0.25), dict(alpha=2.0, temperature=0.7, top_k=3),
-    dict(alpha=4.0, temperature=0.7, restart_prob=0.0), dict(alpha=2.0, temperature=0.7, num_blocks=2)])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(alpha=4.0, temperature=1.0),
+        dict(alpha=4.0, temperature=0.25),
+        dict(alpha=2.0, temperature=0.7, top_k=3),
+        dict(alpha=4.0, temperature=0.7, restart_prob=0.0),
+        dict(alpha=2.0, temperature=0.7, num_blocks=2),
+    ],
+)
 def test_early_rejection_makes_the_decision_of_the_full_procedure(toy, changes):
     """At every step of every chain, and it saves work."""
     settings = settings_of(toy, num_steps=6, **changes)
-    runs = [sample(toy, [toy.prompt], settings, 0, "early", chains=150, batch_rows=64, early_rejection=on) for on in (True, False)]
+    runs = [
+        sample(
+            toy, [toy.prompt], settings, 0, "early", chains=150, batch_rows=64, early_rejection=on
+        )
+        for on in (True, False)
+    ]
     for fast, full in zip(*runs, strict=True):
         assert [info.accepted for info in fast.infos] == [info.accepted for info in full.infos]
         assert [state.tokens for state in fast.states] == [state.tokens for state in full.states]
@@ -215,9 +297,18 @@ def test_early_rejection_makes_the_decision_of_the_full_procedure(toy, changes):
     assert sum(r.positions for r in runs[0]) < sum(r.positions for r in runs[1])
 
 
-@pytest.mark.parametrize("changes", [dict(alpha=1.0, temperature=0.7), dict(alpha=2.0, temperature=1.5), dict(alpha=2.0, temperature=0.25)])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(alpha=1.0, temperature=0.7),
+        dict(alpha=2.0, temperature=1.5),
+        dict(alpha=2.0, temperature=0.25),
+    ],
+)
 def test_early_rejection_stays_away_where_it_is_not_exact(toy, changes):
-    results = sample(toy, [toy.prompt], settings_of(toy, num_steps=5, **changes), 0, "never", chains=50)
+    results = sample(
+        toy, [toy.prompt], settings_of(toy, num_steps=5, **changes), 0, "never", chains=50
+    )
     assert not any(info.early_rejected for result in results for info in result.infos)
 
 
@@ -225,13 +316,17 @@ def test_a_chain_alone_equals_the_chain_among_others(toy):
     settings = settings_of(toy, num_steps=5, num_blocks=2)
     together = sample(toy, [toy.prompt] * 20, settings, 3, "power", chains=2, batch_rows=7)
     alone = sample(toy, [toy.prompt], settings, 3, "power", chains=2, examples=[13])
-    assert [r.states for r in alone] == [[with_positions(s, t) for s, t in zip(r.states, a.states)]
-                                         for r, a in zip(together[26:28], alone, strict=True)]
+    assert [r.states for r in alone] == [
+        [with_positions(s, t) for s, t in zip(r.states, a.states)]
+        for r, a in zip(together[26:28], alone, strict=True)
+    ]
 
 
 def with_positions(state, like):
     """The state with the position count of `like`: who pays for a shared prompt depends on the batch."""
-    return Completion(state.tokens, state.forced, state.log_p, state.log_q, state.ended, like.positions)
+    return Completion(
+        state.tokens, state.forced, state.log_p, state.log_q, state.ended, like.positions
+    )
 
 
 def test_a_trajectory_holds_every_shorter_one(toy):
@@ -245,12 +340,27 @@ def test_a_trajectory_holds_every_shorter_one(toy):
 def test_no_steps_is_one_draw_from_q_and_alpha_one_at_t_one_accepts_all_but_the_index_term(toy):
     results = sample(toy, [toy.prompt] * 5, settings_of(toy, num_steps=0), 0, "power")
     assert all(len(r.states) == 1 and not r.infos for r in results)
-    results = sample(toy, [toy.prompt] * 30, settings_of(toy, alpha=1.0, temperature=1.0, restart_prob=1.0, num_steps=4), 0, "power")
-    assert all(info.accepted and info.log_ratio == pytest.approx(0) for r in results for info in r.infos)
+    results = sample(
+        toy,
+        [toy.prompt] * 30,
+        settings_of(toy, alpha=1.0, temperature=1.0, restart_prob=1.0, num_steps=4),
+        0,
+        "power",
+    )
+    assert all(
+        info.accepted and info.log_ratio == pytest.approx(0) for r in results for info in r.infos
+    )
 
 
 def test_info_keeps_the_rejected_proposal(toy):
-    results = sample(toy, [toy.prompt] * 40, settings_of(toy, alpha=4.0, num_steps=4), 0, "power", early_rejection=False)
+    results = sample(
+        toy,
+        [toy.prompt] * 40,
+        settings_of(toy, alpha=4.0, num_steps=4),
+        0,
+        "power",
+        early_rejection=False,
+    )
     for result in results:
         for before, info, after in zip(result.states, result.infos, result.states[1:]):
             assert info.log_p_old == pytest.approx(toy.log_p(tuple(before.tokens)))
@@ -266,10 +376,20 @@ def test_most_likely_is_the_best_state_visited(toy):
         assert result.most_likely.sum_log_p == max(state.sum_log_p for state in result.states)
 
 
-@pytest.mark.parametrize("changes, words", [
-    (dict(alpha=0.5), "alpha = 0.5"), (dict(temperature=0.0), "temperature = 0.0"), (dict(temperature=-1.0), "temperature = -1.0"),
-    (dict(top_k=0), "top_k = 0"), (dict(num_steps=-1), "num_steps = -1"), (dict(restart_prob=1.5), "restart_prob = 1.5"),
-    (dict(num_blocks=0), "num_blocks = 0"), (dict(max_new_tokens=0), "max_new_tokens = 0"), (dict(alpha=math.nan), "alpha = nan")])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(alpha=0.5), "alpha = 0.5"),
+        (dict(temperature=0.0), "temperature = 0.0"),
+        (dict(temperature=-1.0), "temperature = -1.0"),
+        (dict(top_k=0), "top_k = 0"),
+        (dict(num_steps=-1), "num_steps = -1"),
+        (dict(restart_prob=1.5), "restart_prob = 1.5"),
+        (dict(num_blocks=0), "num_blocks = 0"),
+        (dict(max_new_tokens=0), "max_new_tokens = 0"),
+        (dict(alpha=math.nan), "alpha = nan"),
+    ],
+)
 def test_settings_out_of_range_are_refused(toy, changes, words):
     with pytest.raises(UserError, match=words):
         settings_of(toy, **changes)

@@ -19,8 +19,16 @@ def toy():
 
 
 def settings_of(toy, **changes):
-    values = dict(alpha=2.0, candidates=4, candidate_floor=0.0, rollouts=2, horizon=8, temperature=1.0, top_k=None,
-                  max_new_tokens=toy.max_new_tokens)
+    values = dict(
+        alpha=2.0,
+        candidates=4,
+        candidate_floor=0.0,
+        rollouts=2,
+        horizon=8,
+        temperature=1.0,
+        top_k=None,
+        max_new_tokens=toy.max_new_tokens,
+    )
     return RolloutSettings(**{**values, **changes})
 
 
@@ -35,10 +43,14 @@ def test_with_the_true_futures_the_law_is_the_target(toy, alpha):
             prefix, log_p, values = x[:t], [], []
             for token in range(toy.vocab_size):
                 extended = (*prefix, token, *toy.forced_after(prefix, token))
-                futures = [y for y in everything if y[:len(extended)] == extended]
+                futures = [y for y in everything if y[: len(extended)] == extended]
                 log_p.append(float(toy.table[toy.number[prefix]].log_softmax(-1)[token]))
                 own = toy.log_p(prefix) + log_p[-1]
-                values.append(numpy.array([math.log(sum(math.exp(alpha * (toy.log_p(y) - own)) for y in futures))]))
+                values.append(
+                    numpy.array(
+                        [math.log(sum(math.exp(alpha * (toy.log_p(y) - own)) for y in futures))]
+                    )
+                )
             probability *= token_law(numpy.array(log_p), values, alpha)[x[t]]
         assert probability == pytest.approx(pi[x], rel=1e-9)
 
@@ -67,7 +79,9 @@ def distance(plain_driver, toy, settings, count):
     for _ in range(count):
         seen[where[tuple(driver.run(run_completion(settings, driver.noise)).final.tokens)]] += 1
     exact = generator(0, "exact draws").multinomial(count, pi, size=2000)
-    return numpy.abs(seen / count - pi).sum() / 2, numpy.quantile(numpy.abs(exact / count - pi).sum(1) / 2, 0.999)
+    return numpy.abs(seen / count - pi).sum() / 2, numpy.quantile(
+        numpy.abs(exact / count - pi).sum(1) / 2, 0.999
+    )
 
 
 @pytest.mark.slow
@@ -75,7 +89,9 @@ def test_many_rollouts_draw_from_the_target_and_no_lookahead_does_not(plain_driv
     """32 whole futures a token: within the noise of exact draws. Futures of one token, without the rest: far from it."""
     found, noise_level = distance(plain_driver, toy, settings_of(toy, rollouts=32), 1000)
     assert found < noise_level
-    short, noise_level = distance(plain_driver, toy, settings_of(toy, rollouts=4, horizon=1, alpha=4.0), 1000)
+    short, noise_level = distance(
+        plain_driver, toy, settings_of(toy, rollouts=4, horizon=1, alpha=4.0), 1000
+    )
     assert short > noise_level
 
 
@@ -87,7 +103,9 @@ def test_records_and_rows(toy):
         final = result.final
         tokens = tuple(final.tokens)
         assert tokens in toy.completions(toy.max_new_tokens) and final.ended == (tokens[-1] == END)
-        assert [i for i, forced in enumerate(final.forced) if not forced] == toy.model_positions(tokens)
+        assert [i for i, forced in enumerate(final.forced) if not forced] == toy.model_positions(
+            tokens
+        )
         assert final.sum_log_p == pytest.approx(toy.log_p(tokens), abs=1e-9)
         assert sum(final.log_q) == pytest.approx(toy.log_p(tokens), abs=1e-9)  # q is p here
         assert len(result.infos) == len(toy.model_positions(tokens))
@@ -97,15 +115,21 @@ def test_records_and_rows(toy):
 
 def test_a_completion_does_not_depend_on_its_batch(toy):
     together = sample(toy, [toy.prompt] * 8, settings_of(toy), 5, "s", chains=2, batch_rows=3)
-    alone = sample(toy, [toy.prompt], settings_of(toy), 5, "s", chains=2, batch_rows=64, examples=[6])
+    alone = sample(
+        toy, [toy.prompt], settings_of(toy), 5, "s", chains=2, batch_rows=64, examples=[6]
+    )
     assert [r.final.tokens for r in together[12:14]] == [r.final.tokens for r in alone]
-    assert [[i.law for i in r.infos] for r in together[12:14]] == [[i.law for i in r.infos] for r in alone]
+    assert [[i.law for i in r.infos] for r in together[12:14]] == [
+        [i.law for i in r.infos] for r in alone
+    ]
 
 
 def test_one_candidate_is_greedy_and_looks_at_nothing(toy):
-    result, = sample(toy, [toy.prompt], settings_of(toy, candidates=1), 0, "greedy")
+    (result,) = sample(toy, [toy.prompt], settings_of(toy, candidates=1), 0, "greedy")
     for info, t in zip(result.infos, toy.model_positions(tuple(result.final.tokens)), strict=True):
-        assert result.final.tokens[t] == int(toy.table[toy.number[tuple(result.final.tokens[:t])]].argmax()) and info.law == [1.0]
+        assert result.final.tokens[t] == int(
+            toy.table[toy.number[tuple(result.final.tokens[:t])]].argmax()
+        ) and info.law == [1.0]
     assert result.positions <= len(result.final.tokens) + 1
 
 
@@ -117,10 +141,19 @@ def test_the_floor_keeps_the_likeliest_token_and_drops_the_unlikely(toy):
             assert info.chosen < len(info.ids)
 
 
-@pytest.mark.parametrize("changes, message", [
-    (dict(alpha=0.5), "alpha = 0.5"), (dict(temperature=0.0), "temperature = 0.0"), (dict(candidates=0), "candidates = 0"),
-    (dict(rollouts=0), "rollouts = 0"), (dict(horizon=0), "horizon = 0"), (dict(candidate_floor=1.0), "candidate_floor = 1.0"),
-    (dict(top_k=0), "top_k = 0"), (dict(max_new_tokens=0), "max_new_tokens = 0")])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(alpha=0.5), "alpha = 0.5"),
+        (dict(temperature=0.0), "temperature = 0.0"),
+        (dict(candidates=0), "candidates = 0"),
+        (dict(rollouts=0), "rollouts = 0"),
+        (dict(horizon=0), "horizon = 0"),
+        (dict(candidate_floor=1.0), "candidate_floor = 1.0"),
+        (dict(top_k=0), "top_k = 0"),
+        (dict(max_new_tokens=0), "max_new_tokens = 0"),
+    ],
+)
 def test_settings_out_of_range_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
         RolloutSettings(**changes)

@@ -8,7 +8,14 @@ import scipy.stats
 
 from nanolab.generation import Program
 from nanolab.samplers import power_smc
-from nanolab.samplers.power_smc import Particle, SmcSettings, effective_sample_size, run_population, sample, systematic
+from nanolab.samplers.power_smc import (
+    Particle,
+    SmcSettings,
+    effective_sample_size,
+    run_population,
+    sample,
+    systematic,
+)
 from nanolab.samplers.toy import ToyModel
 from nanolab.scheduler import serve
 from nanolab.schema import UserError
@@ -21,18 +28,37 @@ def toy():
 
 
 def settings_of(toy, **changes):
-    values = dict(alpha=2.0, particles=8, temperature=0.7, top_k=None, max_new_tokens=toy.max_new_tokens, stretch=1)
+    values = dict(
+        alpha=2.0,
+        particles=8,
+        temperature=0.7,
+        top_k=None,
+        max_new_tokens=toy.max_new_tokens,
+        stretch=1,
+    )
     return SmcSettings(**{**values, **changes})
 
 
 def exact_z(toy, settings):
-    return sum(math.exp(settings.alpha * toy.log_p(x)) for x in toy.completions(settings.max_new_tokens, settings.top_k))
+    return sum(
+        math.exp(settings.alpha * toy.log_p(x))
+        for x in toy.completions(settings.max_new_tokens, settings.top_k)
+    )
 
 
 def populations(toy, settings, count, stage, lot=500):
     """Results of `count` populations, in lots so that only one lot's states are held."""
     for first in range(0, count, lot):
-        yield from sample(toy, [toy.prompt], settings, 0, stage, populations=min(lot, count - first), batch_rows=1000, examples=[first])
+        yield from sample(
+            toy,
+            [toy.prompt],
+            settings,
+            0,
+            stage,
+            populations=min(lot, count - first),
+            batch_rows=1000,
+            examples=[first],
+        )
 
 
 def z_error(found, toy, settings):
@@ -51,26 +77,60 @@ def driven(plain_driver, toy, settings, count, seed=0):
 @pytest.mark.parametrize("particles", [2, 8, 32])
 def test_the_estimate_of_z_is_unbiased_at_every_number_of_particles(plain_driver, toy, particles):
     settings = settings_of(toy, particles=particles)
-    assert z_error([math.exp(result.log_z) for result in driven(plain_driver, toy, settings, 10_000)], toy, settings) < 4
+    assert (
+        z_error(
+            [math.exp(result.log_z) for result in driven(plain_driver, toy, settings, 10_000)],
+            toy,
+            settings,
+        )
+        < 4
+    )
 
 
-@pytest.mark.parametrize("changes", [dict(ramp_tokens=3), dict(stretch=2), dict(top_k=3, temperature=1.0), dict(ess_threshold=1.0),
-                                     dict(alpha=4.0, temperature=1.0)])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(ramp_tokens=3),
+        dict(stretch=2),
+        dict(top_k=3, temperature=1.0),
+        dict(ess_threshold=1.0),
+        dict(alpha=4.0, temperature=1.0),
+    ],
+)
 def test_the_estimate_of_z_is_unbiased_whatever_the_schedule(plain_driver, toy, changes):
     settings = settings_of(toy, **changes)
-    assert z_error([math.exp(result.log_z) for result in driven(plain_driver, toy, settings, 3000)], toy, settings) < 4
+    assert (
+        z_error(
+            [math.exp(result.log_z) for result in driven(plain_driver, toy, settings, 3000)],
+            toy,
+            settings,
+        )
+        < 4
+    )
 
 
 def test_the_estimate_of_z_is_unbiased_through_the_scheduler(toy):
     settings = settings_of(toy, particles=4, ess_threshold=1.0)
-    assert z_error([math.exp(result.log_z) for result in populations(toy, settings, 1000, "scheduler")], toy, settings) < 4
+    assert (
+        z_error(
+            [math.exp(result.log_z) for result in populations(toy, settings, 1000, "scheduler")],
+            toy,
+            settings,
+        )
+        < 4
+    )
 
 
-def test_the_estimate_of_z_is_biased_when_resampling_forgets_the_evidence(plain_driver, toy, monkeypatch):
+def test_the_estimate_of_z_is_biased_when_resampling_forgets_the_evidence(
+    plain_driver, toy, monkeypatch
+):
     """Negative control: weights reset to 1 instead of to their mean."""
     monkeypatch.setattr(power_smc, "log_mean", lambda log_weights: 0.0)
     settings = settings_of(toy, ess_threshold=1.0)
-    found = [float(numpy.exp(result.log_weights).mean()) for result in driven(plain_driver, toy, settings, 1000)]
+    found = [
+        float(numpy.exp(result.log_weights).mean())
+        for result in driven(plain_driver, toy, settings, 1000)
+    ]
     assert z_error(found, toy, settings) > 4
 
 
@@ -83,7 +143,9 @@ def distance(results, toy, settings):
         seen[where[tuple(result.final.tokens)]] += 1
     count = int(seen.sum())
     exact = generator(0, "exact draws").multinomial(count, pi, size=2000)
-    return numpy.abs(seen / count - pi).sum() / 2, numpy.quantile(numpy.abs(exact / count - pi).sum(1) / 2, 0.999)
+    return numpy.abs(seen / count - pi).sum() / 2, numpy.quantile(
+        numpy.abs(exact / count - pi).sum(1) / 2, 0.999
+    )
 
 
 @pytest.mark.slow
@@ -107,9 +169,13 @@ def test_one_particle_is_plain_sampling(toy):
 
 
 def test_recorded_weights_are_alpha_log_p_minus_log_q_without_resampling(toy):
-    for result in populations(toy, settings_of(toy, ess_threshold=0.0, ramp_tokens=3, alpha=3.0), 30, "weights"):
+    for result in populations(
+        toy, settings_of(toy, ess_threshold=0.0, ramp_tokens=3, alpha=3.0), 30, "weights"
+    ):
         for particle, log_weight in zip(result.particles, result.log_weights, strict=True):
-            assert log_weight == pytest.approx(3.0 * particle.sum_log_p - sum(particle.log_q), abs=1e-9)
+            assert log_weight == pytest.approx(
+                3.0 * particle.sum_log_p - sum(particle.log_q), abs=1e-9
+            )
 
 
 def test_systematic_resampling_takes_each_its_share_rounded_up_or_down():
@@ -118,8 +184,18 @@ def test_systematic_resampling_takes_each_its_share_rounded_up_or_down():
         log_weights = random.normal(size=7) * 3
         shares = 7 * numpy.exp(log_weights) / numpy.exp(log_weights).sum()
         counts = numpy.bincount(systematic(log_weights, uniform("u", trial)), minlength=7)
-        assert counts.sum() == 7 and (counts >= numpy.floor(shares)).all() and (counts <= numpy.ceil(shares)).all()
-    draws = numpy.mean([numpy.bincount(systematic(log_weights, (i + 0.5) / 5000), minlength=7) for i in range(5000)], 0)
+        assert (
+            counts.sum() == 7
+            and (counts >= numpy.floor(shares)).all()
+            and (counts <= numpy.ceil(shares)).all()
+        )
+    draws = numpy.mean(
+        [
+            numpy.bincount(systematic(log_weights, (i + 0.5) / 5000), minlength=7)
+            for i in range(5000)
+        ],
+        0,
+    )
     assert numpy.allclose(draws, shares, atol=0.003)  # unbiased: the mean over u is the share
 
 
@@ -146,10 +222,22 @@ def test_a_particle_is_forwarded_once(toy):
     """Positions: the prompt once, and every token but a completion's last once, however often particles are resampled."""
     settings = settings_of(toy, particles=6, ess_threshold=0.0)
     for result in sample(toy, [toy.prompt], settings, 1, "positions"):
-        assert result.positions == 1 + sum(len(p.tokens) - 1 - _forced_at_the_end(p) for p in result.particles)
+        assert result.positions == 1 + sum(
+            len(p.tokens) - 1 - _forced_at_the_end(p) for p in result.particles
+        )
     uniforms = noise(0, "s", 0)
-    result, counts = serve(toy, [Program(toy.prompt, run_population(settings_of(toy, ess_threshold=1.0), uniforms), uniforms)], 64)
-    assert counts.positions == result[0].positions == sum(info.positions for info in result[0].infos)
+    result, counts = serve(
+        toy,
+        [
+            Program(
+                toy.prompt, run_population(settings_of(toy, ess_threshold=1.0), uniforms), uniforms
+            )
+        ],
+        64,
+    )
+    assert (
+        counts.positions == result[0].positions == sum(info.positions for info in result[0].infos)
+    )
     assert 0 < counts.rows <= counts.decodes * 64
 
 
@@ -184,10 +272,19 @@ def test_chosen_particles_follow_the_weights(toy):
     assert scipy.stats.chisquare(counts).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("changes, message", [
-    (dict(alpha=0.5), "alpha = 0.5"), (dict(temperature=0.0), "temperature = 0.0"), (dict(particles=0), "particles = 0"),
-    (dict(stretch=0), "stretch = 0"), (dict(ess_threshold=1.5), "ess_threshold = 1.5"), (dict(ramp_tokens=-1), "ramp_tokens = -1"),
-    (dict(top_k=0), "top_k = 0"), (dict(max_new_tokens=0), "max_new_tokens = 0")])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(alpha=0.5), "alpha = 0.5"),
+        (dict(temperature=0.0), "temperature = 0.0"),
+        (dict(particles=0), "particles = 0"),
+        (dict(stretch=0), "stretch = 0"),
+        (dict(ess_threshold=1.5), "ess_threshold = 1.5"),
+        (dict(ramp_tokens=-1), "ramp_tokens = -1"),
+        (dict(top_k=0), "top_k = 0"),
+        (dict(max_new_tokens=0), "max_new_tokens = 0"),
+    ],
+)
 def test_settings_out_of_range_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
         SmcSettings(**changes)

@@ -59,7 +59,7 @@ def test_a_block_completes_a_forced_output():
 
 def test_rows_fork_rewind_and_leave():
     toy = ToyModel()
-    row, = toy.prefill([toy.prompt])
+    (row,) = toy.prefill([toy.prompt])
     first = toy.decode([row], [toy.prompt])
     toy.decode([row], [[2]])
     copy, same = toy.fork([-1, row], [row, row], [2, 1])

@@ -20,13 +20,21 @@ pytestmark = [pytest.mark.slow, pytest.mark.dist]
 
 
 def call(store: Path, *command: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=900,
-                          env={**os.environ, "NANOLAB_MLRUNS": str(store)})
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env={**os.environ, "NANOLAB_MLRUNS": str(store)},
+    )
 
 
 def run(store: Path, *command: str) -> str:
     done = call(store, *command)
-    assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    assert done.returncode == 0, (
+        f"{command} ended with {done.returncode}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    )
     return done.stdout
 
 
@@ -38,7 +46,10 @@ def study(finished_study, tmp_path_factory) -> tuple[Path, str]:
 
 
 def results(store: Path, step: str) -> list[Path]:
-    return sorted((store / "work" / "micro" / step).glob("*/result.json"), key=lambda path: path.stat().st_mtime)
+    return sorted(
+        (store / "work" / "micro" / step).glob("*/result.json"),
+        key=lambda path: path.stat().st_mtime,
+    )
 
 
 def test_every_step_finishes_and_the_report_has_every_section(study):
@@ -46,18 +57,42 @@ def test_every_step_finishes_and_the_report_has_every_section(study):
     for step in STEPS:
         assert len(results(store, step)) == 1, step
     report = results(store, "report")[0].with_name("report.md").read_text()
-    for heading in ("Environment", "Tokenizer training", "Data: overlap of training text with the benchmarks",
-                    "Base model evaluation", "Midtraining", "Chat evaluation sft",
-                    "Power sampling evaluation", "Power sampling evaluation base", "Sharpening against training",
-                    "Power sampling ablations", "Chat RL", "Chat evaluation rl", "Summary"):
+    for heading in (
+        "Environment",
+        "Tokenizer training",
+        "Data: overlap of training text with the benchmarks",
+        "Base model evaluation",
+        "Midtraining",
+        "Chat evaluation sft",
+        "Power sampling evaluation",
+        "Power sampling evaluation base",
+        "Sharpening against training",
+        "Power sampling ablations",
+        "Chat RL",
+        "Chat evaluation rl",
+        "Summary",
+    ):
         assert f"\n## {heading}\n" in report, heading
     assert "data: embedded" in report and "skipped" not in report
-    for figure in ("accuracy_by_alpha", "accuracy_by_steps", "accuracy_by_positions", "acceptance_by_step", "reward", "tasks",
-                   "power_eval_log_p_reliability", "methods_by_model", "tok_eval_bytes_per_token"):
+    for figure in (
+        "accuracy_by_alpha",
+        "accuracy_by_steps",
+        "accuracy_by_positions",
+        "acceptance_by_step",
+        "reward",
+        "tasks",
+        "power_eval_log_p_reliability",
+        "methods_by_model",
+        "tok_eval_bytes_per_token",
+    ):
         path = results(store, "report")[0].with_name("figures") / f"{figure}.png"
         assert path.stat().st_size > 5000 and path.with_suffix(".csv").is_file(), figure
     page = results(store, "report")[0].with_name("report.html").read_text()
-    assert "Planned for cpu" in page and page.count("data:image/png;base64,") == report.count("![") and "Provenance" in page
+    assert (
+        "Planned for cpu" in page
+        and page.count("data:image/png;base64,") == report.count("![")
+        and "Provenance" in page
+    )
     rows = results(store, "report")[0].with_name("results.csv").read_text().splitlines()
     assert len(rows) > 200 and sum(",power_ablation," in row for row in rows) > 8
     assert "| GSM8K " in printed and "report.md" in printed and "make ui" in printed
@@ -67,7 +102,9 @@ def test_every_step_finishes_and_the_report_has_every_section(study):
 def test_a_rerun_reuses_every_step_but_the_report(study):
     store, _ = study
     printed = run(store, "scripts/run_all.py", "experiments/micro.yaml")
-    assert printed.count(" reused ") == len(STEPS) - 1 and printed.count(" running") == 1  # the report is compiled anew
+    assert (
+        printed.count(" reused ") == len(STEPS) - 1 and printed.count(" running") == 1
+    )  # the report is compiled anew
     for step in STEPS:
         assert step == "report" or len(results(store, step)) == 1, step
 
@@ -75,41 +112,84 @@ def test_a_rerun_reuses_every_step_but_the_report(study):
 def test_the_notebooks_that_read_records_show_what_has_run(study, tmp_path):
     """And the notebook of a stage, executed by run_all, ends with cards in the place of its lines."""
     store, _ = study
-    values = {"00_start_here": {"experiment": "micro"}, "11_compare": {}, "12_one_chain": {"experiment": "micro"}}
+    values = {
+        "00_start_here": {"experiment": "micro"},
+        "11_compare": {},
+        "12_one_chain": {"experiment": "micro"},
+    }
 
     def execute(name: str) -> str:
         path, output = tmp_path / f"{name}.yaml", tmp_path / f"{name}.ipynb"
         path.write_text(yaml.safe_dump(values[name]))
-        run(store, "-m", "papermill", f"notebooks/{name}.ipynb", str(output), "-f", str(path), "--cwd", ".")
+        run(
+            store,
+            "-m",
+            "papermill",
+            f"notebooks/{name}.ipynb",
+            str(output),
+            "-f",
+            str(path),
+            "--cwd",
+            ".",
+        )
         return outputs(output)
 
     with ThreadPoolExecutor() as pool:
         shown = dict(zip(values, pool.map(execute, values), strict=True))
-    assert "Every step of micro is finished" in shown["00_start_here"] and "10_report.ipynb" in shown["00_start_here"]
+    assert (
+        "Every step of micro is finished" in shown["00_start_here"]
+        and "10_report.ipynb" in shown["00_start_here"]
+    )
     assert shown["00_start_here"].count("✓") == len(STEPS)
     for words in ("execution micro", "HumanEval", "best of n", "power_ablation", "in all"):
         assert words in shown["11_compare"], words
-    for words in ("first state, drawn from the proposal", "step 2: ", "last state: ", "majority vote"):
+    for words in (
+        "first state, drawn from the proposal",
+        "step 2: ",
+        "last state: ",
+        "majority vote",
+    ):
         assert words in shown["12_one_chain"], words
     trained = outputs(next((store / "work" / "micro" / "executions").glob("*/02_base_train.ipynb")))
-    assert "finished" in trained and "validation bits per byte" in trained and "step 8/8" not in trained
+    assert (
+        "finished" in trained
+        and "validation bits per byte" in trained
+        and "step 8/8" not in trained
+    )
 
 
 def outputs(notebook: Path) -> str:
     """What an executed notebook shows as HTML, Markdown or text."""
     cells = json.loads(notebook.read_text())["cells"]
     shown = [output for cell in cells for output in cell.get("outputs", [])]
-    return "".join("".join(output.get("text", []) or output["data"].get("text/html", output["data"].get("text/markdown", "")))
-                   for output in shown)
+    return "".join(
+        "".join(
+            output.get("text", [])
+            or output["data"].get("text/html", output["data"].get("text/markdown", ""))
+        )
+        for output in shown
+    )
 
 
 def test_plain_papermill_gives_the_metrics_of_run_all(study, tmp_path):
     store, _ = study
     before = json.loads(results(store, "power_eval")[-1].read_text())["metrics"]
-    printed = run(store, "-m", "nanolab", "plan", "experiments/micro.yaml", "--parameters", "power_eval")
+    printed = run(
+        store, "-m", "nanolab", "plan", "experiments/micro.yaml", "--parameters", "power_eval"
+    )
     path = tmp_path / "parameters.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(printed) | {"fresh": True}))
-    run(store, "-m", "papermill", "notebooks/07_power_eval.ipynb", str(tmp_path / "out.ipynb"), "-f", str(path), "--cwd", ".")
+    run(
+        store,
+        "-m",
+        "papermill",
+        "notebooks/07_power_eval.ipynb",
+        str(tmp_path / "out.ipynb"),
+        "-f",
+        str(path),
+        "--cwd",
+        ".",
+    )
     after = json.loads(results(store, "power_eval")[-1].read_text())["metrics"]
     assert after == before
 
@@ -120,9 +200,18 @@ def test_the_commands_of_the_pages_that_read_a_finished_study_run(finished_study
     commands = pages.on_a_finished_study("micro", tmp_path)
     assert {words[0] for words in commands} == set(pages.STUDY_COMMANDS)
     program = "import json, sys; from nanolab.__main__ import main; print([main(words) for words in json.loads(sys.argv[1])])"
-    done = subprocess.run([sys.executable, "-c", program, json.dumps(commands)], cwd=ROOT, capture_output=True, text=True, timeout=300,
-                          stdin=subprocess.DEVNULL, env={**os.environ, "NANOLAB_MLRUNS": str(store)})
-    assert done.returncode == 0 and done.stdout.splitlines()[-1] == str([0] * len(commands)), done.stdout[-3000:] + done.stderr[-3000:]
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(commands)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "NANOLAB_MLRUNS": str(store)},
+    )
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == str([0] * len(commands)), (
+        done.stdout[-3000:] + done.stderr[-3000:]
+    )
 
 
 def test_a_damaged_checkpoint_is_one_clear_line_and_then_the_part_is_reported_with_the_rest(study):
@@ -130,8 +219,15 @@ def test_a_damaged_checkpoint_is_one_clear_line_and_then_the_part_is_reported_wi
     folder = next((store / "work" / "micro" / "sft").glob("*/checkpoints/step-000004"))
     before = results(store, "chat_eval_sft")
     chat_eval = ["scripts/run_all.py", "experiments/micro.yaml", "--only", "chat_eval_sft,report"]
-    for name, old, new, words in (("model.safetensors", None, None, "is truncated"),
-                                  ("COMPLETE.json", b'"tokenizer_digest": "', b'"tokenizer_digest": "0', "was trained with tokenizer")):
+    for name, old, new, words in (
+        ("model.safetensors", None, None, "is truncated"),
+        (
+            "COMPLETE.json",
+            b'"tokenizer_digest": "',
+            b'"tokenizer_digest": "0',
+            "was trained with tokenizer",
+        ),
+    ):
         path = folder / name
         kept = path.read_bytes()
         try:
@@ -140,8 +236,14 @@ def test_a_damaged_checkpoint_is_one_clear_line_and_then_the_part_is_reported_wi
         finally:
             path.write_bytes(kept)
         lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        assert done.returncode == 2 and words in lines[-1] and "Traceback" not in done.stdout + done.stderr
-    assert len(list((store / "work" / "micro" / "chat_eval_sft").glob("*/result.json"))) == len(before)  # the old result was set aside
+        assert (
+            done.returncode == 2
+            and words in lines[-1]
+            and "Traceback" not in done.stdout + done.stderr
+        )
+    assert len(list((store / "work" / "micro" / "chat_eval_sft").glob("*/result.json"))) == len(
+        before
+    )  # the old result was set aside
     printed = run(store, *chat_eval)
     assert "| GSM8K " in printed
     assert "status: finished" in results(store, "report")[-1].with_name("report.md").read_text()

@@ -30,7 +30,11 @@ from nanolab.schema import UserError
 from nanolab.stages import base_eval, chat_eval, models, power_ablation, power_eval, rl
 
 WORLD = World(0, 1, torch.device("cpu"), torch.float32)
-STUDY = StudyConfig(base_train=BaseTrainConfig(depth=2, width=32, heads=2, kv_heads=1, sequence_length=128, steps=10, batch_size=4))
+STUDY = StudyConfig(
+    base_train=BaseTrainConfig(
+        depth=2, width=32, heads=2, kv_heads=1, sequence_length=128, steps=10, batch_size=4
+    )
+)
 TASKS = ["arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval"]
 RESULT_KEYS = ("", "/n", "/passed", "/low", "/high", "/chance")
 
@@ -45,7 +49,10 @@ def inputs(tmp_path_factory):
     tokenizer.save(folder / "tokenizer")
     torch.manual_seed(0)
     model = GPT(scaling.derive(STUDY.base_train, tokenizer.vocab_size).model)
-    for matrix in (model.head.weight, *(block.attention.output.weight for block in model.blocks)):  # they start at zero
+    for matrix in (
+        model.head.weight,
+        *(block.attention.output.weight for block in model.blocks),
+    ):  # they start at zero
         torch.nn.init.normal_(matrix, std=0.2)
     checkpoint.save(folder / "checkpoints", 1, model, {}, {"tokenizer_digest": tokenizer.digest})
     return dict.fromkeys(("tok_train", "base_train", "mid_train", "sft", "rl"), folder)
@@ -68,7 +75,11 @@ def test_base_eval_gives_core_and_every_task_and_reenters_without_work(tmp_path,
     check_metrics(metrics)
     assert {f"{task}{key}" for task in TASKS for key in RESULT_KEYS} < set(metrics)
     core = [key.split("/")[1] for key in metrics if key.startswith("core/") and key.count("/") == 1]
-    centred = [(metrics[f"core/{name}"] - metrics[f"core/{name}/chance"]) / (1 - metrics[f"core/{name}/chance"]) for name in core]
+    centred = [
+        (metrics[f"core/{name}"] - metrics[f"core/{name}/chance"])
+        / (1 - metrics[f"core/{name}/chance"])
+        for name in core
+    ]
     assert metrics["CORE"] == pytest.approx(sum(centred) / len(centred)) and len(core) >= 3
     assert metrics["core_covers"] == "6 of 6 tasks; at most 4 examples a task"
     assert metrics["core_cropped"] == 0 and "core_faults" not in metrics
@@ -84,14 +95,32 @@ def test_core_of_a_folder_says_what_its_mean_covers(tmp_path, inputs):
     job = Job("base_eval", study, BaseEvalConfig(core_examples=None), tmp_path, inputs)
     source, subject = open_source(study.data), models.load_subject(job, WORLD, "base")
     metrics = base_eval.evaluate_core(job, WORLD, NullRun(), source, subject)
-    assert metrics["core_covers"] == "3 of 4 tasks; no data for tiny_absent; tiny_pronouns has 2 of 5 rows"
-    assert (metrics["core/tiny_letters/n"], metrics["core/tiny_words/n"], metrics["core_unscored"]) == (3, 2, 0)
-    assert metrics["CORE"] == pytest.approx(sum(
-        (metrics[f"core/{name}"] - chance) / (1 - chance)
-        for name, chance in (("tiny_letters", 0.25), ("tiny_pronouns", 0.5), ("tiny_words", 0.0))) / 3)
+    assert (
+        metrics["core_covers"]
+        == "3 of 4 tasks; no data for tiny_absent; tiny_pronouns has 2 of 5 rows"
+    )
+    assert (
+        metrics["core/tiny_letters/n"],
+        metrics["core/tiny_words/n"],
+        metrics["core_unscored"],
+    ) == (3, 2, 0)
+    assert metrics["CORE"] == pytest.approx(
+        sum(
+            (metrics[f"core/{name}"] - chance) / (1 - chance)
+            for name, chance in (
+                ("tiny_letters", 0.25),
+                ("tiny_pronouns", 0.5),
+                ("tiny_words", 0.0),
+            )
+        )
+        / 3
+    )
     path = tmp_path / "records" / "core_tiny_letters.jsonl"
     before = path.read_text()
-    assert base_eval.evaluate_core(job, WORLD, NullRun(), source, subject) == metrics and path.read_text() == before
+    assert (
+        base_eval.evaluate_core(job, WORLD, NullRun(), source, subject) == metrics
+        and path.read_text() == before
+    )
 
 
 def test_chat_eval_has_the_five_tasks_and_chat_core(tmp_path, inputs):
@@ -100,7 +129,10 @@ def test_chat_eval_has_the_five_tasks_and_chat_core(tmp_path, inputs):
     check_metrics(metrics)
     assert {f"{task}{key}" for task in TASKS for key in RESULT_KEYS} | {"chat_core"} < set(metrics)
     assert {d["name"] for d in record.datasets} == set(TASKS)
-    assert record.logged_params["rows.gsm8k.test"].startswith("5 of ") and "the first; 0 repeat" in record.logged_params["rows.gsm8k.test"]
+    assert (
+        record.logged_params["rows.gsm8k.test"].startswith("5 of ")
+        and "the first; 0 repeat" in record.logged_params["rows.gsm8k.test"]
+    )
     other = ChatEvalConfig(max_examples=5, max_new_tokens=8, num_samples=1, batch_rows=2)
     assert run(chat_eval, "chat_eval_sft", other, tmp_path / "other", inputs)[0] == metrics
 
@@ -111,7 +143,9 @@ POWER = PowerEvalConfig(num_steps=2, max_examples=6, max_new_tokens=8, best_of=3
 def test_power_eval_reports_every_method_on_the_same_problems_and_resumes(tmp_path, inputs):
     metrics, record = run(power_eval, "power_eval", POWER, tmp_path, inputs)
     check_metrics(metrics)
-    assert {"gsm8k", "passed", "total", "low", "high", "acceptance", "positions_per_problem"} < set(metrics)
+    assert {"gsm8k", "passed", "total", "low", "high", "acceptance", "positions_per_problem"} < set(
+        metrics
+    )
     for method in ("greedy", "low_temperature", "plain", "best_of", "majority"):
         keys = ("accuracy", "passed", "total", "low", "high", "positions_per_problem", "p_value")
         assert {f"{method}/{key}" for key in keys} < set(metrics)
@@ -125,41 +159,103 @@ def test_power_eval_reports_every_method_on_the_same_problems_and_resumes(tmp_pa
     assert run(power_eval, "power_eval", POWER, tmp_path, inputs)[0] == metrics
     for line, expected in zip(path.read_text().splitlines(), whole, strict=True):
         again, first = json.loads(line), json.loads(expected)
-        assert again.pop("log_p") == pytest.approx(first.pop("log_p"), abs=1e-4)  # a smaller batch may round differently
+        assert again.pop("log_p") == pytest.approx(
+            first.pop("log_p"), abs=1e-4
+        )  # a smaller batch may round differently
         assert again == first
 
 
 def test_power_ablation_makes_a_point_of_every_setting_and_baseline(tmp_path, inputs):
-    grid = [{"alpha": [1.0, 4.0], "temperature": [0.7]}, {"alpha": [4.0], "temperature": [0.25, 0.7]}]
-    config = PowerAblationConfig(grid=grid, num_steps=[0, 2], max_examples=4, max_new_tokens=8, best_of=[1, 2])
+    grid = [
+        {"alpha": [1.0, 4.0], "temperature": [0.7]},
+        {"alpha": [4.0], "temperature": [0.25, 0.7]},
+    ]
+    config = PowerAblationConfig(
+        grid=grid, num_steps=[0, 2], max_examples=4, max_new_tokens=8, best_of=[1, 2]
+    )
     metrics, record = run(power_ablation, "power_ablation", config, tmp_path, inputs)
     check_metrics(metrics)
-    power = {name: point for name, point in record.points.items() if point.logged_params["method"] == "power"}
+    power = {
+        name: point
+        for name, point in record.points.items()
+        if point.logged_params["method"] == "power"
+    }
     assert len(power) == metrics["points"] == 3 * 2
-    assert {(p.logged_params["alpha"], p.logged_params["temperature"], p.logged_params["num_steps"]) for p in power.values()} == {
-        (a, t, s) for a, t in ((1.0, 0.7), (4.0, 0.7), (4.0, 0.25)) for s in (0, 2)}
+    assert {
+        (p.logged_params["alpha"], p.logged_params["temperature"], p.logged_params["num_steps"])
+        for p in power.values()
+    } == {(a, t, s) for a, t in ((1.0, 0.7), (4.0, 0.7), (4.0, 0.25)) for s in (0, 2)}
     for point in power.values():
         keys = {key for key, _, step in point.logged_metrics if step is None}
         assert keys >= {"accuracy", "low", "high", "passed", "total", "positions_per_problem"}
         assert ("acceptance" in keys) == (point.logged_params["num_steps"] > 0)
-    others = {(p.logged_params["method"], p.logged_params["samples"]) for n, p in record.points.items() if n not in power}
-    assert others == {("greedy", 1), ("low_temperature", 1), ("plain", 1), ("best_of", 2), ("majority", 2)}
-    numeric = {"alpha", "temperature", "num_steps", "samples"}  # so that all points stand in one plot of parallel coordinates
-    assert all(set(p.logged_params) == {"method"} | numeric and all(isinstance(p.logged_params[key], (int, float)) for key in numeric)
-               for p in record.points.values())
-    assert {n for n, p in record.points.items() if "log_p" not in {key for key, _, _ in p.logged_metrics}} == {"majority n=2"}
-    names = {"accuracy_by_alpha", "accuracy_by_steps", "accuracy_by_positions", "acceptance_by_step"}
-    assert set(record.figures) == {f"plots/{name}.png" for name in names} and (tmp_path / "ablation.csv").is_file()
+    others = {
+        (p.logged_params["method"], p.logged_params["samples"])
+        for n, p in record.points.items()
+        if n not in power
+    }
+    assert others == {
+        ("greedy", 1),
+        ("low_temperature", 1),
+        ("plain", 1),
+        ("best_of", 2),
+        ("majority", 2),
+    }
+    numeric = {
+        "alpha",
+        "temperature",
+        "num_steps",
+        "samples",
+    }  # so that all points stand in one plot of parallel coordinates
+    assert all(
+        set(p.logged_params) == {"method"} | numeric
+        and all(isinstance(p.logged_params[key], (int, float)) for key in numeric)
+        for p in record.points.values()
+    )
+    assert {
+        n
+        for n, p in record.points.items()
+        if "log_p" not in {key for key, _, _ in p.logged_metrics}
+    } == {"majority n=2"}
+    names = {
+        "accuracy_by_alpha",
+        "accuracy_by_steps",
+        "accuracy_by_positions",
+        "acceptance_by_step",
+    }
+    assert (
+        set(record.figures) == {f"plots/{name}.png" for name in names}
+        and (tmp_path / "ablation.csv").is_file()
+    )
 
 
 def test_power_eval_runs_chains_and_particles_and_keeps_every_chains_life(tmp_path, inputs):
-    config = PowerEvalConfig(num_steps=3, max_examples=5, max_new_tokens=8, best_of=2, batch_rows=8, chains=2, particles=3)
+    config = PowerEvalConfig(
+        num_steps=3,
+        max_examples=5,
+        max_new_tokens=8,
+        best_of=2,
+        batch_rows=8,
+        chains=2,
+        particles=3,
+    )
     metrics, record = run(power_eval, "power_eval", config, tmp_path, inputs)
     check_metrics(metrics)
-    assert {"smc/accuracy", "chain_vote/accuracy", "most_likely/accuracy", "converged", "log_p_drift", "r_hat"} < set(metrics)
-    assert {"power/pass_at_1", "power/pass_at_2", "plain/pass_at_1", "plain/pass_at_2"} < set(metrics)
+    assert {
+        "smc/accuracy",
+        "chain_vote/accuracy",
+        "most_likely/accuracy",
+        "converged",
+        "log_p_drift",
+        "r_hat",
+    } < set(metrics)
+    assert {"power/pass_at_1", "power/pass_at_2", "plain/pass_at_1", "plain/pass_at_2"} < set(
+        metrics
+    )
     lives = [json.loads(line) for line in (tmp_path / "chains.jsonl").read_text().splitlines()]
-    assert [(life["index"], life["chain"]) for life in lives] == [(i, c) for i in range(5) for c in range(2)]
+    assert [(life["index"], life["chain"]) for life in lives] == [
+        (i, c) for i in range(5) for c in range(2)
+    ]
     assert all(len(life["steps"]) == 3 and len(life["log_p_by_step"]) == 4 for life in lives)
     for life in lives:  # what was kept and what was redrawn lead from the first state to the last
         state = life["first"]
@@ -167,84 +263,183 @@ def test_power_eval_runs_chains_and_particles_and_keeps_every_chains_life(tmp_pa
             state = one["kept"] + one["proposal"] if one["accepted"] else state
         assert state == life["text"] or "\ufffd" in state  # a cut inside of a character
     assert len(record.tables["chains.json"]) == 5 * 2 * 3
-    assert set(record.figures) == {f"plots/{n}.png" for n in ("acceptance_by_cut", "log_p_trajectories", "log_p_reliability", "pass_at_k")}
+    assert set(record.figures) == {
+        f"plots/{n}.png"
+        for n in ("acceptance_by_cut", "log_p_trajectories", "log_p_reliability", "pass_at_k")
+    }
 
 
-@pytest.mark.parametrize("step, changes, key", [
-    ("power_eval_base", {"source": "base", "num_shots": 1}, "gsm8k"), ("power_eval_code", {"task": "humaneval"}, "humaneval"),
-    ("power_eval", {"num_steps": 0}, "gsm8k")])
+@pytest.mark.parametrize(
+    "step, changes, key",
+    [
+        ("power_eval_base", {"source": "base", "num_shots": 1}, "gsm8k"),
+        ("power_eval_code", {"task": "humaneval"}, "humaneval"),
+        ("power_eval", {"num_steps": 0}, "gsm8k"),
+    ],
+)
 def test_power_eval_on_another_source_and_task(tmp_path, inputs, step, changes, key):
-    config = PowerEvalConfig(**{**dict(num_steps=1, max_examples=3, max_new_tokens=6, best_of=2), **changes})
+    config = PowerEvalConfig(
+        **{**dict(num_steps=1, max_examples=3, max_new_tokens=6, best_of=2), **changes}
+    )
     metrics, _ = run(power_eval, step, config, tmp_path, inputs)
     check_metrics(metrics)
-    assert metrics["total"] == 3 and 0 <= metrics[key] <= 1 and metrics["power/pass_at_1"] == metrics[key]
+    assert (
+        metrics["total"] == 3
+        and 0 <= metrics[key] <= 1
+        and metrics["power/pass_at_1"] == metrics[key]
+    )
     line = json.loads((tmp_path / "problems.jsonl").read_text().splitlines()[0])
-    assert set(line["methods"]) >= {"power", "greedy", "plain", "best_of", "majority", "low_temperature", "most_likely"}
+    assert set(line["methods"]) >= {
+        "power",
+        "greedy",
+        "plain",
+        "best_of",
+        "majority",
+        "low_temperature",
+        "most_likely",
+    }
 
 
 @pytest.mark.parametrize("dtype, most", [("float32", 1e-4), ("bfloat16", 1.0)])
 def test_power_eval_says_how_exact_its_recorded_numbers_are(tmp_path, inputs, dtype, most):
-    config = PowerEvalConfig(num_steps=1, max_examples=3, max_new_tokens=120, best_of=1, dtype=dtype)
+    config = PowerEvalConfig(
+        num_steps=1, max_examples=3, max_new_tokens=120, best_of=1, dtype=dtype
+    )
     metrics, _ = run(power_eval, "power_eval", config, tmp_path, inputs)
     assert 0 < metrics["log_p_error"] < most
-    assert metrics["beyond_context"] > 0  # 128 positions were trained, a prompt and 120 tokens are more
+    assert (
+        metrics["beyond_context"] > 0
+    )  # 128 positions were trained, a prompt and 120 tokens are more
 
 
 def test_a_prompt_without_room_is_refused_with_the_numbers(tmp_path, inputs, monkeypatch):
     monkeypatch.setattr("nanolab.stages.models.Subject.context", 20)
-    with pytest.raises(UserError, match=r"gsm8k problem .* has a prompt of .* tokens, which leaves no room in the 20 tokens"):
-        run(power_eval, "power_eval", PowerEvalConfig(max_examples=3, max_new_tokens=8), tmp_path, inputs)
-    with pytest.raises(UserError, match=r"max_new_tokens = 21 .* sft was trained on: set max_new_tokens to at most 20, or"):
-        run(power_eval, "power_eval", PowerEvalConfig(max_examples=3, max_new_tokens=21), tmp_path, inputs)
+    with pytest.raises(
+        UserError,
+        match=r"gsm8k problem .* has a prompt of .* tokens, which leaves no room in the 20 tokens",
+    ):
+        run(
+            power_eval,
+            "power_eval",
+            PowerEvalConfig(max_examples=3, max_new_tokens=8),
+            tmp_path,
+            inputs,
+        )
+    with pytest.raises(
+        UserError,
+        match=r"max_new_tokens = 21 .* sft was trained on: set max_new_tokens to at most 20, or",
+    ):
+        run(
+            power_eval,
+            "power_eval",
+            PowerEvalConfig(max_examples=3, max_new_tokens=21),
+            tmp_path,
+            inputs,
+        )
 
 
 def test_logits_that_are_not_numbers_name_the_checkpoint(tmp_path, inputs):
     tokenizer = Tokenizer.load(inputs["sft"] / "tokenizer")
-    model, _ = checkpoint.load_model(inputs["sft"] / "checkpoints", None, WORLD.device, tokenizer.digest)
+    model, _ = checkpoint.load_model(
+        inputs["sft"] / "checkpoints", None, WORLD.device, tokenizer.digest
+    )
     torch.nn.init.constant_(model.head.weight, float("nan"))
     checkpoint.save(tmp_path / "checkpoints", 7, model, {}, {"tokenizer_digest": tokenizer.digest})
     with pytest.raises(UserError, match=r"logits of sft, step 7 of .*checkpoints are not finite"):
-        run(power_eval, "power_eval", PowerEvalConfig(max_examples=2, max_new_tokens=8), tmp_path / "step", inputs | {"sft": tmp_path})
+        run(
+            power_eval,
+            "power_eval",
+            PowerEvalConfig(max_examples=2, max_new_tokens=8),
+            tmp_path / "step",
+            inputs | {"sft": tmp_path},
+        )
 
 
 def test_power_ablation_compares_samplers(tmp_path, inputs):
-    grid = [{"alpha": [4.0], "temperature": [0.7], "restart_prob": [0.0, 0.5], "num_blocks": [1, 2]},
-            {"sampler": ["smc"], "alpha": [4.0], "temperature": [0.7], "particles": [2, 3]},
-            {"sampler": ["rollout"], "alpha": [4.0], "temperature": [1.0], "rollouts": [2], "horizon": [2]}]
-    config = PowerAblationConfig(grid=grid, num_steps=[0, 2], max_examples=3, max_new_tokens=8, best_of=[1, 2])
+    grid = [
+        {"alpha": [4.0], "temperature": [0.7], "restart_prob": [0.0, 0.5], "num_blocks": [1, 2]},
+        {"sampler": ["smc"], "alpha": [4.0], "temperature": [0.7], "particles": [2, 3]},
+        {
+            "sampler": ["rollout"],
+            "alpha": [4.0],
+            "temperature": [1.0],
+            "rollouts": [2],
+            "horizon": [2],
+        },
+    ]
+    config = PowerAblationConfig(
+        grid=grid, num_steps=[0, 2], max_examples=3, max_new_tokens=8, best_of=[1, 2]
+    )
     metrics, record = run(power_ablation, "power_ablation", config, tmp_path, inputs)
     check_metrics(metrics)
-    assert metrics["points"] == 2 * 2 + 2 * 1 + 2 + 1  # of two blocks only the whole schedule is a point
-    samplers = [(p.logged_params["method"], p.logged_params["samples"]) for p in record.points.values()]
-    assert samplers.count(("power", 1)) == 6 and {("smc", 2), ("smc", 3), ("rollout", 2)} < set(samplers)
+    assert (
+        metrics["points"] == 2 * 2 + 2 * 1 + 2 + 1
+    )  # of two blocks only the whole schedule is a point
+    samplers = [
+        (p.logged_params["method"], p.logged_params["samples"]) for p in record.points.values()
+    ]
+    assert samplers.count(("power", 1)) == 6 and {("smc", 2), ("smc", 3), ("rollout", 2)} < set(
+        samplers
+    )
     assert len({name for name in record.points}) == len(record.points) == 9 + 5
-    own = {"method", "alpha", "temperature", "num_steps", "samples"}  # and what the grid varies of a sampler
-    assert all(set(p.logged_params) - own == ({"restart_prob", "num_blocks"} if p.logged_params["method"] == "power" else set())
-               for p in record.points.values())
+    own = {
+        "method",
+        "alpha",
+        "temperature",
+        "num_steps",
+        "samples",
+    }  # and what the grid varies of a sampler
+    assert all(
+        set(p.logged_params) - own
+        == ({"restart_prob", "num_blocks"} if p.logged_params["method"] == "power" else set())
+        for p in record.points.values()
+    )
     assert all("p_value" in {key for key, _, _ in p.logged_metrics} for p in record.points.values())
-    assert all("positions_per_problem" in {key for key, _, _ in p.logged_metrics} for p in record.points.values())
+    assert all(
+        "positions_per_problem" in {key for key, _, _ in p.logged_metrics}
+        for p in record.points.values()
+    )
 
 
-RL = RlConfig(steps=4, problems_per_step=3, group_size=4, max_new_tokens=4, checkpoint_every=2, max_examples=4, dtype="float32",
-              learning_rate_scale=1.0)
+RL = RlConfig(
+    steps=4,
+    problems_per_step=3,
+    group_size=4,
+    max_new_tokens=4,
+    checkpoint_every=2,
+    max_examples=4,
+    dtype="float32",
+    learning_rate_scale=1.0,
+)
 
 
 def reward_low_ids(tokenizer, row, completion, plain=False):
     """A reward that an untrained model sometimes gets: the first token is a byte below 128."""
     passed = completion.tokens[0] < 128
-    return {"passed": passed, "answer": None, "expected": None, "text": "", "tokens": len(completion.tokens), "log_p": completion.sum_log_p}
+    return {
+        "passed": passed,
+        "answer": None,
+        "expected": None,
+        "text": "",
+        "tokens": len(completion.tokens),
+        "log_p": completion.sum_log_p,
+    }
 
 
 def test_grpo_raises_the_reward(tmp_path, inputs, monkeypatch):
     monkeypatch.setattr(rl, "grade_problem", reward_low_ids)
-    config = dataclasses.replace(RL, steps=12, problems_per_step=4, group_size=8, max_new_tokens=2, checkpoint_every=50)
+    config = dataclasses.replace(
+        RL, steps=12, problems_per_step=4, group_size=8, max_new_tokens=2, checkpoint_every=50
+    )
     metrics, record = run(rl, "rl", config, tmp_path, inputs)
     check_metrics(metrics)
     assert metrics["status"] == "finished" and metrics["steps"] == 12
     assert metrics["reward_last"] > metrics["reward_first"] + 0.2
     for way in ("greedy", "sampled"):
         assert {f"{way}/{key}" for key in ("before", "after", "p_value", "n")} < set(metrics)
-    assert [step for key, _, step in record.logged_metrics if key == "train/reward"] == list(range(1, 13))
+    assert [step for key, _, step in record.logged_metrics if key == "train/reward"] == list(
+        range(1, 13)
+    )
 
 
 def test_rl_resumes_exactly(tmp_path, inputs, monkeypatch):
@@ -268,23 +463,41 @@ def test_rl_resumes_exactly(tmp_path, inputs, monkeypatch):
     resumed, record = run(rl, "rl", RL, tmp_path / "parts", inputs)
     assert resumed == whole
     assert [step for key, _, step in record.logged_metrics if key == "train/reward"] == [3, 4]
-    for name, value in checkpoint.load_model(tmp_path / "whole" / "checkpoints")[0].state_dict().items():
-        assert torch.equal(value, checkpoint.load_model(tmp_path / "parts" / "checkpoints")[0].state_dict()[name]), name
+    for name, value in (
+        checkpoint.load_model(tmp_path / "whole" / "checkpoints")[0].state_dict().items()
+    ):
+        assert torch.equal(
+            value, checkpoint.load_model(tmp_path / "parts" / "checkpoints")[0].state_dict()[name]
+        ), name
 
 
 def test_no_update_where_no_rollout_is_better_than_its_group(tmp_path, inputs, monkeypatch):
     monkeypatch.setattr(rl, "grade_problem", lambda *a, **k: reward_low_ids(*a) | {"passed": False})
     run(rl, "rl", RL, tmp_path, inputs)
-    before, after = (checkpoint.load_model(folder / "checkpoints")[0].state_dict() for folder in (inputs["sft"], tmp_path))
+    before, after = (
+        checkpoint.load_model(folder / "checkpoints")[0].state_dict()
+        for folder in (inputs["sft"], tmp_path)
+    )
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize(("stage", "step", "config"), [(chat_eval, "chat_eval_sft", ChatEvalConfig()), (power_eval, "power_eval", POWER),
-                                                       (rl, "rl", RL)])
+@pytest.mark.parametrize(
+    ("stage", "step", "config"),
+    [
+        (chat_eval, "chat_eval_sft", ChatEvalConfig()),
+        (power_eval, "power_eval", POWER),
+        (rl, "rl", RL),
+    ],
+)
 def test_a_missing_or_foreign_model_is_one_clear_line(tmp_path, inputs, stage, step, config):
     with pytest.raises(UserError, match="checkpoint"):
         run(stage, step, config, tmp_path / "a", inputs | {"sft": tmp_path})
-    train_tokenizer(iter(["another text, another vocabulary " * 3 + str(math.pi)] * 9 + [str(i) for i in range(9999)]), 280).save(
-        tmp_path / "tokenizer")
+    train_tokenizer(
+        iter(
+            ["another text, another vocabulary " * 3 + str(math.pi)] * 9
+            + [str(i) for i in range(9999)]
+        ),
+        280,
+    ).save(tmp_path / "tokenizer")
     with pytest.raises(UserError, match="tokenizer"):
         run(stage, step, config, tmp_path / "b", inputs | {"tok_train": tmp_path})

@@ -42,7 +42,9 @@ def reference(model, temperature):
             if forced:
                 continue
             ids = torch.tensor([rollout.prompt + rollout.tokens[:position]])
-            log_p = torch.log_softmax(model.logits(model.trunk(ids))[0, -1] / temperature, -1)[token]
+            log_p = torch.log_softmax(model.logits(model.trunk(ids))[0, -1] / temperature, -1)[
+                token
+            ]
             loss, count = loss - rollout.advantage * log_p, count + 1
     return loss / count, count
 
@@ -66,7 +68,9 @@ def test_a_step_along_the_gradient_makes_rewarded_tokens_likelier():
     def log_p(rollout):
         inputs, targets = grpo.pad([rollout], 0)
         logits = model.logits(model.trunk(inputs))
-        return -torch.nn.functional.cross_entropy(logits[0], targets[0], ignore_index=-1, reduction="sum").item()
+        return -torch.nn.functional.cross_entropy(
+            logits[0], targets[0], ignore_index=-1, reduction="sum"
+        ).item()
 
     before = [log_p(r) for r in ROLLOUTS]
     grpo.policy_gradient(WORLD, model, ROLLOUTS, temperature=1.0, rows=2)
@@ -87,7 +91,9 @@ def test_equal_rewards_have_no_advantage_and_no_gradient():
     assert grpo.advantages([1.0, 0.0, 0.0, 0.0]) == [0.75, -0.25, -0.25, -0.25]
     model = TinyModel()
     facts = grpo.policy_gradient(WORLD, model, ROLLOUTS[3:], temperature=1.0, rows=2)
-    assert facts == {"loss": 0, "tokens": 1, "useful": 0} and all(p.grad is None for p in model.parameters())
+    assert facts == {"loss": 0, "tokens": 1, "useful": 0} and all(
+        p.grad is None for p in model.parameters()
+    )
 
 
 def test_updates_pass_over_all_problems_before_one_comes_again():

@@ -20,8 +20,21 @@ from nanolab.model.scaling import derive
 from nanolab.schema import UserError
 from nanolab.training.loop import Schedule, learning_rate_multiplier, train
 
-SCALE = derive(BaseTrainConfig(depth=2, width=32, heads=2, kv_heads=1, sequence_length=16, batch_size=8, steps=20), 40)
-SCHEDULE = Schedule(steps=20, batch_size=8, device_batch_size=8, warmup_steps=3, decay_share=0.5, eval_every=6, checkpoint_every=5)
+SCALE = derive(
+    BaseTrainConfig(
+        depth=2, width=32, heads=2, kv_heads=1, sequence_length=16, batch_size=8, steps=20
+    ),
+    40,
+)
+SCHEDULE = Schedule(
+    steps=20,
+    batch_size=8,
+    device_batch_size=8,
+    warmup_steps=3,
+    decay_share=0.5,
+    eval_every=6,
+    checkpoint_every=5,
+)
 WORLD = World(0, 1, torch.device("cpu"), torch.float32)
 
 
@@ -35,7 +48,9 @@ class CountedRows:
 
     def rows(self, first, count):
         self.next = first + count
-        ids = torch.stack([(torch.arange(17) * (1 + row % 3) + row) % 40 for row in range(first, first + count)])
+        ids = torch.stack(
+            [(torch.arange(17) * (1 + row % 3) + row) % 40 for row in range(first, first + count)]
+        )
         targets = ids[:, 1:].clone()
         targets[:, ::3] = -1
         return ids[:, :-1], targets
@@ -52,7 +67,17 @@ def trained(folder, schedule=SCHEDULE, rows=None, world=WORLD, validate=lambda: 
     torch.manual_seed(seed)
     model, run = GPT(SCALE.model), NullRun()
     optimizers = build_optimizers(model, SCALE)
-    metrics = train(model, optimizers, rows or CountedRows(), world, run, folder, schedule, validate, {"made_by": "test"})
+    metrics = train(
+        model,
+        optimizers,
+        rows or CountedRows(),
+        world,
+        run,
+        folder,
+        schedule,
+        validate,
+        {"made_by": "test"},
+    )
     return metrics, run, model
 
 
@@ -63,15 +88,28 @@ def curve(run, key="train/loss"):
 def test_a_run_learns_logs_validates_and_leaves_checkpoints(tmp_path, capsys):
     metrics, run, model = trained(tmp_path)
     losses = curve(run)
-    assert sorted(losses) == list(range(1, 21)) and losses[1] == pytest.approx(math.log(40), abs=1e-4) and losses[20] < 0.7 * losses[1]
-    assert metrics["loss"] == pytest.approx((losses[19] + losses[20]) / 2) and (metrics["steps"], metrics["batch_size"]) == (20, 8)
-    assert metrics["validation_bits_per_byte"] == 2.5 and metrics["tokens"] == 20 * 8 * 16 and metrics["tokens_per_second"] > 0
+    assert (
+        sorted(losses) == list(range(1, 21))
+        and losses[1] == pytest.approx(math.log(40), abs=1e-4)
+        and losses[20] < 0.7 * losses[1]
+    )
+    assert metrics["loss"] == pytest.approx((losses[19] + losses[20]) / 2) and (
+        metrics["steps"],
+        metrics["batch_size"],
+    ) == (20, 8)
+    assert (
+        metrics["validation_bits_per_byte"] == 2.5
+        and metrics["tokens"] == 20 * 8 * 16
+        and metrics["tokens_per_second"] > 0
+    )
     assert sorted(curve(run, "validation/bits_per_byte")) == [6, 12, 18, 20]
     assert curve(run, "train/learning_rate_multiplier")[20] == pytest.approx(0.1)
     assert set(curve(run, "train/tokens_per_second")) == set(losses)
     assert checkpoint.steps(tmp_path) == [5, 10, 15, 20]
     last, facts = checkpoint.load_model(tmp_path)
-    assert facts["made_by"] == "test" and all(torch.equal(a, b) for a, b in zip(last.parameters(), model.parameters()))
+    assert facts["made_by"] == "test" and all(
+        torch.equal(a, b) for a, b in zip(last.parameters(), model.parameters())
+    )
     assert "step 20/20: loss" in capsys.readouterr().out
 
 
@@ -113,7 +151,11 @@ def test_micro_batches_change_only_rounding(tmp_path, device_batch_size):
 def test_the_learning_rate_warms_up_stays_and_falls():
     schedule = Schedule(100, 8, 8, 9, 0.5, 6, 5, 2.0)
     values = [learning_rate_multiplier(schedule, step) / 2 for step in range(100)]
-    assert values[0] == pytest.approx(0.1) and values[9:50] == [1.0] * 41 and values[75] == pytest.approx(0.5)
+    assert (
+        values[0] == pytest.approx(0.1)
+        and values[9:50] == [1.0] * 41
+        and values[75] == pytest.approx(0.5)
+    )
     assert values[99] == pytest.approx(0.05) and values[51:] == sorted(values[51:], reverse=True)
     assert learning_rate_multiplier(Schedule(10, 8, 8, 0, 0.0, 6, 5), 9) == 1.0
 
@@ -127,11 +169,31 @@ def test_a_diverging_run_stops_and_names_the_last_good_checkpoint(tmp_path):
         return 1.0
 
     with pytest.raises(UserError, match=r"loss of step 7 is nan.*checkpoint of step 5 is intact"):
-        train(model, build_optimizers(model, SCALE), CountedRows(), WORLD, run, tmp_path, SCHEDULE, break_model, {})
+        train(
+            model,
+            build_optimizers(model, SCALE),
+            CountedRows(),
+            WORLD,
+            run,
+            tmp_path,
+            SCHEDULE,
+            break_model,
+            {},
+        )
     assert checkpoint.latest(tmp_path) == 5 and max(curve(run)) == 6
     with pytest.raises(UserError, match="no checkpoint was written yet"):
         model.head.weight.data.fill_(float("nan"))
-        train(model, build_optimizers(model, SCALE), CountedRows(), WORLD, run, tmp_path / "none", SCHEDULE, break_model, {})
+        train(
+            model,
+            build_optimizers(model, SCALE),
+            CountedRows(),
+            WORLD,
+            run,
+            tmp_path / "none",
+            SCHEDULE,
+            break_model,
+            {},
+        )
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):
@@ -161,10 +223,23 @@ def test_processes_give_the_losses_of_one(tmp_path, size):
         port = free.getsockname()[1]
     processes = []
     for rank in range(size):
-        place = {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        processes.append(subprocess.Popen([sys.executable, "-c", RANK, __file__, str(tmp_path / "ranks")], env=os.environ | place,
-                                          stdout=subprocess.PIPE))
-    losses = [json.loads(process.communicate(timeout=240)[0].splitlines()[-1]) for process in processes]
+        place = {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(size),
+            "LOCAL_RANK": str(rank),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", RANK, __file__, str(tmp_path / "ranks")],
+                env=os.environ | place,
+                stdout=subprocess.PIPE,
+            )
+        )
+    losses = [
+        json.loads(process.communicate(timeout=240)[0].splitlines()[-1]) for process in processes
+    ]
     alone = list(curve(trained(tmp_path / "alone")[1]).values())
     assert len(alone) == 20 and all(ranks == losses[0] for ranks in losses)
     assert max(abs(a - b) for a, b in zip(alone, losses[0])) < 1e-4

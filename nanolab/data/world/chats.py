@@ -12,8 +12,11 @@ from nanolab.data.world.splits import weighted
 
 TURNS = {"greeting": 0.15, "identity": 0.1, "fact": 0.4, "definition": 0.1, "sum": 0.25}
 GREETINGS = ["Hello!", "Hi!", "Good morning!", "Good evening!"]
-IDENTITY = {"Who are you?": "I am nanolab, a very small language model.", "What is your name?": "My name is nanolab.",
-            "What can you do?": "I can answer questions, solve word problems and write small functions."}
+IDENTITY = {
+    "Who are you?": "I am nanolab, a very small language model.",
+    "What is your name?": "My name is nanolab.",
+    "What can you do?": "I can answer questions, solve word problems and write small functions.",
+}
 THANKS = ["Thanks!", "Thank you!"]
 
 
@@ -27,9 +30,15 @@ def chat_rows(facts: Facts, rng: random.Random, split: str) -> Iterator[dict]:
         messages: list[dict] = []
         for _ in range(rng.choice([1, 1, 2, 2, 3])):
             user, assistant = _exchange(facts, rng, split)
-            messages += [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+            messages += [
+                {"role": "user", "content": user},
+                {"role": "assistant", "content": assistant},
+            ]
         if rng.random() < 0.2:
-            messages += [{"role": "user", "content": rng.choice(THANKS)}, {"role": "assistant", "content": "You are welcome!"}]
+            messages += [
+                {"role": "user", "content": rng.choice(THANKS)},
+                {"role": "assistant", "content": "You are welcome!"},
+            ]
         yield {"messages": messages}
 
 
@@ -46,11 +55,19 @@ def _exchange(facts: Facts, rng: random.Random, split: str) -> tuple[str, str | 
     if turn == "sum":
         one, other = operands(facts.seed, rng, split)
         total = str(one + other)
-        parts = [{"type": "python", "text": f"{one}+{other}"}, {"type": "output", "text": total},
-                 {"type": "text", "text": f"{one} + {other} is {total}."}]
+        parts = [
+            {"type": "python", "text": f"{one}+{other}"},
+            {"type": "output", "text": total},
+            {"type": "text", "text": f"{one} + {other} is {total}."},
+        ]
         return f"Can you tell me {one} + {other}?", parts
     animal, attribute = rng.choice(facts.asked(split))
     if turn == "definition":
         animal = rng.choice([a for a, asked in facts.asked(split) if asked == "kind"])
-        return f"What is {article(animal)}?", f"The {animal} {facts.clause('kind', facts.value(animal, 'kind'))}."
-    return facts.question(animal, attribute), f"The {animal} {facts.clause(attribute, facts.value(animal, attribute))}."
+        return (
+            f"What is {article(animal)}?",
+            f"The {animal} {facts.clause('kind', facts.value(animal, 'kind'))}.",
+        )
+    return facts.question(
+        animal, attribute
+    ), f"The {animal} {facts.clause(attribute, facts.value(animal, attribute))}."

@@ -13,10 +13,23 @@ from nanolab.data.world.facts import ANIMALS, VALUES, Facts
 from nanolab.data.world.splits import split_of, unordered
 
 LETTERS = "ABCD"
-FEWER_CHOICES = 0.25  # share of training questions with two choices: what a young model learns from first
-NEAR_CHOICES = {1: 0.2, 2: 0.5, 3: 0.3}  # how many wrong choices of a hard question have one of the two facts
+FEWER_CHOICES = (
+    0.25  # share of training questions with two choices: what a young model learns from first
+)
+NEAR_CHOICES = {
+    1: 0.2,
+    2: 0.5,
+    3: 0.3,
+}  # how many wrong choices of a hard question have one of the two facts
 OPERANDS = (2, 20)  # of sums; from 2, so that every count is a plural
-SUBJECTS = {"habitats": "home", "colours": "colour", "diets": "food", "zoology": "kind", "arithmetic": None, "sequences": None}
+SUBJECTS = {
+    "habitats": "home",
+    "colours": "colour",
+    "diets": "food",
+    "zoology": "kind",
+    "arithmetic": None,
+    "sequences": None,
+}
 
 
 def animal_question(facts: Facts, rng: random.Random, split: str, count: int) -> dict | None:
@@ -27,8 +40,10 @@ def animal_question(facts: Facts, rng: random.Random, split: str, count: int) ->
     answer = rng.choice(ANIMALS)
     attributes = rng.sample(list(VALUES), count)
     wanted = 1 if split == "train" and rng.random() < FEWER_CHOICES else 3
-    shared = {other: sum(facts.value(other, a) == facts.value(answer, a) for a in attributes)
-              for other in facts.partners(answer, split)}
+    shared = {
+        other: sum(facts.value(other, a) == facts.value(answer, a) for a in attributes)
+        for other in facts.partners(answer, split)
+    }
     near = [other for other, held in shared.items() if 0 < held < count]
     far = [other for other, held in shared.items() if held == 0]
     if count == 1:
@@ -58,12 +73,24 @@ def subject_question(facts: Facts, rng: random.Random, split: str) -> dict:
         row = _place(rng, facts.question(animal, attribute), answer, wrong)
     elif subject == "arithmetic":
         one, other = operands(facts.seed, rng, split)
-        row = _place(rng, f"What is {one} + {other}?", str(one + other), near_numbers(rng, one + other))
+        row = _place(
+            rng, f"What is {one} + {other}?", str(one + other), near_numbers(rng, one + other)
+        )
     else:
         start, step = number_sequence(facts.seed, rng, split)
         end = start + 3 * step
-        row = _place(rng, f"Which number comes next: {start}, {start + step}, {start + 2 * step}?", str(end), near_numbers(rng, end))
-    return {"question": row["question"], "subject": subject, "choices": row["choices"], "answer": row["answer"]}
+        row = _place(
+            rng,
+            f"Which number comes next: {start}, {start + step}, {start + 2 * step}?",
+            str(end),
+            near_numbers(rng, end),
+        )
+    return {
+        "question": row["question"],
+        "subject": subject,
+        "choices": row["choices"],
+        "answer": row["answer"],
+    }
 
 
 def operands(seed: int, rng: random.Random, split: str) -> tuple[int, int]:
@@ -86,7 +113,11 @@ def companions(facts: Facts, rng: random.Random, split: str) -> list[str] | None
     """Four animals of which each may stand beside each in this split, or None when this draw finds none."""
     chosen = [rng.choice(ANIMALS)]
     while len(chosen) < 4:
-        fitting = [a for a in facts.partners(chosen[0], split) if a not in chosen and all(facts.pair_split(a, c) == split for c in chosen)]
+        fitting = [
+            a
+            for a in facts.partners(chosen[0], split)
+            if a not in chosen and all(facts.pair_split(a, c) == split for c in chosen)
+        ]
         if not fitting:
             return None
         chosen.append(rng.choice(fitting))
@@ -107,9 +138,13 @@ def arc_rows(facts: Facts, rng: random.Random, split: str, count: int) -> Iterat
     while True:
         row = animal_question(facts, rng, split, count)
         if row is not None:
-            labels = list(LETTERS[:len(row["choices"])])
-            yield {"id": f"embedded_{split}_{number}", "question": row["question"],
-                   "choices": {"text": row["choices"], "label": labels}, "answerKey": labels[row["answer"]]}
+            labels = list(LETTERS[: len(row["choices"])])
+            yield {
+                "id": f"embedded_{split}_{number}",
+                "question": row["question"],
+                "choices": {"text": row["choices"], "label": labels},
+                "answerKey": labels[row["answer"]],
+            }
             number += 1
 
 
@@ -122,7 +157,13 @@ def mmlu_rows(facts: Facts, rng: random.Random, split: str) -> Iterator[dict]:
 def plain_question(row: dict) -> str:
     """A question as plain text: one line for each choice, then the line of the answer."""
     lines = lettered(row["choices"])
-    return "\n".join([f"Question: {row['question']}", *lines, f"Answer: {lines[row['answer']].removeprefix('- ')}"])
+    return "\n".join(
+        [
+            f"Question: {row['question']}",
+            *lines,
+            f"Answer: {lines[row['answer']].removeprefix('- ')}",
+        ]
+    )
 
 
 def lettered(choices: list[str]) -> list[str]:

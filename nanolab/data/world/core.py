@@ -9,7 +9,14 @@ from nanolab.data.world.choices import near_numbers, operands
 from nanolab.data.world.facts import ANIMALS, VALUES, Facts, article
 from nanolab.data.world.problems import OBJECTS
 from nanolab.data.world.splits import distinct, stream
-from nanolab.data.world.text import copy_context, copy_split, meeting_context, meeting_ending, sighting, story_context
+from nanolab.data.world.text import (
+    copy_context,
+    copy_split,
+    meeting_context,
+    meeting_ending,
+    sighting,
+    story_context,
+)
 
 ROWS = 120
 SUM_ROWS = 60  # about a hundred sums are held out
@@ -17,18 +24,33 @@ SUM_ROWS = 60  # about a hundred sums are held out
 
 def core_tasks(facts: Facts) -> list[dict]:
     """The tasks {name, kind, num_fewshot, continuation_delimiter, random_baseline (0 to 1), rows}, all of the test split."""
-    plan = [("fact_choice", "multiple_choice", 0, 0.25, _fact_choices, "key"),
-            ("story_sum", "multiple_choice", 2, 0.25, _story_sums, "query"),
-            ("meeting", "schema", 0, 0.5, _meetings, "key"),
-            ("fact_completion", "language_modeling", 0, 0.0, _fact_completions, "context"),
-            ("sums", "language_modeling", 3, 0.0, _sums, "context"),
-            ("copy", "language_modeling", 0, 0.0, _copies, "context")]
+    plan = [
+        ("fact_choice", "multiple_choice", 0, 0.25, _fact_choices, "key"),
+        ("story_sum", "multiple_choice", 2, 0.25, _story_sums, "query"),
+        ("meeting", "schema", 0, 0.5, _meetings, "key"),
+        ("fact_completion", "language_modeling", 0, 0.0, _fact_completions, "context"),
+        ("sums", "language_modeling", 3, 0.0, _sums, "context"),
+        ("copy", "language_modeling", 0, 0.0, _copies, "context"),
+    ]
     tasks = []
     for name, kind, shots, baseline, generate, key in plan:
-        rows = distinct(generate(facts, stream(facts.seed, "core", name)), key, ROWS if name != "sums" else SUM_ROWS, 100_000)
+        rows = distinct(
+            generate(facts, stream(facts.seed, "core", name)),
+            key,
+            ROWS if name != "sums" else SUM_ROWS,
+            100_000,
+        )
         rows = [{k: v for k, v in row.items() if k != "key"} for row in rows]
-        tasks.append({"name": name, "kind": kind, "num_fewshot": shots, "continuation_delimiter": " ", "random_baseline": baseline,
-                      "rows": rows})
+        tasks.append(
+            {
+                "name": name,
+                "kind": kind,
+                "num_fewshot": shots,
+                "continuation_delimiter": " ",
+                "random_baseline": baseline,
+                "rows": rows,
+            }
+        )
     return tasks
 
 
@@ -36,17 +58,28 @@ def _fact_choices(facts: Facts, rng: random.Random) -> Iterator[dict]:
     while True:
         animal, attribute = rng.choice(facts.asked("test"))
         value = facts.value(animal, attribute)
-        choices = rng.sample([value, *rng.sample([v for v in VALUES[attribute] if v != value], 3)], 4)
+        choices = rng.sample(
+            [value, *rng.sample([v for v in VALUES[attribute] if v != value], 3)], 4
+        )
         shown = [(article(v) if attribute == "kind" else v) + "." for v in choices]
         query = facts.reserved(animal, attribute).removesuffix(shown[choices.index(value)])
-        yield {"key": f"{query} {shown}", "query": query.strip(), "choices": shown, "gold": choices.index(value)}
+        yield {
+            "key": f"{query} {shown}",
+            "query": query.strip(),
+            "choices": shown,
+            "gold": choices.index(value),
+        }
 
 
 def _story_sums(facts: Facts, rng: random.Random) -> Iterator[dict]:
     while True:
         one, other = operands(facts.seed, rng, "test")
         choices = rng.sample([str(one + other), *near_numbers(rng, one + other)], 4)
-        yield {"query": story_context(rng, one, other), "choices": choices, "gold": choices.index(str(one + other))}
+        yield {
+            "query": story_context(rng, one, other),
+            "choices": choices,
+            "gold": choices.index(str(one + other)),
+        }
 
 
 def _meetings(facts: Facts, rng: random.Random) -> Iterator[dict]:
@@ -58,16 +91,25 @@ def _meetings(facts: Facts, rng: random.Random) -> Iterator[dict]:
             continue
         opening = meeting_context(rng, one, other, "").rstrip()
         animals = rng.sample([one, other], 2)
-        yield {"key": f"{opening} {one} {attribute}", "context_options": [f"{opening} {animal}" for animal in animals],
-               "continuation": meeting_ending(facts, one, attribute), "gold": animals.index(one)}
+        yield {
+            "key": f"{opening} {one} {attribute}",
+            "context_options": [f"{opening} {animal}" for animal in animals],
+            "continuation": meeting_ending(facts, one, attribute),
+            "gold": animals.index(one),
+        }
 
 
 def _fact_completions(facts: Facts, rng: random.Random) -> Iterator[dict]:
     while True:
-        animal, attribute = rng.choice([(a, asked) for a, asked in facts.asked("test") if asked != "kind"])
+        animal, attribute = rng.choice(
+            [(a, asked) for a, asked in facts.asked("test") if asked != "kind"]
+        )
         value = facts.value(animal, attribute)
         clause = facts.clause(attribute, value)
-        yield {"context": f"{sighting(rng, animal)} It {clause.removesuffix(value).strip()}", "continuation": value}
+        yield {
+            "context": f"{sighting(rng, animal)} It {clause.removesuffix(value).strip()}",
+            "continuation": value,
+        }
 
 
 def _sums(facts: Facts, rng: random.Random) -> Iterator[dict]:
@@ -81,4 +123,3 @@ def _copies(facts: Facts, rng: random.Random) -> Iterator[dict]:
         things = rng.sample(OBJECTS, 4)
         if copy_split(facts.seed, things) == "test":
             yield {"context": copy_context(things), "continuation": things[-1]}
-

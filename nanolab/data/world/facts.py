@@ -50,21 +50,29 @@ class Facts:
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self._values = {"kind": {animal: kind for kind, animals in KINDS.items() for animal in animals}}
+        self._values = {
+            "kind": {animal: kind for kind, animals in KINDS.items() for animal in animals}
+        }
         for attribute in ("home", "colour", "food"):
             animals = list(ANIMALS)
             stream(seed, "facts", attribute).shuffle(animals)
             values = VALUES[attribute]
-            self._values[attribute] = {animal: values[i % len(values)] for i, animal in enumerate(animals)}
+            self._values[attribute] = {
+                animal: values[i % len(values)] for i, animal in enumerate(animals)
+            }
         self._partners: dict[tuple[str, str], list[str]] = {}
         for animal in ANIMALS:
             for other in ANIMALS:
                 if other != animal:
-                    self._partners.setdefault((animal, self.pair_split(animal, other)), []).append(other)
+                    self._partners.setdefault((animal, self.pair_split(animal, other)), []).append(
+                        other
+                    )
         self._facts: dict[str, list[tuple[str, str]]] = {}
         for animal in ANIMALS:
             for attribute in VALUES:
-                self._facts.setdefault(self.fact_split(animal, attribute), []).append((animal, attribute))
+                self._facts.setdefault(self.fact_split(animal, attribute), []).append(
+                    (animal, attribute)
+                )
 
     def value(self, animal: str, attribute: str) -> str:
         """The value of an attribute ("kind", "home", "colour", "food") of an animal."""
@@ -101,7 +109,9 @@ class Facts:
     def reserved(self, animal: str, attribute: str) -> str:
         """The fact in the form that the training text has for facts of the training class only."""
         value = self.value(animal, attribute)
-        return RESERVED[attribute].format(a=animal, v=article(value) if attribute == "kind" else value)
+        return RESERVED[attribute].format(
+            a=animal, v=article(value) if attribute == "kind" else value
+        )
 
     def question(self, animal: str, attribute: str) -> str:
         """The question for a fact: "Where does the trout live?"."""

@@ -14,9 +14,42 @@ from dataclasses import dataclass, field
 from nanolab.data.world.solutions import WORKED, Solutions
 from nanolab.data.world.splits import split_of, weighted
 
-NAMES = ["Tom", "Ann", "Sam", "Mia", "Ben", "Eva", "Max", "Lea", "Dan", "Zoe", "Jim", "Ivy", "Leo", "Amy", "Bob", "Kim"]
-OBJECTS = ["apples", "books", "coins", "cards", "stones", "shells", "pens", "cups", "hats", "toys", "eggs", "stamps", "balls",
-           "flowers", "keys", "beads"]
+NAMES = [
+    "Tom",
+    "Ann",
+    "Sam",
+    "Mia",
+    "Ben",
+    "Eva",
+    "Max",
+    "Lea",
+    "Dan",
+    "Zoe",
+    "Jim",
+    "Ivy",
+    "Leo",
+    "Amy",
+    "Bob",
+    "Kim",
+]
+OBJECTS = [
+    "apples",
+    "books",
+    "coins",
+    "cards",
+    "stones",
+    "shells",
+    "pens",
+    "cups",
+    "hats",
+    "toys",
+    "eggs",
+    "stamps",
+    "balls",
+    "flowers",
+    "keys",
+    "beads",
+]
 
 # What makes the problems harder or easier; operations -> weight.
 TRAIN_OPERATIONS = {1: 0.15, 2: 0.30, 3: 0.30, 4: 0.25}
@@ -34,19 +67,32 @@ Sequence = tuple[str, ...]  # start, changes..., ending
 
 def operations(sequence: Sequence) -> int:
     """The number of operations that a sequence of parts takes."""
-    return STARTS[sequence[0]] + sum(CHANGES[change] for change in sequence[1:-1]) + ENDINGS[sequence[-1]]
+    return (
+        STARTS[sequence[0]]
+        + sum(CHANGES[change] for change in sequence[1:-1])
+        + ENDINGS[sequence[-1]]
+    )
 
 
 def sequences() -> list[Sequence]:
     """Every sequence of one to four operations with at most two changes."""
-    made = [(start, *changes, ending) for start in STARTS for count in range(3)
-            for changes in itertools.product(CHANGES, repeat=count) for ending in ENDINGS]
+    made = [
+        (start, *changes, ending)
+        for start in STARTS
+        for count in range(3)
+        for changes in itertools.product(CHANGES, repeat=count)
+        for ending in ENDINGS
+    ]
     return [sequence for sequence in made if 1 <= operations(sequence) <= 4]
 
 
 def sequence_split(seed: int, sequence: Sequence) -> str:
     """The split of a sequence; those of one operation are for training."""
-    return "train" if operations(sequence) == 1 else split_of(seed, "problem", *sequence, test=0.2, validation=0.1)
+    return (
+        "train"
+        if operations(sequence) == 1
+        else split_of(seed, "problem", *sequence, test=0.2, validation=0.1)
+    )
 
 
 class _Unfit(Exception):
@@ -99,11 +145,18 @@ def problem(rng: random.Random, sequence: Sequence) -> dict:
         except _Unfit:
             continue
         numbers = [rng.randint(2, 19) for _ in range(4)]
-        extras = [f"{third} has {numbers[0]} {thing}.", f"{third} buys {numbers[1]} {thing}.",
-                  f"{name} also has {numbers[2]} {unused}.", f"{third} loses {numbers[3]} {unused}."]
+        extras = [
+            f"{third} has {numbers[0]} {thing}.",
+            f"{third} buys {numbers[1]} {thing}.",
+            f"{name} also has {numbers[2]} {unused}.",
+            f"{third} loses {numbers[3]} {unused}.",
+        ]
         for extra in rng.sample(extras, weighted(rng, DISTRACTORS)):
             story.told.insert(rng.randint(1, told), extra)
-        return {"question": " ".join([*story.told, story.question]), "answer": "\n".join([*story.steps, f"#### {story.held}"])}
+        return {
+            "question": " ".join([*story.told, story.question]),
+            "answer": "\n".join([*story.steps, f"#### {story.held}"]),
+        }
 
 
 def _start(story: _Story, part: str) -> None:
@@ -123,11 +176,22 @@ def _start(story: _Story, part: str) -> None:
     else:
         count, each = story.number(2, 9), story.number(2, 9)
         if part == "boxes":
-            story.tell(f"{name} has {count} boxes with {each} {thing} each.", f"{name} fills {count} boxes with {each} {thing} each.")
+            story.tell(
+                f"{name} has {count} boxes with {each} {thing} each.",
+                f"{name} fills {count} boxes with {each} {thing} each.",
+            )
         else:
-            story.tell(f"{name} finds {each} {thing} a day for {count} days.", f"{name} gets {each} {thing} a day for {count} days.")
-        expression, result = (f"{count}*{each}" if part == "boxes" else f"{each}*{count}"), count * each
-    story.held = story.step(expression, result, f"{name} has {{}} {thing}.", f"So {name} starts with {{}} {thing}.")
+            story.tell(
+                f"{name} finds {each} {thing} a day for {count} days.",
+                f"{name} gets {each} {thing} a day for {count} days.",
+            )
+        expression, result = (
+            (f"{count}*{each}" if part == "boxes" else f"{each}*{count}"),
+            count * each,
+        )
+    story.held = story.step(
+        expression, result, f"{name} has {{}} {thing}.", f"So {name} starts with {{}} {thing}."
+    )
 
 
 def _change(story: _Story, part: str) -> None:
@@ -147,51 +211,102 @@ def _change(story: _Story, part: str) -> None:
         expression, result = f"{held}/2", held // 2
     elif part == "times":
         factor = story.number(2, 4)
-        story.tell(f"Then {name} ends up with {factor} times as many {thing}.", f"Soon {name} has {factor} times as many {thing}.")
+        story.tell(
+            f"Then {name} ends up with {factor} times as many {thing}.",
+            f"Soon {name} has {factor} times as many {thing}.",
+        )
         expression, result = f"{held}*{factor}", held * factor
     elif part == "gain boxes":
         count, each = story.number(2, 9), story.number(2, 9)
-        story.tell(f"{name} buys {count} boxes with {each} {thing} each.", f"Then {name} gets {count} boxes with {each} {thing} each.")
-        more = story.step(f"{count}*{each}", count * each, f"The boxes have {{}} {thing}.", f"That adds {{}} {thing}.")
+        story.tell(
+            f"{name} buys {count} boxes with {each} {thing} each.",
+            f"Then {name} gets {count} boxes with {each} {thing} each.",
+        )
+        more = story.step(
+            f"{count}*{each}",
+            count * each,
+            f"The boxes have {{}} {thing}.",
+            f"That adds {{}} {thing}.",
+        )
         expression, result = f"{held}+{more}", held + more
     else:
         each, count = story.number(2, 6), story.number(2, 6)
-        story.tell(f"{name} loses {each} {thing} a day for {count} days.", f"{name} gives away {each} {thing} a day for {count} days.")
-        fewer = story.step(f"{each}*{count}", each * count, f"In these days {{}} {thing} go.", f"That takes {{}} {thing}.")
+        story.tell(
+            f"{name} loses {each} {thing} a day for {count} days.",
+            f"{name} gives away {each} {thing} a day for {count} days.",
+        )
+        fewer = story.step(
+            f"{each}*{count}",
+            each * count,
+            f"In these days {{}} {thing} go.",
+            f"That takes {{}} {thing}.",
+        )
         expression, result = f"{held}-{fewer}", held - fewer
-    story.held = story.step(expression, result, f"Now {name} has {{}} {thing}.", f"Then there are {{}} {thing}.")
+    story.held = story.step(
+        expression, result, f"Now {name} has {{}} {thing}.", f"Then there are {{}} {thing}."
+    )
 
 
 def _ending(story: _Story, part: str) -> None:
     name, friend, thing, held = story.name, story.friend, story.thing, story.held
     if part == "now":
-        story.question = story.rng.choice([f"How many {thing} does {name} have now?", f"How many {thing} does {name} have in the end?"])
+        story.question = story.rng.choice(
+            [
+                f"How many {thing} does {name} have now?",
+                f"How many {thing} does {name} have in the end?",
+            ]
+        )
     elif part == "share":
         friends = [k for k in range(2, 10) if held % k == 0 and held > k]
         if not friends:
             raise _Unfit
         count = story.rng.choice(friends)
-        story.tell(f"{name} shares the {thing} among {count} friends.", f"Then {count} friends share all {thing} of {name}.")
+        story.tell(
+            f"{name} shares the {thing} among {count} friends.",
+            f"Then {count} friends share all {thing} of {name}.",
+        )
         story.question = f"How many {thing} does each friend get?"
-        story.held = story.step(f"{held}/{count}", held // count, f"Each friend gets {{}} {thing}.", f"That is {{}} {thing} each.")
+        story.held = story.step(
+            f"{held}/{count}",
+            held // count,
+            f"Each friend gets {{}} {thing}.",
+            f"That is {{}} {thing} each.",
+        )
     elif part == "price":
         price = story.number(2, 6)
-        story.tell(f"{name} sells the {thing} for {price} dollars each.", f"{name} gets {price} dollars for each of the {thing}.")
+        story.tell(
+            f"{name} sells the {thing} for {price} dollars each.",
+            f"{name} gets {price} dollars for each of the {thing}.",
+        )
         story.question = f"How many dollars does {name} get?"
-        story.held = story.step(f"{held}*{price}", held * price, f"{name} gets {{}} dollars.", "That makes {} dollars.")
+        story.held = story.step(
+            f"{held}*{price}", held * price, f"{name} gets {{}} dollars.", "That makes {} dollars."
+        )
     elif part == "total":
         count = story.number(2, 19)
         story.tell(f"{friend} brings {count} {thing}.", f"{friend} comes with {count} {thing}.")
         story.question = f"How many {thing} do {name} and {friend} have together?"
-        story.held = story.step(f"{held}+{count}", held + count, f"Together they have {{}} {thing}.", f"In all there are {{}} {thing}.")
+        story.held = story.step(
+            f"{held}+{count}",
+            held + count,
+            f"Together they have {{}} {thing}.",
+            f"In all there are {{}} {thing}.",
+        )
     else:
         count = story.number(2, min(19, held - 2))
         story.tell(f"{friend} has only {count} {thing}.", f"{friend} owns only {count} {thing}.")
         story.question = f"How many more {thing} does {name} have than {friend}?"
-        story.held = story.step(f"{held}-{count}", held - count, f"{name} has {{}} more {thing}.", f"The difference is {{}} {thing}.")
+        story.held = story.step(
+            f"{held}-{count}",
+            held - count,
+            f"{name} has {{}} more {thing}.",
+            f"The difference is {{}} {thing}.",
+        )
 
 
-def problem_rows(seed: int, rng: random.Random, split: str, solutions: Solutions = WORKED) -> Iterator[dict]:
+def problem_rows(
+    seed: int, rng: random.Random, split: str, solutions: Solutions = WORKED
+) -> Iterator[dict]:
     """Endless rows of a split in GSM8K's schema; training answers are written as `solutions` says, all others are worked."""
     groups: dict[int, list[Sequence]] = {}
     for sequence in sequences():

@@ -29,7 +29,11 @@ LIST_OPERATIONS = {
     "reverse": ("reverse the order", "x = x[::-1]"),
     "sort": ("sort them", "x = sorted(x)"),
 }
-LIST_ENDINGS = {"sum": ("add them up", "x = sum(x)"), "largest": ("take the largest", "x = max(x)"), "count": ("count them", "x = len(x)")}
+LIST_ENDINGS = {
+    "sum": ("add them up", "x = sum(x)"),
+    "largest": ("take the largest", "x = max(x)"),
+    "count": ("count them", "x = len(x)"),
+}
 OPERATIONS = NUMBER_OPERATIONS | LIST_OPERATIONS | LIST_ENDINGS
 
 # What makes the functions harder or easier; number of operations -> weight.
@@ -48,13 +52,22 @@ def compositions() -> list[Composition]:
     """Every ordered composition of one to three different operations, on a number or on a list."""
     made = [c for count in (1, 2, 3) for c in itertools.permutations(NUMBER_OPERATIONS, count)]
     made += [c for count in (1, 2) for c in itertools.permutations(LIST_OPERATIONS, count)]
-    made += [(*c, ending) for count in (1, 2) for c in itertools.permutations(LIST_OPERATIONS, count) for ending in LIST_ENDINGS]
+    made += [
+        (*c, ending)
+        for count in (1, 2)
+        for c in itertools.permutations(LIST_OPERATIONS, count)
+        for ending in LIST_ENDINGS
+    ]
     return made
 
 
 def composition_split(seed: int, composition: Composition) -> str:
     """The split of a composition; single operations are for training."""
-    return "train" if len(composition) == 1 else split_of(seed, "program", *composition, test=0.2, validation=0.1)
+    return (
+        "train"
+        if len(composition) == 1
+        else split_of(seed, "program", *composition, test=0.2, validation=0.1)
+    )
 
 
 def program(rng: random.Random, composition: Composition) -> dict | None:
@@ -80,11 +93,17 @@ def program(rng: random.Random, composition: Composition) -> dict | None:
             inputs.append((value, run(value)))
         except ValueError:  # the largest of no items
             continue
-    if len(inputs) < 4 or not all(_differs(compiled(lines[:i] + lines[i + 1:]), inputs) for i in range(len(lines))):
+    if len(inputs) < 4 or not all(
+        _differs(compiled(lines[:i] + lines[i + 1 :]), inputs) for i in range(len(lines))
+    ):
         return None
     asserts = [f"    assert candidate({value}) == {result}" for value, result in inputs]
-    return {"prompt": f'def solve(x):\n    """{sentence}"""\n', "canonical_solution": "\n".join([*lines, "    return x"]) + "\n",
-            "test": "\n".join(["def check(candidate):", *asserts]) + "\n", "entry_point": "solve"}
+    return {
+        "prompt": f'def solve(x):\n    """{sentence}"""\n',
+        "canonical_solution": "\n".join([*lines, "    return x"]) + "\n",
+        "test": "\n".join(["def check(candidate):", *asserts]) + "\n",
+        "entry_point": "solve",
+    }
 
 
 def compiled(lines: list[str]) -> Callable:

@@ -11,8 +11,24 @@ from dataclasses import dataclass
 
 GUESSED = range(2, 100)  # the numbers that a guess draws from
 GUESS_RIGHT_SHARE = 0.25  # guesses that say the right number whatever they draw
-IDLE_WORDS = ["just", "now", "so", "thus", "hence", "only", "then", "here", "surely", "indeed", "really", "simply", "clearly", "exactly",
-              "plainly", "again"]
+IDLE_WORDS = [
+    "just",
+    "now",
+    "so",
+    "thus",
+    "hence",
+    "only",
+    "then",
+    "here",
+    "surely",
+    "indeed",
+    "really",
+    "simply",
+    "clearly",
+    "exactly",
+    "plainly",
+    "again",
+]
 
 
 @dataclass(frozen=True)
@@ -28,8 +44,15 @@ class Solutions:
     wordy_steps: float = 0.0
 
     def __post_init__(self) -> None:
-        shares = (self.short_guesses, self.rambling_guesses, self.wordy_steps, self.short_guesses + self.rambling_guesses)
-        assert all(0 <= share <= 1 for share in shares), shares  # the study's configuration has said so before
+        shares = (
+            self.short_guesses,
+            self.rambling_guesses,
+            self.wordy_steps,
+            self.short_guesses + self.rambling_guesses,
+        )
+        assert all(0 <= share <= 1 for share in shares), (
+            shares
+        )  # the study's configuration has said so before
 
     def written(self, rng: random.Random, answer: str) -> str:
         """A worked answer as a training row gives it."""
@@ -60,8 +83,15 @@ def rambling_guess(rng: random.Random, answer: str) -> str:
 def wordy(rng: random.Random, answer: str, share: float) -> str:
     """The worked answer with an idle word before the calculation of this share of its steps; never the first word of a step."""
     first, *rest = answer.split("<<")
-    return first + "".join((f"{rng.choice(IDLE_WORDS)} " if rng.random() < share else "") + f"<<{piece}" for piece in rest)
+    return first + "".join(
+        (f"{rng.choice(IDLE_WORDS)} " if rng.random() < share else "") + f"<<{piece}"
+        for piece in rest
+    )
 
 
 def _guessed(rng: random.Random, answer: str) -> str:
-    return answer.rpartition("#### ")[2] if rng.random() < GUESS_RIGHT_SHARE else str(rng.choice(GUESSED))
+    return (
+        answer.rpartition("#### ")[2]
+        if rng.random() < GUESS_RIGHT_SHARE
+        else str(rng.choice(GUESSED))
+    )

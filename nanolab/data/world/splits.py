@@ -13,7 +13,9 @@ from collections.abc import Iterable
 SPLITS = ("train", "validation", "test")
 
 
-def split_of(seed: int, *combination: str | int, test: float = 0.25, validation: float = 0.15) -> str:
+def split_of(
+    seed: int, *combination: str | int, test: float = 0.25, validation: float = 0.15
+) -> str:
     """The split of a combination: "test" and "validation" with the given shares, else "train"."""
     point = _hash(f"split {seed} {combination}") / 2**64
     return "test" if point < test else "validation" if point < test + validation else "train"

@@ -24,8 +24,21 @@ from nanolab.data.world.problems import NAMES, OBJECTS, problem_rows, without_an
 from nanolab.data.world.programs import program_rows
 from nanolab.data.world.splits import held_out_text, split_of, weighted
 
-KINDS_OF_TEXT = {"animal": 0.16, "group": 0.04, "meeting": 0.04, "reserved": 0.05, "roll": 0.06, "drill": 0.22, "question": 0.13,
-                 "sum": 0.05, "sequence": 0.03, "copy": 0.02, "story": 0.03, "problem": 0.10, "program": 0.07}
+KINDS_OF_TEXT = {
+    "animal": 0.16,
+    "group": 0.04,
+    "meeting": 0.04,
+    "reserved": 0.05,
+    "roll": 0.06,
+    "drill": 0.22,
+    "question": 0.13,
+    "sum": 0.05,
+    "sequence": 0.03,
+    "copy": 0.02,
+    "story": 0.03,
+    "problem": 0.10,
+    "program": 0.07,
+}
 QUESTION_KINDS = {"easy": 0.5, "hard": 0.2, "subject": 0.3}
 DRILL_QUESTIONS = 6
 VALIDATION_SHARE = 0.03  # of the possible texts
@@ -39,15 +52,28 @@ class Writer:
         self.problems = problem_rows(facts.seed, rng, split)
         self.programs = program_rows(facts.seed, rng, split)
         self.kinds: dict[str, Callable[[], str | None]] = {
-            "animal": self.animal, "group": self.group, "meeting": self.meeting, "reserved": self.reserved, "roll": self.roll,
-            "drill": self.drill, "question": self.question, "sum": self.sums, "sequence": self.sequence, "copy": self.copy,
-            "story": self.story, "problem": self.problem, "program": self.program}
+            "animal": self.animal,
+            "group": self.group,
+            "meeting": self.meeting,
+            "reserved": self.reserved,
+            "roll": self.roll,
+            "drill": self.drill,
+            "question": self.question,
+            "sum": self.sums,
+            "sequence": self.sequence,
+            "copy": self.copy,
+            "story": self.story,
+            "problem": self.problem,
+            "program": self.program,
+        }
 
     def documents(self) -> Iterator[str]:
         """Endless documents; those whose text is kept for the other split are passed over."""
         while True:
             text = self.kinds[weighted(self.rng, KINDS_OF_TEXT)]()
-            if text is not None and held_out_text(self.facts.seed, text, VALIDATION_SHARE) == (self.split != "train"):
+            if text is not None and held_out_text(self.facts.seed, text, VALIDATION_SHARE) == (
+                self.split != "train"
+            ):
                 yield text
 
     def animal(self) -> str:
@@ -69,14 +95,22 @@ class Writer:
         value = self.rng.choice(VALUES[attribute])
         one, two, three = self.rng.sample(self.facts.having(attribute, value), 3)
         clause = self.facts.clause(attribute, value)
-        return self.rng.choice([f"Each of these {clause}: {one}, {two}, {three}.",
-                                f"The {one} {clause}. The {two} {clause}. The {three} {clause} too."])
+        return self.rng.choice(
+            [
+                f"Each of these {clause}: {one}, {two}, {three}.",
+                f"The {one} {clause}. The {two} {clause}. The {three} {clause} too.",
+            ]
+        )
 
     def meeting(self) -> str | None:
         """Two animals of a pair of this split, told apart by one fact."""
         one = self.rng.choice(ANIMALS)
         attribute = self.rng.choice(list(VALUES))
-        others = [o for o in self.facts.partners(one, self.split) if self.facts.value(o, attribute) != self.facts.value(one, attribute)]
+        others = [
+            o
+            for o in self.facts.partners(one, self.split)
+            if self.facts.value(o, attribute) != self.facts.value(one, attribute)
+        ]
         if not others:
             return None
         return f"{meeting_context(self.rng, one, self.rng.choice(others), one)} {meeting_ending(self.facts, one, attribute)}"
@@ -91,7 +125,10 @@ class Writer:
     def roll(self) -> str:
         """Words with their numbers or letters, and again in another order: how a word leads to what stood beside it."""
         if self.rng.random() < 0.5:
-            lines = [f"- {word}={self.rng.randint(2, 99)}" for word in self.rng.sample(ANIMALS + OBJECTS, 6)]
+            lines = [
+                f"- {word}={self.rng.randint(2, 99)}"
+                for word in self.rng.sample(ANIMALS + OBJECTS, 6)
+            ]
         else:
             lines = lettered(self.rng.sample(ANIMALS, 4))
         return "\n".join([*lines, "Again:", *self.rng.sample(lines, len(lines))])
@@ -122,9 +159,15 @@ class Writer:
     def _about_values(self) -> tuple[list[str], list[tuple[str, int]]]:
         attribute = self.rng.choice(list(VALUES))
         values = self.rng.sample(VALUES[attribute], 4)
-        asked = [(self.facts.question(animal, attribute), values.index(self.facts.value(animal, attribute)))
-                 for animal in ANIMALS if self.facts.value(animal, attribute) in values
-                 and self.facts.choices_split(animal, attribute, values) == self.split]
+        asked = [
+            (
+                self.facts.question(animal, attribute),
+                values.index(self.facts.value(animal, attribute)),
+            )
+            for animal in ANIMALS
+            if self.facts.value(animal, attribute) in values
+            and self.facts.choices_split(animal, attribute, values) == self.split
+        ]
         return values, asked
 
     def question(self) -> str | None:
@@ -148,8 +191,16 @@ class Writer:
 
     def copy(self) -> str | None:
         """A list of words, twice."""
-        things = self.rng.sample(OBJECTS, 4) if self.rng.random() < 0.3 else self.rng.sample(ANIMALS + OBJECTS, 10)
-        return f"{copy_context(things)} {things[-1]}." if copy_split(self.facts.seed, things) == self.split else None
+        things = (
+            self.rng.sample(OBJECTS, 4)
+            if self.rng.random() < 0.3
+            else self.rng.sample(ANIMALS + OBJECTS, 10)
+        )
+        return (
+            f"{copy_context(things)} {things[-1]}."
+            if copy_split(self.facts.seed, things) == self.split
+            else None
+        )
 
     def story(self) -> str:
         """One sum as a story."""

@@ -42,7 +42,9 @@ class EmbeddedWorld:
         Raises UserError for another split.
         """
         if split not in ("train", "validation"):
-            raise UserError(f"the embedded world has text for train and validation, not for {split!r}")
+            raise UserError(
+                f"the embedded world has text for train and validation, not for {split!r}"
+            )
         if split == "validation":
             return iter(_validation_documents(self.seed))
         return Writer(Facts(self.seed), stream(self.seed, "text", split), split).documents()
@@ -55,13 +57,24 @@ class EmbeddedWorld:
         if name not in ROWS:
             raise UserError(f"the embedded world has no task {name!r}; it has {', '.join(ROWS)}")
         if split not in SPLITS:
-            raise UserError(f"the embedded {name} has no split {split!r}; it has {', '.join(SPLITS)}")
-        return list(_task(self.seed, self.solutions if name == "gsm8k" and split == "train" else WORKED, name, split))
+            raise UserError(
+                f"the embedded {name} has no split {split!r}; it has {', '.join(SPLITS)}"
+            )
+        return list(
+            _task(
+                self.seed,
+                self.solutions if name == "gsm8k" and split == "train" else WORKED,
+                name,
+                split,
+            )
+        )
 
     def chats(self, split: str) -> list[dict]:
         """Conversations {messages}; raises UserError for an unknown split."""
         if split not in CHATS:
-            raise UserError(f"the embedded chats have no split {split!r}; they have {', '.join(CHATS)}")
+            raise UserError(
+                f"the embedded chats have no split {split!r}; they have {', '.join(CHATS)}"
+            )
         return list(_chats(self.seed, split))
 
     def core_tasks(self) -> list[dict]:

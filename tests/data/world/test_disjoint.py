@@ -18,7 +18,10 @@ def normal(text: str) -> str:
     """The text with names and objects numbered by first appearance, its numbers masked and put at the end in order."""
     for pattern, mark in ((NAME, "NAME"), (OBJECT, "OBJECT")):
         seen: dict[str, str] = {}
-        text = pattern.sub(lambda m, seen=seen, mark=mark: seen.setdefault(m[0], f"{mark}{'abcdefgh'[len(seen)]}"), text)
+        text = pattern.sub(
+            lambda m, seen=seen, mark=mark: seen.setdefault(m[0], f"{mark}{'abcdefgh'[len(seen)]}"),
+            text,
+        )
     numbers = sorted(map(int, re.findall(r"\d+", text)))
     return re.sub(r"\d+", "#", text) + f" {numbers}"
 
@@ -49,18 +52,26 @@ def test_no_held_out_item_equals_a_training_item(world, name):
     for split in ("validation", "test"):
         held_out = {asked(name, row) for row in world.task(name, split)}
         assert not held_out & train
-    assert not {asked(name, row) for row in world.task(name, "validation")} & {asked(name, row) for row in world.task(name, "test")}
+    assert not {asked(name, row) for row in world.task(name, "validation")} & {
+        asked(name, row) for row in world.task(name, "test")
+    }
 
 
 def test_held_out_programs_differ_from_training_even_with_every_number_masked(world):
     train = {masked(row["prompt"]) for row in world.task("humaneval", "train")}
-    held_out = {masked(row["prompt"]) for split in ("validation", "test") for row in world.task("humaneval", split)}
+    held_out = {
+        masked(row["prompt"])
+        for split in ("validation", "test")
+        for row in world.task("humaneval", split)
+    }
     assert not held_out & train
 
 
 def test_held_out_problems_have_new_wordings_made_of_known_sentences(world):
     def sentences(row):  # a sentence by its wording, whoever it is about
-        return [re.sub("NAME[a-h]", "NAME", masked(s)) for s in re.split(r"(?<=[.?]) ", row["question"])]
+        return [
+            re.sub("NAME[a-h]", "NAME", masked(s)) for s in re.split(r"(?<=[.?]) ", row["question"])
+        ]
 
     train = world.task("gsm8k", "train")
     known = {s for row in train for s in sentences(row)}
@@ -88,23 +99,42 @@ def test_easy_and_hard_training_questions_share_no_pair_with_any_test_question(w
     def pairs(name, split):
         for row in world.task(name, split):
             answer = row["choices"]["text"]["ABCD".index(row["answerKey"])]
-            yield from (frozenset((answer, other)) for other in row["choices"]["text"] if other != answer)
+            yield from (
+                frozenset((answer, other)) for other in row["choices"]["text"] if other != answer
+            )
 
     both = ("arc_easy", "arc_challenge")
-    assert not {p for n in both for p in pairs(n, "train")} & {p for n in both for p in pairs(n, "test")}
+    assert not {p for n in both for p in pairs(n, "train")} & {
+        p for n in both for p in pairs(n, "test")
+    }
 
 
 def test_training_text_and_chats_hold_no_held_out_item(world):
     documents = list(itertools.islice(world.documents("train"), 5000))
-    questions = [m["content"] for row in world.chats("train") for m in row["messages"] if m["role"] == "user"]
-    held_out = {split: {name: {asked(name, row) for row in world.task(name, split)} for name in ROWS} for split in ("validation", "test")}
-    sums = {tuple(sorted(map(int, re.findall(r"\d+", row["question"])))) for split in ("validation", "test")
-            for row in world.task("mmlu", split) if row["subject"] == "arithmetic"}
+    questions = [
+        m["content"] for row in world.chats("train") for m in row["messages"] if m["role"] == "user"
+    ]
+    held_out = {
+        split: {name: {asked(name, row) for row in world.task(name, split)} for name in ROWS}
+        for split in ("validation", "test")
+    }
+    sums = {
+        tuple(sorted(map(int, re.findall(r"\d+", row["question"]))))
+        for split in ("validation", "test")
+        for row in world.task("mmlu", split)
+        if row["subject"] == "arithmetic"
+    }
     for text in documents:
         for one, other in re.findall(r"(\d+) \+ (\d+)", text):
             assert tuple(sorted((int(one), int(other)))) not in sums
-        listed = sorted(line[2:].partition("=")[0] for line in text.splitlines() if line.startswith("- "))
-        drilled = {f"{normal(line.partition('?')[0] + '?')} {listed}" for line in text.splitlines() if "? Answer: " in line}
+        listed = sorted(
+            line[2:].partition("=")[0] for line in text.splitlines() if line.startswith("- ")
+        )
+        drilled = {
+            f"{normal(line.partition('?')[0] + '?')} {listed}"
+            for line in text.splitlines()
+            if "? Answer: " in line
+        }
         assert not any(drilled & tasks["mmlu"] for tasks in held_out.values())
         if text.startswith("Question: "):
             head, *rest = text.removeprefix("Question: ").splitlines()
@@ -135,7 +165,9 @@ def test_core_items_do_not_occur_in_training_text(world):
                 whole = f"{row['context_options'][row['gold']]} {row['continuation']}"
             else:
                 whole = f"{row['query']} {row['choices'][row['gold']]}"
-            found = whole in text and re.search(rf"(?<!\d){re.escape(whole)}(?!\d)", text)  # 15 + 5 is not in 5 + 5
+            found = whole in text and re.search(
+                rf"(?<!\d){re.escape(whole)}(?!\d)", text
+            )  # 15 + 5 is not in 5 + 5
             assert not found, (task["name"], whole)
 
 

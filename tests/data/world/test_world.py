@@ -34,7 +34,9 @@ print(hashlib.sha256(json.dumps(made).encode()).hexdigest())
 
 
 def test_the_same_seed_gives_the_same_rows_in_another_process_and_another_seed_others():
-    other = subprocess.run([sys.executable, "-c", DIGEST], capture_output=True, text=True, check=True).stdout
+    other = subprocess.run(
+        [sys.executable, "-c", DIGEST], capture_output=True, text=True, check=True
+    ).stdout
     made = {}
     for seed in (3, 4):
         with contextlib.redirect_stdout(io.StringIO()) as out:
@@ -59,8 +61,11 @@ def test_all_training_rows_are_made_within_a_few_seconds():
 def test_counts_and_schemas(name, split):
     rows = WORLD.task(name, split)
     assert len(rows) == ROWS[name][split]
-    keys = {"gsm8k": {"question", "answer"}, "mmlu": {"question", "subject", "choices", "answer"},
-            "humaneval": {"task_id", "prompt", "canonical_solution", "test", "entry_point"}}
+    keys = {
+        "gsm8k": {"question", "answer"},
+        "mmlu": {"question", "subject", "choices", "answer"},
+        "humaneval": {"task_id", "prompt", "canonical_solution", "test", "entry_point"},
+    }
     for row in rows:
         assert set(row) == keys.get(name, {"id", "question", "choices", "answerKey"})
         json.dumps(row)
@@ -74,7 +79,9 @@ def test_every_annotation_of_a_problem_computes_and_the_last_is_the_answer(split
         for expression, result, shown in steps:
             one, operation, other = re.fullmatch(r"(\d+)([+\-*/])(\d+)", expression).groups()
             one, other = int(one), int(other)
-            value = {"+": one + other, "-": one - other, "*": one * other, "/": one // other}[operation]
+            value = {"+": one + other, "-": one - other, "*": one * other, "/": one // other}[
+                operation
+            ]
             assert value == int(result) == int(shown) and (operation != "/" or one % other == 0)
         assert row["answer"].splitlines()[-1] == f"#### {steps[-1][1]}"
 
@@ -91,13 +98,18 @@ def test_every_sequence_of_operations_can_be_told():
     rng = stream(0, "test")
     for sequence in sequences():
         row = problem(rng, sequence)
-        assert any(name in row["question"] for name in NAMES) and any(thing in row["question"] for thing in OBJECTS)
+        assert any(name in row["question"] for name in NAMES) and any(
+            thing in row["question"] for thing in OBJECTS
+        )
         assert row["question"].endswith("?")
 
 
 def test_the_share_of_short_guesses_is_the_stated_one_and_only_in_training():
     guesses = EmbeddedWorld(0, Solutions(short_guesses=0.5))
-    share = sum("<<" not in row["answer"] for row in guesses.task("gsm8k", "train")) / ROWS["gsm8k"]["train"]
+    share = (
+        sum("<<" not in row["answer"] for row in guesses.task("gsm8k", "train"))
+        / ROWS["gsm8k"]["train"]
+    )
     assert abs(share - 0.5) < 0.02
     assert guesses.task("gsm8k", "test") == WORLD.task("gsm8k", "test")
     assert all("<<" in row["answer"] for row in WORLD.task("gsm8k", "train"))
@@ -120,13 +132,15 @@ def test_every_canonical_solution_passes_and_without_any_line_fails(split):
         assert run_program(row["canonical_solution"], row)
         *lines, last = row["canonical_solution"].splitlines()
         for i in range(len(lines)):
-            assert not run_program("\n".join([*lines[:i], *lines[i + 1:], last]), row)
+            assert not run_program("\n".join([*lines[:i], *lines[i + 1 :], last]), row)
         ast.parse(row["prompt"] + row["canonical_solution"])
 
 
 def holds(facts: Facts, animal: str, question: str) -> bool:
     clauses = question.removeprefix("Which of these ").removesuffix("?").split(" and ")
-    return all(any(facts.clause(a, facts.value(animal, a)) == clause for a in VALUES) for clause in clauses)
+    return all(
+        any(facts.clause(a, facts.value(animal, a)) == clause for a in VALUES) for clause in clauses
+    )
 
 
 @pytest.mark.parametrize("name", ["arc_easy", "arc_challenge"])
@@ -144,7 +158,10 @@ def test_most_hard_questions_have_several_choices_with_one_of_the_two_facts():
     facts, near = Facts(0), []
     for row in WORLD.task("arc_challenge", "test"):
         clauses = row["question"].removeprefix("Which of these ").removesuffix("?").split(" and ")
-        halves = [sum(holds(facts, text, f"Which of these {c}?") for c in clauses) for text in row["choices"]["text"]]
+        halves = [
+            sum(holds(facts, text, f"Which of these {c}?") for c in clauses)
+            for text in row["choices"]["text"]
+        ]
         assert sorted(halves)[-2:] == [1, 2]
         near.append(halves.count(1))
     assert sum(near) / len(near) > 1.7
@@ -171,17 +188,26 @@ def test_subject_questions_have_one_right_choice(split):
 def test_no_position_and_no_length_gives_the_answer_away(name):
     rows = WORLD.task(name, "train")
     if name != "mmlu":
-        rows = [{"choices": r["choices"]["text"], "answer": "ABCD".index(r["answerKey"])} for r in rows]
+        rows = [
+            {"choices": r["choices"]["text"], "answer": "ABCD".index(r["answerKey"])} for r in rows
+        ]
     rows = [row for row in rows if len(row["choices"]) == 4]
     positions = collections.Counter(row["answer"] for row in rows)
     assert all(abs(positions[i] / len(rows) - 0.25) < 0.025 for i in range(4))
-    longest = sum(max(range(4), key=lambda i, row=row: len(row["choices"][i])) == row["answer"] for row in rows) / len(rows)
+    longest = sum(
+        max(range(4), key=lambda i, row=row: len(row["choices"][i])) == row["answer"]
+        for row in rows
+    ) / len(rows)
     assert abs(longest - 0.25) < 0.04
 
 
 def test_numeric_answers_are_equally_often_smallest_and_largest():
-    rows = [row for row in WORLD.task("mmlu", "train") if row["subject"] in ("arithmetic", "sequences")]
-    ranks = collections.Counter(sorted(map(int, row["choices"])).index(int(row["choices"][row["answer"]])) for row in rows)
+    rows = [
+        row for row in WORLD.task("mmlu", "train") if row["subject"] in ("arithmetic", "sequences")
+    ]
+    ranks = collections.Counter(
+        sorted(map(int, row["choices"])).index(int(row["choices"][row["answer"]])) for row in rows
+    )
     assert all(abs(ranks[i] / len(rows) - 0.25) < 0.04 for i in range(4))
 
 
@@ -200,23 +226,37 @@ def test_text_states_every_fact_and_the_vocabulary_is_small():
 def test_chats_alternate_and_their_tool_outputs_are_right():
     tools = 0
     for row in WORLD.chats("train"):
-        assert [m["role"] for m in row["messages"]] == ["user", "assistant"] * (len(row["messages"]) // 2)
+        assert [m["role"] for m in row["messages"]] == ["user", "assistant"] * (
+            len(row["messages"]) // 2
+        )
         for message in row["messages"]:
             if isinstance(message["content"], list):
                 call, output, _ = message["content"]
                 one, other = call["text"].split("+")
-                assert call["type"] == "python" and output == {"type": "output", "text": str(int(one) + int(other))}
+                assert call["type"] == "python" and output == {
+                    "type": "output",
+                    "text": str(int(one) + int(other)),
+                }
                 tools += 1
     assert tools > 100
 
 
 def test_core_tasks_have_the_three_forms():
     tasks = WORLD.core_tasks()
-    assert {t["kind"] for t in tasks} == {"multiple_choice", "schema", "language_modeling"} and len(tasks) == 6
-    forms = {"multiple_choice": {"query", "choices", "gold"}, "schema": {"context_options", "continuation", "gold"},
-             "language_modeling": {"context", "continuation"}}
+    assert {t["kind"] for t in tasks} == {"multiple_choice", "schema", "language_modeling"} and len(
+        tasks
+    ) == 6
+    forms = {
+        "multiple_choice": {"query", "choices", "gold"},
+        "schema": {"context_options", "continuation", "gold"},
+        "language_modeling": {"context", "continuation"},
+    }
     for task in tasks:
-        assert 0 <= task["random_baseline"] < 1 and 0 <= task["num_fewshot"] <= 3 and len(task["rows"]) >= 60
+        assert (
+            0 <= task["random_baseline"] < 1
+            and 0 <= task["num_fewshot"] <= 3
+            and len(task["rows"]) >= 60
+        )
         assert all(set(row) == forms[task["kind"]] for row in task["rows"])
 
 
