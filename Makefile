@@ -26,11 +26,11 @@ ui: .venv/ready
 	@$(BIN)/python -m nanolab ui --port $(PORT)
 
 lab: .venv/ready
-	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+	@$(BIN)/python -m nanolab lab
 
 # the API reference, from the docstrings
 docs: .venv/ready-docs
-	$(BIN)/python -W ignore -m pdoc -o build/api nanolab '!nanolab.__main__' '!nanolab.lm_eval_adapter'
+	$(BIN)/python -W ignore -m pdoc -o build/api nanolab '!nanolab.__main__' '!nanolab.export.lm_eval_adapter'
 
 # also repairs an install that was interrupted or lost a package
 setup:

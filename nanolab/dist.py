@@ -1,9 +1,4 @@
-"""Ranks: one process's place in the world, and the few collective operations the lab needs.
-
-Rank logic lives here and at the edges that call it, never in the model, the samplers or the graders.
-"""
-
-from __future__ import annotations
+"""Ranks: one process's place in the world, and the few collective operations the lab needs."""
 
 import os
 from collections.abc import Sequence
@@ -14,21 +9,26 @@ from typing import Any
 import torch
 import torch.distributed
 
-from nanolab.schema import UserError
+from nanolab.errors import UserError
 
-WAIT = timedelta(
-    hours=12
-)  # ranks wait for rank 0 while it trains a tokenizer on billions of characters
+# ranks wait for rank 0 while it trains a tokenizer on billions of characters
+WAIT = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
 class World:
-    """This process: its rank among `size`, its device, and the dtype it computes in (weights stay float32)."""
+    """This process: its rank among `size`, its device, and the dtype it computes in."""
 
     rank: int
     size: int
     device: torch.device
-    dtype: torch.dtype
+    dtype: torch.dtype  # weights stay float32
+
+    def autocast(self) -> torch.autocast:
+        """The context in which a model computes in the world's dtype."""
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16
+        )
 
 
 def check_device(device: str, setting: str = "launch.device") -> None:
@@ -38,29 +38,37 @@ def check_device(device: str, setting: str = "launch.device") -> None:
 
 
 def open_world(device: str = "auto", dtype: str = "auto", threads: int | None = None) -> World:
-    """Join the process group that torchrun describes (RANK, WORLD_SIZE, LOCAL_RANK), or stand alone.
-
-    Raises UserError when cuda is asked for and there is none.
+    """Join the process group that torchrun describes (RANK, WORLD_SIZE, LOCAL_RANK), or stand
+    alone.
     """
     check_device(device)
     kind = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
-    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    place = (
-        torch.device(kind, int(os.environ.get("LOCAL_RANK", 0)))
-        if kind == "cuda"
-        else torch.device("cpu")
-    )
+    rank = int(os.environ.get("RANK", 0))
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    place, backend = torch.device("cpu"), {"backend": "gloo"}
     if kind == "cuda":
+        number, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if number >= count:
+            raise UserError(
+                f"process {number} of this machine has no GPU of its own: torch sees {count}; "
+                f"use launch.nproc={count}, or launch.device=cpu"
+            )
+        place = torch.device("cuda", number)
         torch.cuda.set_device(place)
+        # with the device: else a barrier guesses it from the rank, wrongly on a second machine of
+        # which not every GPU is used, and hangs
+        backend = {"backend": "nccl", "device_id": place}
     elif threads:
         torch.set_num_threads(threads)
     if size > 1:
-        torch.distributed.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=WAIT)
+        torch.distributed.init_process_group(timeout=WAIT, **backend)
     return with_dtype(World(rank, size, place, torch.float32), dtype)
 
 
 def with_dtype(world: World, dtype: str) -> World:
-    """The world computing in `dtype`: "float32", "bfloat16", or "auto": bfloat16 where the hardware multiplies it natively."""
+    """The world computing in `dtype`: "float32", "bfloat16", or "auto": bfloat16 where the hardware
+    multiplies it natively.
+    """
     if dtype == "auto":
         dtype = "bfloat16" if _native_bfloat16(world.device) else "float32"
     return replace(world, dtype=getattr(torch, dtype))
@@ -69,15 +77,12 @@ def with_dtype(world: World, dtype: str) -> World:
 def _native_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and "avx512_bf16" in _cpu_flags()
-
-
-def _cpu_flags() -> str:
     try:
-        with open("/proc/cpuinfo") as file:
-            return next((line for line in file if line.startswith("flags")), "")
-    except FileNotFoundError:  # not Linux: no way to tell, so no bfloat16
-        return ""
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            flags = next((line for line in file if line.startswith("flags")), "")
+    except OSError:  # not Linux, or it may not be read: no way to tell, so no bfloat16
+        return False
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and "avx512_bf16" in flags
 
 
 def close_world(world: World) -> None:
@@ -92,11 +97,34 @@ def barrier(world: World) -> None:
         torch.distributed.barrier()
 
 
+def say(world: World, line: str) -> None:
+    """A line for people, from one process only."""
+    if world.rank == 0:
+        print(line, flush=True)
+
+
 def sum_over_ranks(world: World, tensor: torch.Tensor) -> torch.Tensor:
     """The elementwise sum of `tensor` over all ranks, in place; every rank gets it."""
     if world.size > 1:
         torch.distributed.all_reduce(tensor)
     return tensor
+
+
+def sum_gradients(world: World, model: torch.nn.Module) -> None:
+    """Sum the gradients of all ranks on each; of one without any they are zeros."""
+    if world.size == 1:
+        return
+    gradients = []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+    # in one piece: a call costs more than its bytes
+    summed = sum_over_ranks(world, torch.cat([gradient.flatten() for gradient in gradients]))
+    parts = summed.split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts):
+        gradient.copy_(part.view_as(gradient))
 
 
 def gather_objects(world: World, item: Any) -> list[Any]:

@@ -1,23 +1,25 @@
-"""Addressed random numbers: every draw is a function of where it is used, never of what was drawn before it.
+"""Addressed random numbers: every draw is a function of where it is used, never of what was drawn
+before it.
 
-An address is a sequence of whole numbers and texts, such as (seed, stage, example, chain, step, position). Its number is a
-hash (BLAKE2b) of an unambiguous encoding, so it is the same in every process, on every machine and in every Python version.
+An address is a sequence of whole numbers (NumPy's too) and texts, such as (seed, stage, example,
+chain, step, position). Its number is a hash (BLAKE2b), the same on every machine.
 """
-
-from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
 
 import numpy
 
+from nanolab.errors import UserError
+
 Address = tuple[int | str, ...]
 Noise = Callable[[Address], float]
 
-INDEX = -1  # the position of an address that stands for a step's choice of the cut
-ACCEPT = -2  # the position of an address that stands for a step's accept draw
-RESAMPLE = -3  # stands for the resampling of a population
-PICK = -4  # stands for the choice among particles or candidates
+# positions of an address that stand for other draws
+INDEX = -1  # a step's choice of the cut
+ACCEPT = -2  # a step's accept draw
+RESAMPLE = -3  # the resampling of a population
+PICK = -4  # the choice among particles or candidates
 
 
 def _encode(address: Address) -> bytes:
@@ -26,25 +28,33 @@ def _encode(address: Address) -> bytes:
         if isinstance(part, str):
             text = part.encode()
             parts.append(b"s%d:%b" % (len(text), text))
-        else:
+        elif isinstance(part, (int, numpy.integer)) and not isinstance(part, bool):
             parts.append(b"i%d;" % part)
+        else:  # %d would cut 1.7 to 1, and take True for it
+            raise UserError(
+                f"{part!r} in the address {address!r} is of type {type(part).__name__}, "
+                "and must be a whole number or a text: round it, or write it as text"
+            )
     return b"".join(parts)
 
 
+def _digest(address: Address) -> hashlib.blake2b:
+    return hashlib.blake2b(_encode(address), digest_size=8)
+
+
 def _unit(digest: bytes) -> float:
-    return (
-        (int.from_bytes(digest, "little") >> 12) + 0.5
-    ) * 2.0**-52  # 53 bits in all: exact, so never rounded up to 1
+    # 53 bits in all: exact, so never rounded up to 1
+    return ((int.from_bytes(digest, "little") >> 12) + 0.5) * 2.0**-52
 
 
 def uniform(*address: int | str) -> float:
     """The uniform number of an address, strictly between 0 and 1."""
-    return _unit(hashlib.blake2b(_encode(address), digest_size=8).digest())
+    return _unit(_digest(address).digest())
 
 
 def derive(*address: int | str) -> int:
     """A seed for another generator: a whole number of 63 bits."""
-    return int.from_bytes(hashlib.blake2b(_encode(address), digest_size=8).digest(), "little") >> 1
+    return int.from_bytes(_digest(address).digest(), "little") >> 1
 
 
 def generator(*address: int | str) -> numpy.random.Generator:
@@ -53,8 +63,8 @@ def generator(*address: int | str) -> numpy.random.Generator:
 
 
 def noise(seed: int, stage: str, example: int | str) -> Noise:
-    """The function from (chain, step, position) to `uniform(seed, stage, example, chain, step, position)`."""
-    start = hashlib.blake2b(_encode((seed, stage, example)), digest_size=8)
+    """From (chain, step, position) to `uniform(seed, stage, example, chain, step, position)`."""
+    start = _digest((seed, stage, example))
 
     def draw(address: Address) -> float:
         state = start.copy()

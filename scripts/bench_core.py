@@ -1,9 +1,11 @@
-"""`python scripts/bench.py core --against CHECKOUT`: CORE beside nanochat's core_eval, one JSON line a result.
+"""`python scripts/bench.py core --against CHECKOUT`: CORE beside nanochat's core_eval, one JSON
+line a result.
 
-Choices: the peer's own functions and ours judge with the same model (ours, through an adapter) and the same tokenizer, example by example.
-Speed: examples a second of both, each in a process of its own on the same pinned core, in turn; the peer runs its own GPT of the same size.
-The model is a d4 (4 layers, width 256, 4 heads, vocabulary 4,096) trained shortly on the folder's text, so that choices are not all ties;
-it is kept under mlruns/bench_core. The data is the folder NANOLAB_DATA.
+Choices: the peer's own functions and ours judge with the same model (ours, through an adapter) and
+the same tokenizer, example by example. Speed: examples a second of both, each in a process of its
+own on the same pinned core, in turn; the peer runs its own GPT of the same size. The model is a d4
+(4 layers, width 256, 4 heads, vocabulary 4,096) trained shortly on the folder's text, so that
+choices are not all ties; it is kept under mlruns/bench_core. The data is the folder NANOLAB_DATA.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ from bench_power import ROOT, Worker
 
 RESULTS = ROOT / "experiments" / "results" / "core"
 NEAR = 1e-4  # nats: choices closer than this may differ
-# task, context (the last crops its prompts), whether every second answer is replaced by what the model itself would say
+# task, context (the last crops its prompts), whether every second answer is replaced by what the
+# model itself would say
 COMPARED = [
     ("arc_easy", CONTEXT, False),
     ("hellaswag_zeroshot", CONTEXT, False),
@@ -112,7 +115,9 @@ class PeerTokenizer:
 
 
 class PeerModel:
-    """Our GPT as the peer's harness calls a model: ids (B, T) -> logits (B, T, V), every position, by the plain forward."""
+    """Our GPT as the peer's harness calls a model: ids (B, T) -> logits (B, T, V), every position,
+    by the plain forward.
+    """
 
     def __init__(self, model: Any, context: int) -> None:
         self.model, self.max_seq_len = model, context
@@ -133,7 +138,8 @@ def peer_harness(checkout: Path) -> Any:
 def peer_examples(
     harness: Any, model: PeerModel, tokenizer: PeerTokenizer, task: Any, rows: list[Facts]
 ) -> list[Facts]:
-    """What the peer's harness makes of each example: its token rows, the mean loss of each choice, its choice, whether it is right.
+    """What the peer's harness makes of each example: its token rows, the mean loss of each choice,
+    its choice, whether it is right.
 
     Its functions run as they are; what passes between them is looked at on the way.
     """
@@ -181,9 +187,11 @@ def peer_examples(
 
 
 def with_own_answers(model: Any, tokenizer: Any, task: Any, rows: list[Facts]) -> list[Facts]:
-    """The rows with the model's own next word for every second continuation: a weak model, never right, would test half of the rule."""
-    from nanolab.engine import GPTScorer
+    """The rows with the model's own next word for every second continuation: a weak model, never
+    right, would test half of the rule.
+    """
     from nanolab.evals import core
+    from nanolab.inference.gpt_engine import GPTScorer
 
     answered = list(rows)
     for index in range(0, len(rows), 2):
@@ -207,8 +215,8 @@ def our_examples(
     model: Any, tokenizer: Any, task: Any, rows: list[Facts], context: int
 ) -> tuple[list[Facts], float]:
     """The same of our harness, and the positions that it forwarded for each example."""
-    from nanolab.engine import GPTScorer
     from nanolab.evals import core
+    from nanolab.inference.gpt_engine import GPTScorer
 
     records: list[Facts] = []
     scorer, shown = GPTScorer(model), []
@@ -222,9 +230,8 @@ def our_examples(
         return score(ids, spans, sizes)
 
     scorer.score = looked_at
-    core.evaluate_task(
-        scorer, encoder(tokenizer), task, rows, range(len(rows)), records.append, limit=context
-    )
+    reader = core.Reader(scorer, encoder(tokenizer), context)
+    core.evaluate_task(reader, task, rows, range(len(rows)), records.append)
     return [
         {
             "passed": record["passed"],
@@ -241,7 +248,9 @@ def our_examples(
 
 
 def compare_every_task(harness: Any, kept: list[Facts]) -> None:
-    """Some examples of each task of the bundle that has data, judged by both with a tiny model of random weights."""
+    """Some examples of each task of the bundle that has data, judged by both with a tiny model of
+    random weights.
+    """
     from nanolab.model.gpt import GPT
     from nanolab.model.scaling import GPTConfig
 
@@ -337,20 +346,22 @@ def compare_choices(
 
 
 def timing_worker(peer: str, dtype: str) -> dict[str, Callable[[Facts], Facts]]:
-    """A worker of bench_workers.py that evaluates examples: ours, or with a checkout the peer's harness over the peer's own GPT."""
+    """A worker of bench_workers.py that evaluates examples: ours, or with a checkout the peer's
+    harness over the peer's own GPT.
+    """
     if not peer:
-        from nanolab.engine import GPTScorer
         from nanolab.evals import core
+        from nanolab.inference.gpt_engine import GPTScorer
 
         model, tokenizer, _ = load_model()
         scorer = GPTScorer(model.to(getattr(torch, dtype)))
 
         def evaluate(task: Any, rows: list[Facts], count: int) -> float:
             scorer.positions = 0
-            core.evaluate_task(
-                scorer, encoder(tokenizer), task, rows, range(count), [].append, limit=CONTEXT
-            )
+            reader = core.Reader(scorer, encoder(tokenizer), CONTEXT)
+            core.evaluate_task(reader, task, rows, range(count), [].append)
             return scorer.positions
+
     else:
         os.environ["NANOCHAT_DTYPE"] = dtype
         harness = peer_harness(Path(peer))
@@ -400,7 +411,9 @@ def timing_worker(peer: str, dtype: str) -> dict[str, Callable[[Facts], Facts]]:
 
 
 def compare_speed(checkout: Path, repeats: int, kept: list[Facts]) -> None:
-    """Examples a second (CPU seconds of one pinned core), rendering and tokenizing included; the median of the ratios of turns."""
+    """Examples a second (CPU seconds of one pinned core), rendering and tokenizing included; the
+    median of the ratios of turns.
+    """
     for task, dtype, peer_dtype, count, target in TIMED:
         with Worker(f"core-{dtype}", 1) as ours, Worker(f"core-{peer_dtype}", 1, checkout) as peer:
             own, other = [], []
@@ -444,6 +457,17 @@ def commit_of(folder: Path) -> str:
     return found.stdout.strip() or "unknown"
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--against", type=Path, required=True, metavar="CHECKOUT", help="of nanochat"
+    )
+    parser.add_argument("--only", choices=tuple(PARTS), help="one of the comparisons")
+    parser.add_argument(
+        "--examples", type=int, default=200, help="examples a task whose choices are compared"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="timed turns")
+
+
 def main(arguments: argparse.Namespace) -> int:
     if "NANOLAB_DATA" not in os.environ:
         raise SystemExit("set NANOLAB_DATA to a folder with text/, chat/ and core/")
@@ -471,8 +495,11 @@ def main(arguments: argparse.Namespace) -> int:
                 "peer": f"nanochat {commit_of(checkout)}",
                 "processor": processor(),
                 "torch": torch.__version__,
-                "model": f"d{DEPTH}, width {WIDTH}, {HEADS} heads, vocabulary {VOCAB}; {STEPS} steps of {ROWS * LENGTH} tokens of "
-                f"the folder's text, last loss {facts['loss']:.2f}" + PARTS[part],
+                "model": (
+                    f"d{DEPTH}, width {WIDTH}, {HEADS} heads, vocabulary {VOCAB}; {STEPS} steps of"
+                    f" {ROWS * LENGTH} tokens of the folder's text, last loss {facts['loss']:.2f}"
+                    + PARTS[part]
+                ),
                 "results": lines,
             }
             (RESULTS / f"{part}.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -1,4 +1,6 @@
-"""The model that scripts/bench_core.py judges with: a d4 trained shortly on the folder's text, kept under mlruns/bench_core."""
+"""The model that scripts/bench_core.py judges with: a d4 trained shortly on the folder's text, kept
+under mlruns/bench_core.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +17,21 @@ Facts = dict[str, Any]
 
 
 def data_source() -> Any:
-    from nanolab.config import DataConfig
-    from nanolab.data.sources import open_source
+    from nanolab.data.sources.source import open_source
+    from nanolab.settings.config import DataConfig
 
     return open_source(DataConfig(source="local"))
 
 
 def train_model() -> None:
-    """A tokenizer on the folder's text and chats, and a d4 trained for STEPS steps on its text, under MODEL."""
-    from nanolab import checkpoint
-    from nanolab.config import BaseTrainConfig
-    from nanolab.data.tokenizer import train_tokenizer
-    from nanolab.model import scaling
+    """A tokenizer on the folder's text and chats, and a d4 trained for STEPS steps on its text,
+    under MODEL.
+    """
+    from nanolab.data.tokens.tokenizer import train_tokenizer
+    from nanolab.model import checkpoint, scaling
     from nanolab.model.gpt import GPT
     from nanolab.model.optim import build_optimizers
+    from nanolab.settings.config import BaseTrainConfig
 
     source, generator = data_source(), torch.Generator().manual_seed(0)
     texts = [document.text for document in source.documents("train")]
@@ -72,8 +75,8 @@ def train_model() -> None:
 
 def load_model() -> tuple[Any, Any, Facts]:
     """The model in evaluation mode, its tokenizer, its checkpoint's facts."""
-    from nanolab import checkpoint
-    from nanolab.data.tokenizer import Tokenizer
+    from nanolab.data.tokens.tokenizer import Tokenizer
+    from nanolab.model import checkpoint
 
     tokenizer = Tokenizer.load(MODEL / "tokenizer")
     model, facts = checkpoint.load_model(MODEL / "checkpoints", None, "cpu", tokenizer.digest)

@@ -1,4 +1,6 @@
-"""`bench.py data`: packing from cached tokens, what is thrown away, and what our tokenizer costs over the libraries under it."""
+"""`bench.py data`: packing from cached tokens, what is thrown away, and what our tokenizer costs
+over the libraries under it.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,14 @@ import rustbpe
 import tiktoken
 import torch
 
-from nanolab.config import DataConfig
-from nanolab.data import chat
-from nanolab.data.batches import ChatMixture, PackedText
-from nanolab.data.blocks import GeneratedBlocks
-from nanolab.data.published import Document
-from nanolab.data.sources import open_source
-from nanolab.data.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer, train_tokenizer
-from nanolab.data.tokens import TokenBlocks
+from nanolab.data.sources.blocks import GeneratedBlocks
+from nanolab.data.sources.published import Document
+from nanolab.data.sources.source import open_source
+from nanolab.data.tokens import chat
+from nanolab.data.tokens.batches import ChatMixture, PackedText
+from nanolab.data.tokens.token_files import TokenBlocks
+from nanolab.data.tokens.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer, train_tokenizer
+from nanolab.settings.config import DataConfig
 
 BATCH = 32  # rows asked for at once
 
@@ -33,7 +35,9 @@ def emit(**facts: object) -> None:
 
 
 def lengths(mean: int, total: int) -> list[int]:
-    """Document lengths in tokens, log-normal around `mean` (most are shorter, some many times longer), `total` tokens in all."""
+    """Document lengths in tokens, log-normal around `mean` (most are shorter, some many times
+    longer), `total` tokens in all.
+    """
     drawn = (
         np.random.default_rng(0).lognormal(np.log(mean) - 0.5, 1.0, 2 * total // mean).astype(int)
         + 1
@@ -48,7 +52,9 @@ def documents(mean: int, total: int, tokenizer: Tokenizer) -> list[str]:
 
 
 def packing(tokenizer: Tokenizer, mean: int, length: int, total: int) -> None:
-    """Tokens a second on one thread from cached tokens, and the tokens of a whole pass that are in no row."""
+    """Tokens a second on one thread from cached tokens, and the tokens of a whole pass that are in
+    no row.
+    """
     texts = documents(mean, total, tokenizer)
     stream = np.array(
         [token for text in texts for token in (tokenizer.bos, *tokenizer.encode(text))]
@@ -82,16 +88,18 @@ def packing(tokenizer: Tokenizer, mean: int, length: int, total: int) -> None:
 
 
 def packing_chats(tokenizer: Tokenizer, mean: int, length: int) -> None:
-    """Tokens of drawn conversations that come in no row (after those that still wait), and padding, over 200 rows."""
+    """Tokens of drawn conversations that come in no row (after those that still wait), and padding,
+    over 200 rows.
+    """
     texts = documents(mean, 600_000, tokenizer)  # more than the rows hold: one pass
     messages = [
         [{"role": "user", "content": "?"}, {"role": "assistant", "content": text}] for text in texts
     ]
-    mixture = ChatMixture({"chats": messages}, {"chats": 1.0}, tokenizer, length, 0, "bench")
+    mixture = ChatMixture({"chats": messages}, {"chats": 1.0}, tokenizer, length, (0, "bench"))
     begun = time.perf_counter()
     inputs, targets = mixture.rows(0, 200)
     seconds = time.perf_counter() - begun
-    order = mixture._orders["chats", 0][: mixture._drawn["chats"]]
+    order = mixture._orders["chats"][1][: mixture._drawn["chats"]]
     drawn = sum(sum(chat.render(tokenizer, messages[index])[1]) for index in order)
     waiting = sum(token >= 0 for piece in mixture._waiting for token in piece.targets[1:])
     learned = int((targets >= 0).sum())
@@ -130,7 +138,9 @@ def ratio(
 
 
 def tokenizer_cost(texts: list[str], vocab_size: int, repeats: int) -> None:
-    """Our training over bare rustbpe's, our encoding over bare tiktoken's, on the same text with the same merges and threads."""
+    """Our training over bare rustbpe's, our encoding over bare tiktoken's, on the same text with
+    the same merges and threads.
+    """
     characters = sum(map(len, texts))
 
     def bare_training() -> rustbpe.Tokenizer:
@@ -176,6 +186,21 @@ def tokenizer_cost(texts: list[str], vocab_size: int, repeats: int) -> None:
             cost=round(cost - 1, 4),
             target=0.05,
         )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--root",
+        type=Path,
+        metavar="FOLDER",
+        help="text of a local folder; without it, of the embedded world",
+    )
+    parser.add_argument(
+        "--characters", type=int, default=8_000_000, help="of text for the tokenizer"
+    )
+    parser.add_argument("--vocab-size", type=int, default=2048)
+    parser.add_argument("--tokens", type=int, default=4_000_000, help="packed in each setting")
+    parser.add_argument("--repeats", type=int, default=5)
 
 
 def main(arguments: argparse.Namespace) -> int:

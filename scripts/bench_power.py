@@ -1,7 +1,9 @@
-"""`python scripts/bench.py power`: sampling against its targets, one JSON line each, peers measured in the same run where given.
+"""`python scripts/bench.py power`: sampling against its targets, one JSON line each, peers measured
+in the same run where given.
 
-Each implementation runs in a process of its own (scripts/bench_workers.py), on the same pinned cores and threads; ours and the peer are
-measured in turn, so that their ratio is of the same minutes. One core: CPU seconds; two: wall seconds.
+Each implementation runs in a process of its own (scripts/bench_workers.py), on the same pinned
+cores and threads; ours and the peer are measured in turn, so that their ratio is of the same
+minutes. One core: CPU seconds; two: wall seconds.
 """
 
 from __future__ import annotations
@@ -44,13 +46,16 @@ def recognise(checkout: Path) -> str:
     engine = checkout / "nanochat" / "engine.py"
     if not engine.is_file():
         raise SystemExit(
-            f"{checkout} is none of the peers: it has neither nanochat/engine.py nor llm_experiments/power_samp_utils.py"
+            f"{checkout} is none of the peers: it has neither nanochat/engine.py nor"
+            " llm_experiments/power_samp_utils.py"
         )
     return "fork" if "def power_sample_tool_aware" in engine.read_text() else "nanochat"
 
 
 class Worker:
-    """A process of scripts/bench_workers.py; it measures only while it is asked. `place` 0, 1, ...: on other cores than its neighbour."""
+    """A process of scripts/bench_workers.py; it measures only while it is asked. `place` 0, 1, ...:
+    on other cores than its neighbour.
+    """
 
     def __init__(
         self, name: str, threads: int, checkout: Path | None = None, place: int = 0
@@ -93,7 +98,9 @@ class Worker:
             self.process.stdin.flush()
 
     def answer(self) -> Facts:
-        """What the worker found; raises SystemExit with the end of its error output when it has died."""
+        """What the worker found; raises SystemExit with the end of its error output when it has
+        died.
+        """
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit(f"the worker {self.name} died: {self.process.communicate()[1][-800:]}")
@@ -118,7 +125,9 @@ def line(
     ratio_of: str = "",
     **more: Any,
 ) -> None:
-    """Emit a result: met when the median (or, with `ratio_of`, the median of the ratios of ours and peer in turn) reaches the target."""
+    """Emit a result: met when the median (or, with `ratio_of`, the median of the ratios of ours and
+    peer in turn) reaches the target.
+    """
     facts: Facts = {
         "what": what,
         "setting": setting,
@@ -170,8 +179,13 @@ class Bench:
         )
 
     def positions(self, name: str, blocks: int, target: float) -> None:
-        """Over many problems, as the cuts are random; they do not depend on the model, so a small one stands for it."""
-        setting = f"prompt 64, 64 new, 10 steps a block, {blocks} block{'s' * (blocks > 1)}, no end token, early rejection off"
+        """Over many problems, as the cuts are random; they do not depend on the model, so a small
+        one stands for it.
+        """
+        setting = (
+            f"prompt 64, 64 new, 10 steps a block, {blocks} block{'s' * (blocks > 1)}, no end"
+            " token, early rejection off"
+        )
         work = dict(work="power", prompt=64, new=64, blocks=blocks)
         with Worker("ours", 1) as ours:
             own = ours.ask(**work, slots=64, problems=1024 // blocks, small=True)
@@ -191,7 +205,10 @@ class Bench:
 
     def seconds(self, name: str, blocks: int, own_blocks: int, target: float) -> None:
         """64 problems of ours in 64 slots, and problems of the peer one by one, on one core."""
-        setting = f"d4, prompt 64, 64 new, 10 steps a block, blocks: ours {own_blocks}, {name} {blocks}; ours 64 problems in 64 slots"
+        setting = (
+            f"d4, prompt 64, 64 new, 10 steps a block, blocks: ours {own_blocks}, {name} {blocks};"
+            " ours 64 problems in 64 slots"
+        )
         work = dict(work="power", prompt=64, new=64)
         count = 1 if self.quick else 2
         with Worker("ours", 1) as ours, self.against(name) as peer:
@@ -214,7 +231,9 @@ class Bench:
         )
 
     def two_cores(self) -> None:
-        """Two threads of one process, and two processes that share the problems, as a stage's ranks do (launch.nproc: 2)."""
+        """Two threads of one process, and two processes that share the problems, as a stage's ranks
+        do (launch.nproc: 2).
+        """
         work = dict(work="power", prompt=64, new=64, blocks=1)
         alone = {problems: dict(work, slots=64, problems=problems) for problems in (64, 128)}
         ways = {
@@ -277,7 +296,9 @@ class Bench:
         )
 
     def decode(self, temperature: float, top_k: int | None, new: int) -> None:
-        """Tokens a second of 32 different prompts, prefill included, against 32 samples of one prompt by nanochat's engine."""
+        """Tokens a second of 32 different prompts, prefill included, against 32 samples of one
+        prompt by nanochat's engine.
+        """
         work = dict(
             work="decode", prompt=64, new=new, rows=32, temperature=temperature, top_k=top_k
         )
@@ -287,7 +308,8 @@ class Bench:
         after = [32 * new / (facts["seconds"] - facts["prefill_seconds"]) for facts in own]
         line(
             "decode tokens a second, one core",
-            f"d4, 32 different prompts of 64, {new} new, T {temperature}, top-k {top_k}; whole call",
+            f"d4, 32 different prompts of 64, {new} new, T {temperature}, top-k {top_k}; whole"
+            " call",
             rates[0],
             1.25,
             at_most=False,
@@ -327,21 +349,27 @@ class Bench:
             )
 
 
-def cuda(quick: bool) -> int:
-    """Tokens a second and share of the bandwidth bound at depth 12 and 20, batch 256, bfloat16."""
-    with Worker("ours", 1) as ours:
-        for depth in (12, 20):
-            emit(
-                what="decode on CUDA",
-                depth=depth,
-                **ours.ask(work="cuda", depth=depth, rows=256, prompt=64, new=64 if quick else 256),
-            )
-    return 0
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--against",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="CHECKOUT",
+        help="of a peer, recognised by content",
+    )
+    parser.add_argument(
+        "--threads", type=int, choices=(1, 2), default=1, help="2: also what a second core gives"
+    )
+    parser.add_argument("--quick", action="store_true", help="one repeat of everything")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="STUDY",
+        help="a finished study under mlruns/work: early rejection on its SFT model",
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
-    if arguments.device == "cuda":
-        return cuda(arguments.quick)
     peers = {recognise(path): path.resolve() for path in arguments.against}
     bench = Bench(peers, arguments.threads, arguments.quick)
     bench.positions("fork", 1, 445)

@@ -1,4 +1,5 @@
-"""What the sandbox costs: milliseconds a program at each level of this machine, against starting the interpreter alone; JSON lines.
+"""What the sandbox costs: milliseconds a program at each level of this machine, against starting
+the interpreter alone; JSON lines.
 
 python scripts/bench_sandbox.py [--programs 40] [--workers 2]
 """
@@ -13,8 +14,8 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from nanolab.sandbox import PROBE, Check, run_python, sandbox_level
-from nanolab.sandbox_levels import levels
+from nanolab.sandbox import levels
+from nanolab.sandbox.programs import PROBE, Check, run_python, strongest_level
 
 PROGRAM = Check(
     "def double(x):\n    return 2 * x\n",
@@ -63,7 +64,7 @@ def main() -> None:
             json.dumps(
                 {
                     "level": str(level),
-                    "in_force": str(level) == sandbox_level(),
+                    "in_force": level == strongest_level(),
                     "gaps": level.gaps(),
                     "milliseconds": round(cost, 1),
                     "over_bare_interpreter": round(cost / bare, 2),

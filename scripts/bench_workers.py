@@ -1,9 +1,11 @@
-"""The processes that scripts/bench_power.py times: one implementation each, pinned alike, all with the same random-weight model shape.
+"""The processes that scripts/bench_power.py times: one implementation each, pinned alike, all with
+the same random-weight model shape.
 
     python scripts/bench_workers.py ours|fork|nanochat|official|core-DTYPE [CHECKOUT]
 
-A worker reads one JSON object a line from standard input, {"work": ..., "threads": ..., ...}, and answers each with one line. Peers are
-imported from their CHECKOUT; what they print goes to standard error. d4: 4 layers, width 256, 4 heads, vocabulary 4,096.
+A worker reads one JSON object a line from standard input, {"work": ..., "threads": ..., ...}, and
+answers each with one line. Peers are imported from their CHECKOUT; what they print goes to standard
+error. d4: 4 layers, width 256, 4 heads, vocabulary 4,096.
 """
 
 from __future__ import annotations
@@ -15,14 +17,15 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from bench_models import NEVER, PlainTokens, randomise
 
 VOCAB, DEPTH, WIDTH, HEADS = 4096, 4, 256, 4
-NEVER = 5000  # ids from here on are not in the vocabulary: special tokens that no model draws
 Facts = dict[str, Any]
 
 
@@ -32,17 +35,11 @@ def prompts(count: int, length: int) -> list[list[int]]:
     return torch.randint(0, VOCAB, (count, length), generator=generator).tolist()
 
 
-def randomise(model: torch.nn.Module) -> None:
-    """Normal weights of standard deviation width^-1/2 in every matrix: no layer is idle, and logits are not all equal."""
-    torch.manual_seed(0)
-    for weight in model.parameters():
-        if weight.dim() == 2:
-            torch.nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
-
-
 @contextlib.contextmanager
 def counted(found: Facts, cores: int):
-    """Adds to `found` the CPU seconds of this process and the wall seconds of the block; `seconds` is CPU on one core, else wall."""
+    """Adds to `found` the CPU seconds of this process and the wall seconds of the block; `seconds`
+    is CPU on one core, else wall.
+    """
     processor, wall = time.process_time(), time.perf_counter()
     yield
     found["cpu_seconds"], found["wall_seconds"] = (
@@ -53,7 +50,9 @@ def counted(found: Facts, cores: int):
 
 
 def peak_bytes() -> int:
-    """The largest resident memory of this process so far (Linux's VmHWM: getrusage would include the parent's before exec)."""
+    """The largest resident memory of this process so far (Linux's VmHWM: getrusage would include
+    the parent's before exec).
+    """
     line = next(
         line
         for line in Path("/proc/self/status").read_text().splitlines()
@@ -62,18 +61,10 @@ def peak_bytes() -> int:
     return int(line.split()[1]) * 1024
 
 
-class PlainTokens:
-    """Stands for a tokenizer: sizes and ids only, no special token that can be drawn."""
-
-    def __init__(self, vocab_size: int) -> None:
-        self.vocab_size = vocab_size
-
-    def special(self, name: str) -> int:
-        return NEVER
-
-
 class Measured:
-    """Counts what the scheduler asks of a model: decode calls, their rows, and the seconds spent in prefill."""
+    """Counts what the scheduler asks of a model: decode calls, their rows, and the seconds spent in
+    prefill.
+    """
 
     def __init__(self, model: Any) -> None:
         self.model, self.decodes, self.rows, self.prefill_seconds = model, 0, 0, 0.0
@@ -95,23 +86,21 @@ class Measured:
 
 def ours(_: str) -> dict[str, Callable[[Facts], Facts]]:
     """The production sampler and generator."""
-    from nanolab.engine import GPTLanguageModel
+    from nanolab.inference.gpt_engine import GPTLanguageModel
+    from nanolab.inference.proposal import Sampling
     from nanolab.model.gpt import GPT
     from nanolab.model.scaling import GPTConfig
     from nanolab.samplers.baselines import generate
-    from nanolab.samplers.power_mh import PowerSettings, sample
+    from nanolab.samplers.batch import Batch, sample
+    from nanolab.samplers.power_mh import PowerSettings
 
     bare = psutil.Process().memory_info().rss
     small = GPT(GPTConfig(VOCAB, 512, 1, 32, 1, 1))
     warm = [GPTLanguageModel(small, PlainTokens(VOCAB), rows=8, max_length=48)]
     generate(
         warm.pop(),
-        prompts(8, 32),
-        temperature=0.7,
-        top_k=50,
-        max_new_tokens=4,
-        seed=0,
-        stage="warm",
+        Batch(prompts(8, 32), 0, "warm"),
+        Sampling(temperature=0.7, top_k=50, max_new_tokens=4),
     )
     imported = (
         psutil.Process().memory_info().rss
@@ -140,12 +129,8 @@ def ours(_: str) -> dict[str, Callable[[Facts], Facts]]:
         with counted(found, ask["threads"]):
             results = sample(
                 measured,
-                prompts(ask["problems"], ask["prompt"]),
-                settings,
-                0,
-                "bench",
-                batch_rows=ask["slots"],
-                early_rejection=False,
+                Batch(prompts(ask["problems"], ask["prompt"]), 0, "bench", rows=ask["slots"]),
+                replace(settings, early_rejection=False),
             )
         positions = sum(result.positions for result in results) / len(results)
         return found | {
@@ -159,18 +144,17 @@ def ours(_: str) -> dict[str, Callable[[Facts], Facts]]:
         with counted(found, ask["threads"]):
             generate(
                 measured,
-                prompts(ask["rows"], ask["prompt"]),
-                temperature=ask["temperature"],
-                top_k=ask["top_k"],
-                max_new_tokens=ask["new"],
-                seed=0,
-                stage="bench",
-                batch_rows=ask["rows"],
+                Batch(prompts(ask["rows"], ask["prompt"]), 0, "bench", rows=ask["rows"]),
+                Sampling(
+                    temperature=ask["temperature"], top_k=ask["top_k"], max_new_tokens=ask["new"]
+                ),
             )
         return found | {"prefill_seconds": measured.prefill_seconds}
 
     def memory(ask: Facts) -> Facts:
-        """Peak resident bytes above the imports' own, beside the bytes of the weights and of the keys and values of all rows."""
+        """Peak resident bytes above the imports' own, beside the bytes of the weights and of the
+        keys and values of all rows.
+        """
         work = {"power": power, "decode": decode}[ask["of"]]
         work(ask)
         peak = peak_bytes() - imported
@@ -187,25 +171,23 @@ def ours(_: str) -> dict[str, Callable[[Facts], Facts]]:
             "ratio": peak / (weights + cached),
         }
 
-    return {
-        "power": power,
-        "decode": decode,
-        "memory": memory,
-        "early": early_rejection,
-        "cuda": cuda,
-    }
+    return {"power": power, "decode": decode, "memory": memory, "early": early_rejection}
 
 
 def early_rejection(ask: Facts) -> Facts:
-    """Power sampling of a finished study's SFT model on its word problems, with and without early rejection."""
-    from nanolab import checkpoint
-    from nanolab.config import DataConfig
-    from nanolab.data import chat
-    from nanolab.data.sources import open_source
-    from nanolab.data.tokenizer import Tokenizer
-    from nanolab.engine import GPTLanguageModel
-    from nanolab.samplers.power_mh import PowerSettings, sample
-    from nanolab.sandbox import Tools
+    """Power sampling of a finished study's SFT model on its word problems, with and without early
+    rejection.
+    """
+    from nanolab.data.sources.source import open_source
+    from nanolab.data.tasks.catalogue import TASKS
+    from nanolab.data.tokens import chat
+    from nanolab.data.tokens.tokenizer import Tokenizer
+    from nanolab.inference.gpt_engine import GPTLanguageModel
+    from nanolab.model import checkpoint
+    from nanolab.samplers.batch import Batch, sample
+    from nanolab.samplers.power_mh import PowerSettings
+    from nanolab.sandbox.programs import Tools
+    from nanolab.settings.config import DataConfig
 
     study = Path(ask["checkpoint"])
     study = study if study.is_dir() else Path("mlruns/work") / study
@@ -217,7 +199,7 @@ def early_rejection(ask: Facts) -> Facts:
     tokenizer = Tokenizer.load(folder)
     model, _ = checkpoint.load_model(weights, None, "cpu", tokenizer.digest)
     rows = open_source(DataConfig(**job["study"]["data"])).task("gsm8k", "test")[: ask["problems"]]
-    asked = [chat.render_prompt(tokenizer, chat.gsm8k_messages(row)[:-1]) for row in rows]
+    asked = [chat.render_prompt(tokenizer, TASKS["gsm8k"].messages(row)[:-1]) for row in rows]
     config = job["config"]
     keys = ("alpha", "num_steps", "temperature", "top_k", "max_new_tokens", "restart_prob")
     settings = PowerSettings(**{key: config[key] for key in keys})
@@ -232,7 +214,9 @@ def early_rejection(ask: Facts) -> Facts:
             max_length=max(map(len, asked)) + settings.max_new_tokens,
         )
         with counted(found[on], ask["threads"]):
-            runs[on] = sample(language_model, asked, settings, 0, "bench", early_rejection=on)
+            runs[on] = sample(
+                language_model, Batch(asked, 0, "bench"), replace(settings, early_rejection=on)
+            )
     decisions = [
         [[info.accepted for info in result.infos] for result in runs[on]] for on in (True, False)
     ]
@@ -253,67 +237,10 @@ def early_rejection(ask: Facts) -> Facts:
     }
 
 
-def cuda(ask: Facts) -> Facts:
-    """Tokens a second of `generate` on a CUDA device in bfloat16, and the share of what its copy bandwidth allows a step."""
-    from nanolab.engine import GPTLanguageModel
-    from nanolab.model.gpt import GPT
-    from nanolab.model.scaling import GPTConfig
-    from nanolab.samplers.baselines import generate
-
-    vocab, width = 32_768, 64 * ask["depth"]
-    model = GPT(GPTConfig(vocab, 2048, ask["depth"], width, width // 128, width // 128))
-    randomise(model)
-    model = model.to("cuda", torch.bfloat16)
-    source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
-    target, start, stop = (
-        torch.empty_like(source),
-        torch.cuda.Event(enable_timing=True),
-        torch.cuda.Event(enable_timing=True),
-    )
-    target.copy_(source)
-    start.record()
-    for _ in range(20):
-        target.copy_(source)
-    stop.record()
-    torch.cuda.synchronize()
-    bandwidth = 20 * 2 * source.numel() / (start.elapsed_time(stop) / 1000)
-    language_model = GPTLanguageModel(
-        model, PlainTokens(vocab), rows=ask["rows"], max_length=ask["prompt"] + ask["new"]
-    )
-    found: Facts = {}
-    for _ in range(2):  # the first captures the graphs
-        torch.cuda.synchronize()
-        with counted(found, 2):
-            generate(
-                language_model,
-                prompts(ask["rows"], ask["prompt"]),
-                temperature=0.7,
-                top_k=50,
-                max_new_tokens=ask["new"],
-                seed=0,
-                stage="bench",
-                batch_rows=ask["rows"],
-            )
-            torch.cuda.synchronize()
-    mean_length = ask["prompt"] + ask["new"] / 2
-    read = (
-        sum(weight.numel() for weight in model.parameters())
-        - vocab * width
-        + ask["rows"] * mean_length * ask["depth"] * 2 * width
-    )
-    rate = ask["rows"] * ask["new"] / found["seconds"]
-    bound = ask["rows"] / (2 * read / bandwidth)
-    return {
-        "tokens_per_second": rate,
-        "copy_bytes_per_second": bandwidth,
-        "bound_tokens_per_second": bound,
-        "share_of_bound": rate / bound,
-        "device": torch.cuda.get_device_name(),
-    }
-
-
 class Special:
-    """A peer's tokenizer as far as its engine asks for one: no special token can be drawn, no text is made."""
+    """A peer's tokenizer as far as its engine asks for one: no special token can be drawn, no text
+    is made.
+    """
 
     def encode_special(self, name: str) -> int:
         return NEVER + len(name)

@@ -1,6 +1,8 @@
-"""Writes the README's tables of steps and results from experiments/results/smoke/targets.json, and its plan of the reference study.
+"""Writes the README's tables of steps and results from experiments/results/smoke/targets.json, and
+its plan of the reference study.
 
-`python scripts/fill_readme.py`; with --check nothing is written, and the status is 1 where the README is another.
+`python scripts/fill_readme.py`; with --check nothing is written, and the status is 1 where the
+README is another.
 """
 
 from __future__ import annotations
@@ -17,15 +19,22 @@ ROOT = Path(__file__).resolve().parent.parent
 WHAT = {
     "tok_train": "trains a byte-level BPE tokenizer (rustbpe, served by tiktoken)",
     "tok_eval": "compression, entropy, coverage on held-out text",
-    "base_train": "pretrains the GPT: rotary, QK-norm, ReLU², grouped-query attention, Muon + AdamW",
+    "base_train": (
+        "pretrains the GPT: rotary, QK-norm, ReLU², grouped-query attention, Muon + AdamW"
+    ),
     "base_loss": "bits per byte on training and validation text",
     "base_eval": "CORE-style tasks and the five chat tasks in plain text",
     "mid_train": "chat format, tool use, multiple choice",
     "chat_eval_mid": "the five chat tasks",
     "sft": "supervised fine-tuning on whole conversations",
     "chat_eval_sft": "the five chat tasks",
-    "power_eval": "power sampling beside greedy, low temperature, plain, best-of-11 and majority, 400 problems",
-    "power_ablation": "the samplers over alpha, temperature, steps and particles, 100 problems a point",
+    "power_eval": (
+        "power sampling beside greedy, low temperature, plain, best-of-11 and majority, 400"
+        " problems"
+    ),
+    "power_ablation": (
+        "the samplers over alpha, temperature, steps and particles, 100 problems a point"
+    ),
     "rl": "GRPO with the calculator, compared before and after",
     "chat_eval_rl": "the five chat tasks",
     "report": "the report and its figures from MLflow",
@@ -58,7 +67,8 @@ def steps_table(study: Study) -> list[str]:
     for step, what in WHAT.items():
         if step in study["steps"]:
             rows.append(
-                f"| {step} | {what} | {study['steps'][step]['ended'] - study['steps'][step]['started']:.0f} |"
+                f"| {step} | {what} |"
+                f" {study['steps'][step]['ended'] - study['steps'][step]['started']:.0f} |"
             )
     return rows
 

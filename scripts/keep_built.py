@@ -1,7 +1,9 @@
-"""Keep what a study of a built world found: `python scripts/keep_built.py trap` (or length_bias), after run_all.py.
+"""Keep what a study of a built world found: `python scripts/keep_built.py trap` (or length_bias),
+after run_all.py.
 
-Writes to experiments/results/EXPERIMENT/ the newest report with its figures and methods.csv: each method's accuracy, its share of
-answers without a tool call, its cost in token positions, and the exact McNemar p against power sampling (alpha 4) on the same problems.
+Writes to experiments/results/EXPERIMENT/ the newest report with its figures and methods.csv: each
+method's accuracy, its share of answers without a tool call, its cost in token positions, and the
+exact McNemar p against power sampling (alpha 4) on the same problems.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import keep_report
+from bench_smoke import keep_report
 
 from nanolab.evals import methods
 from nanolab.files import MLRUNS, ROOT
+from nanolab.results import plain
 
 COLUMNS = [
     "step",
@@ -53,7 +56,7 @@ def described(
     return (
         {"step": step}
         | setting
-        | methods.summary(records, against)
+        | plain(methods.accuracy(records, against))
         | {"no_tool_share": methods.no_tool_share(records)}
     )
 

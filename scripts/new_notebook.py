@@ -1,24 +1,29 @@
-"""Writes the notebook of a new step: `python scripts/new_notebook.py STEP`, once STEP stands in STEPS of nanolab/config.py.
+"""Writes the notebook of a new step: `python scripts/new_notebook.py STEP`, once STEP stands in
+STEPS of nanolab/settings/config.py.
 
-Its parameters cell holds the fields of the stage's config class; the rest is yours to write: what it does, figures, how to read them.
+Its parameters cell holds the fields of the stage's config class; the rest is yours to write: what
+it does, figures, how to read them.
 """
 
 import argparse
 import dataclasses
 import json
 import sys
-import textwrap
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from nanolab import notebooks
-from nanolab.config import ROOT, STAGES, STEPS
-from nanolab.schema import to_dict
+from nanolab.files import ROOT
+from nanolab.plan import notebook_files
+from nanolab.settings.config import STAGES, STEPS
+from nanolab.settings.schema import to_dict
 
-PATTERN = (
-    ROOT / "notebooks" / "02_base_train.ipynb"
-)  # its last parameters and the cell that shows a result are taken as they are
+PATTERN = ROOT / "notebooks" / "02_base_train.ipynb"  # what all notebooks share is taken from it
+
+GUIDE = """## How to read this
+
+- What is good here, and what is chance?
+- What does it not show?"""
 
 
 def cell(kind: str, name: str, source: str, tags: list[str] | None = None) -> dict:
@@ -35,42 +40,30 @@ def cell(kind: str, name: str, source: str, tags: list[str] | None = None) -> di
 
 def content(step: str) -> dict:
     """The notebook of a step, ready for JSON."""
-    spec, config = STEPS[step], STAGES[STEPS[step].stage]
-    number = spec.notebook[:2]
+    stage = STEPS[step].stage
+    config, number = STAGES[stage], STEPS[step].notebook[:2]
     pattern = json.loads(PATTERN.read_text(encoding="utf-8"))
-    given = [one for one in pattern["cells"] if one["cell_type"] == "code"]
-    shared = [
+    parameters, run, result = [
+        "".join(given["source"]) for given in pattern["cells"] if given["cell_type"] == "code"
+    ][:3]
+    of_a_run = [
         line
-        for line in "".join(given[0]["source"]).splitlines()
-        if line.split(" = ")[0] in notebooks.RUN_PARAMETERS
+        for line in parameters.splitlines()
+        if line.split(" = ")[0] in notebook_files.RUN_PARAMETERS
     ]
     values = to_dict(config())
     own = [
         f"{field.name} = {values[field.name]!r}  # {field.metadata['description']}"
         for field in dataclasses.fields(config)
     ]
-    names = textwrap.fill(
-        ", ".join(f"{name}={name}" for name in values), 100, subsequent_indent=" " * 16
-    )
-    run = (
-        f"from nanolab import pipeline\nfrom nanolab.report import view\n\nsettings = dict({names})\n"
-        f'result = pipeline.run_stage("{spec.stage}", settings, experiment=experiment, parent_run_id=parent_run_id, fresh=fresh)'
-    )
+    title = f"# {number} {stage.replace('_', ' ').capitalize()}"
+    about = f"{title}\n\n{config.__doc__}\n\n[The map](00_start_here.ipynb)"
     cells = [
-        cell(
-            "markdown",
-            f"{number}-title",
-            f"# {number} {spec.stage.replace('_', ' ').capitalize()}\n\n{config.__doc__}\n\n"
-            "[The map](00_start_here.ipynb)",
-        ),
-        cell("code", f"{number}-parameters", "\n".join([*own, *shared]), ["parameters"]),
-        cell("code", f"{number}-run", run),
-        {**given[2], "id": f"{number}-result"},
-        cell(
-            "markdown",
-            f"{number}-guide",
-            "## How to read this\n\n- What is good here, and what is chance?\n- What does it not show?",
-        ),
+        cell("markdown", f"{number}-title", about),
+        cell("code", f"{number}-parameters", "\n".join([*own, *of_a_run]), ["parameters"]),
+        cell("code", f"{number}-run", run.replace("base_train", stage)),
+        cell("code", f"{number}-result", result),
+        cell("markdown", f"{number}-guide", GUIDE),
     ]
     return {"cells": cells, "metadata": pattern["metadata"], "nbformat": 4, "nbformat_minor": 5}
 

@@ -1,6 +1,8 @@
-"""Runs a study: `python scripts/run_all.py experiments/smoke.yaml [--set STAGE.KEY=VALUE] [--only STEP,..] [--from STEP] [--fresh]`.
+"""Runs a study: `python scripts/run_all.py experiments/smoke.yaml [--set STAGE.KEY=VALUE] [--only
+STEP,..] [--from STEP] [--fresh]`.
 
-Steps run in order, each through its notebook; a second run goes on where the first one stopped and reuses what is finished.
+Steps run in order, each through its notebook; a second run goes on where the first one stopped and
+reuses what is finished.
 """
 
 import sys

@@ -1,7 +1,9 @@
-"""Takes the pictures of README and docs from a store: `python scripts/screenshots.py [STUDY] [--store mlruns] [--out docs/images]`.
+"""Takes the pictures of README and docs from a store: `python scripts/screenshots.py [STUDY]
+[--store mlruns] [--out docs/images]`.
 
-STUDY (default smoke) must be finished in the store, which is not written to: a copy of its database is served. Needs playwright and
-Chromium (a path in CHROMIUM, else /usr/bin/chromium); tests/browser uses the same functions.
+STUDY (default smoke) must be finished in the store, which is not written to: a copy of its database
+is served. Needs playwright and Chromium (a path in CHROMIUM, else /usr/bin/chromium); tests/browser
+uses the same functions.
 """
 
 from __future__ import annotations
@@ -41,10 +43,10 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-QUIET = (
+QUIET = (  # no panel over the page on the first visit
     "localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false');"
     "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
-)  # no panel over the page on the first visit
+)
 WAIT = 120_000  # milliseconds for a page to show what it must, on a busy machine
 COLOURS = 128  # of a picture
 
@@ -74,7 +76,9 @@ def open_browser(width: int = 1440, height: int = 900) -> Iterator[Any]:
 def served(
     command: list[str], health: str, environment: dict[str, str], log: Path
 ) -> Iterator[str]:
-    """Runs a server at a free port ("PORT" in its command) until the block ends; gives its address once `health` answers."""
+    """Runs a server at a free port ("PORT" in its command) until the block ends; gives its address
+    once `health` answers.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -111,7 +115,9 @@ def served(
 
 @contextlib.contextmanager
 def mlflow_ui(store: Path, folder: Path) -> Iterator[str]:
-    """The MLflow UI of a store; its database is copied into `folder`, so that looking changes nothing."""
+    """The MLflow UI of a store; its database is copied into `folder`, so that looking changes
+    nothing.
+    """
     import sqlite3
 
     copy = folder / "mlflow.db"
@@ -163,26 +169,30 @@ def jupyter_lab(folder: Path, store: Path) -> Iterator[str]:
 
 
 def study_pages(study: str) -> dict[str, str]:
-    """The parts of an address after the UI's own: a study's views, the newest run of each step, a comparison of its grid points."""
-    from nanolab import tracking, tracking_views
+    """The parts of an address after the UI's own: a study's views, the newest run of each step, a
+    comparison of its grid points.
+    """
+    from nanolab.tracking import run_reader, run_writer, views
 
-    number = tracking.experiment_id(study)
+    number = run_writer.experiment_id(study)
     found = {
-        "steps": tracking_views.page(number, tracking_views.STEPS),
-        "tree": tracking_views.page(number, tracking_views.TREE),
-        "ablation": tracking_views.page(number, tracking_views.GRID, charts=True),
+        "steps": views.page(number, views.STEPS),
+        "tree": views.page(number, views.TREE),
+        "ablation": views.page(number, views.GRID, charts=True),
     }
-    for run in tracking.search(study, "tags.latest = 'true'"):
+    for run in run_reader.search(study, "tags.latest = 'true'"):
         found[f"run {run.tags['step']}"] = f"#/experiments/{number}/runs/{run.id}"
         if run.tags["step"] == "power_ablation":
-            found["compare"] = tracking_views.compare_page(
-                number, [point.id for point in tracking.children(run.id)]
+            found["compare"] = views.compare_page(
+                number, [point.id for point in run_reader.children(run.id)]
             )
     return found
 
 
 def run_notebook(browser: Any, address: str, name: str) -> Any:
-    """Opens a notebook in JupyterLab, runs all its cells, and gives the page once it shows a figure."""
+    """Opens a notebook in JupyterLab, runs all its cells, and gives the page once it shows a
+    figure.
+    """
     page = browser.new_page()
     page.goto(f"{address}/lab/tree/{name}")
     page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
@@ -202,11 +212,8 @@ def with_parameters(notebook: Path, target: Path, values: dict[str, Any]) -> Non
         if "parameters" in cell["metadata"].get("tags", []):
             source = "".join(cell["source"])
             for key, value in values.items():
-                source, count = re.subn(
-                    rf"(?m)^{key} = .*?(?=  #|$)",
-                    lambda found: f"{key} = {value!r}",  # noqa: B023
-                    source,
-                )
+                line = f"{key} = {value!r}".replace("\\", r"\\")
+                source, count = re.subn(rf"(?m)^{key} = .*?(?=  #|$)", line, source)
                 assert count == 1, key
             cell["source"] = source
     target.write_text(json.dumps(content))

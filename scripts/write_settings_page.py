@@ -1,24 +1,27 @@
-"""Writes docs/settings.md from the config classes; with --check it only says whether the page is current."""
+"""Writes docs/settings.md from the config classes; with --check it only says whether the page is
+current.
+"""
 
 import argparse
-import dataclasses
 import sys
 import typing
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from nanolab import grid
-from nanolab.config import ROOT, STAGES, STEPS, DataConfig, LaunchConfig, StudyConfig
-from nanolab.schema import to_dict
+from nanolab.files import ROOT
+from nanolab.settings import grid
+from nanolab.settings.config import STAGES, STEPS, DataConfig, LaunchConfig, StudyConfig
+from nanolab.settings.kinds import range_of
+from nanolab.settings.schema import own_first, to_dict
 
 PAGE = ROOT / "docs" / "settings.md"
 START = """# Every setting of a study
 
-*Written by `python scripts/write_settings_page.py` from `nanolab/config.py`; a test holds it to that.*
+*Written by `python scripts/write_settings_page.py` from `nanolab/settings/config.py`.*
 
-A study is a YAML file in `experiments/`. What it leaves out has the default below; a key that is not here is refused, with the
-nearest valid one.
+A study is a YAML file in `experiments/`. What it leaves out has the default below; a key that is
+not here is refused, with the nearest valid one.
 `--set STAGE.KEY=VALUE` changes a setting for one run. Paths are relative to the repository.
 
 ```yaml
@@ -29,7 +32,8 @@ power_eval: {alpha: 8.0, max_examples: 100}
 steps: [tok_train, base_train, mid_train, sft, power_eval, report]
 ```
 
-Steps that are not listed but needed run too. `experiments/smoke.yaml` spells every setting out.
+Steps that are not listed but needed run too. `python -m nanolab plan STUDY --parameters`
+prints a study with every setting.
 """
 
 
@@ -50,37 +54,34 @@ def kind(hint: object) -> str:
     words = {int: "whole number", float: "number", str: "text", bool: "true or false"}
     if hint in words:
         return words[hint]
-    if typing.get_origin(hint) is typing.Literal:
-        return ", ".join(f"`{value}`" for value in typing.get_args(hint))
-    if typing.get_origin(hint) in (list, dict):
-        return {list: "list", dict: "mapping"}[typing.get_origin(hint)]
     parts = typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return ", ".join(f"`{value}`" for value in parts)
+    if origin in (list, dict):
+        elements = {int: " of whole numbers", float: " to numbers"}.get(parts[-1], "")
+        return {list: "list", dict: "mapping"}[origin] + elements
     return " or ".join("null" if part is type(None) else kind(part) for part in parts)
 
 
-def limits(metadata: dict) -> str:
+def limits(hint: object) -> str:
     """The range of a number."""
-    parts = [
-        ("from {}", metadata["minimum"]),
-        ("above {}", metadata["above"]),
-        ("to {}", metadata["maximum"]),
-    ]
-    return " ".join(text.format(value) for text, value in parts if value is not None)
+    found = range_of(hint)
+    return found.words("from", "above", "to", " ") if found else ""
 
 
 def table(cls: type) -> str:
     """The settings of a config class."""
-    hints, values = typing.get_type_hints(cls), to_dict(cls())
-    rows = []
-    for field in dataclasses.fields(cls):
+    types, kinds = typing.get_type_hints(cls), typing.get_type_hints(cls, include_extras=True)
+    values = to_dict(cls())
+    rows = ["| setting | default | kind | what it is |", "| --- | --- | --- | --- |"]
+    for field in own_first(cls):
         if field.metadata:
-            what = f"{kind(hints[field.name])} {limits(field.metadata)}".strip()
-            rows.append(
-                f"| `{field.name}` | {shown(values[field.name])} | {what} | {field.metadata['description']} |"
-            )
-    return "\n".join(
-        ["| setting | default | kind | what it is |", "| --- | --- | --- | --- |", *rows]
-    )
+            name = field.name
+            what = f"{kind(types[name])} {limits(kinds[name])}".strip()
+            about = field.metadata["description"]
+            rows.append(f"| `{name}` | {shown(values[name])} | {what} | {about} |")
+    return "\n".join(rows)
 
 
 def page() -> str:
@@ -89,7 +90,10 @@ def page() -> str:
         START,
         f"## The study itself\n\n{table(StudyConfig)}\n",
         f"## data\n\n{DataConfig.__doc__}\n\n{table(DataConfig)}\n",
-        f"## launch\n\n{LaunchConfig.__doc__} [cluster.md](cluster.md) has examples.\n\n{table(LaunchConfig)}\n",
+        (
+            f"## launch\n\n{LaunchConfig.__doc__} [cluster.md](cluster.md) has"
+            f" examples.\n\n{table(LaunchConfig)}\n"
+        ),
     ]
     for name, cls in STAGES.items():
         steps = ", ".join(f"`{step}`" for step, spec in STEPS.items() if spec.stage == name)
@@ -99,9 +103,10 @@ def page() -> str:
         for name, keys in grid.SAMPLERS.items()
     )
     parts.append(
-        "### The grid of power_ablation\n\nEach entry is a product of value lists, and entries are joined: "
-        "`{sampler: [power], alpha: [1, 4], temperature: [0.7]}` is two points. A setting that an entry leaves out has the "
-        f"stage's own value.\n\n| sampler | settings of a point |\n| --- | --- |\n{samplers}\n"
+        "### The grid of power_ablation\n\nEach entry is a product of value lists, and entries are"
+        " joined: `{sampler: [power], alpha: [1, 4], temperature: [0.7]}` is two points. A"
+        " setting that an entry leaves out has the stage's own value.\n\n| sampler | settings of a"
+        f" point |\n| --- | --- |\n{samplers}\n"
     )
     return "\n".join(parts)
 
@@ -114,5 +119,6 @@ if __name__ == "__main__":
         print(PAGE.relative_to(ROOT))
     elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page():
         sys.exit(
-            f"error: {PAGE.relative_to(ROOT)} is not what the settings are now; run this script without --check"
+            f"error: {PAGE.relative_to(ROOT)} is not what the settings are now; run this script"
+            " without --check"
         )

@@ -1,4 +1,6 @@
-"""What all tests share: an own store (never the user's), and a small copy of the package whose stages do nothing slow."""
+"""What all tests share: an own store (never the user's), and a small copy of the package whose
+stages do nothing slow.
+"""
 
 import json
 import os
@@ -14,11 +16,13 @@ os.environ.update(
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
+import plain_papermill
 import pytest
 
-from nanolab import files, notebooks
-from nanolab.config import STAGES
-from nanolab.schema import to_dict
+from nanolab import files
+from nanolab.plan import notebook_files
+from nanolab.settings.config import STAGES
+from nanolab.settings.schema import to_dict
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,6 +61,9 @@ class open_source:
     def identity(self):
         return f"{self.data.source} {self.data.seed}"
 
+    def splits(self, what):
+        return "train", "validation", "dev", "test"
+
     def has(self, what, split):
         return True
 
@@ -68,17 +75,21 @@ FAKE_TRAIN = '''
 import time
 from pathlib import Path
 
-from nanolab.schema import UserError
+from nanolab.errors import UserError
+from nanolab.results import StepResult, scalars
+from nanolab.tracking.journal import read_journal
 
 
 def run(job, world, run):
     """Counts to vocab_size - 265, and stops, fails or waits where the file `behave` says so."""
     total = job.config.vocab_size - 265
-    start = (run.last_step("train/loss") or 0) + 1
+    curve = [one["step"] for one in read_journal(job.folder) if one["kind"] == "metrics"]
+    start = max((step for step in curve if step), default=0) + 1
     print(f"counting from {start} to {total}", flush=True)
     for step in range(start, total + 1):
         run.metrics({"train/loss": 1 / step}, step=step)
-        behave = Path(__file__).with_name("behave").read_text() if Path(__file__).with_name("behave").is_file() else ""
+        behaviour = Path(__file__).with_name("behave")
+        behave = behaviour.read_text() if behaviour.is_file() else ""
         if step % 3 == 0 and behave == "fail":
             raise RuntimeError(f"the stage broke at step {step}")
         if step % 3 == 0 and behave == "mistake":
@@ -91,27 +102,29 @@ def run(job, world, run):
     run.table([{"prompt": "1+1", "answer": "2"}], "samples.json")
     with run.point("half", {"share": 0.5}) as point:
         point.metrics({"accuracy": 0.5})
-    return {"steps": total, "started_at": start, "data": "embedded"}
+    return StepResult(scalars(steps=total, started_at=start), {"data": "embedded"})
 '''
 
 FAKE_EVAL = """
-from nanolab import files, notebooks
-from nanolab.config import STAGES
-from nanolab.schema import to_dict
+from nanolab import files; from nanolab.pipeline import notebooks
+from nanolab.settings.config import STAGES
+from nanolab.results import StepResult, scalars
+from nanolab.settings.schema import to_dict
 
 
 def run(job, world, run):
     trained = files.read_json(job.inputs["tok_train"] / "result.json")["metrics"]
-    return {"coverage": trained["steps"] / 10}
+    return StepResult(scalars(coverage=trained["steps"] / 10))
 """
 
 FAKE_REPORT = """
-from nanolab import tracking
+from nanolab.tracking import run_reader
+from nanolab.tracking.store import client
 
 
 def run(job, run):
-    parent = tracking.record(run.id).tags["mlflow.parentRunId"]
-    steps = [child.tags.get("step") for child in tracking.children(parent)]
+    parent = run_reader.record(run.id).tags["mlflow.parentRunId"]
+    steps = [child.tags.get("step") for child in run_reader.children(parent)]
     (job.folder / "report.md").write_text("the report")
     return {"summary": "SUMMARY " + " ".join(sorted(steps))}
 """
@@ -122,13 +135,14 @@ KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name
 
 def fake_notebook(stage: str) -> str:
     """A notebook with the parameters of a stage that runs it."""
-    names = {**to_dict(STAGES[stage]()), **notebooks.RUN_PARAMETERS}
+    names = {**to_dict(STAGES[stage]()), **notebook_files.RUN_PARAMETERS}
     cell = {"cell_type": "code", "execution_count": None, "outputs": []}
     parameters = "\n".join(f"{name} = {value!r}" for name, value in names.items())
-    own = ", ".join(f"{name}={name}" for name in to_dict(STAGES[stage]()))
     run = (
-        f"from nanolab import pipeline\nresult = pipeline.run_stage({stage!r}, dict({own}), experiment=experiment, "
-        "parent_run_id=parent_run_id, fresh=fresh)\nprint('metrics', result.metrics)"
+        "from nanolab.pipeline.execution import run_stage\n"
+        "from nanolab.plan.parameters import parameters\n"
+        f"result = run_stage(**parameters({stage!r}, globals()))\n"
+        "print('metrics', result.metrics)"
     )
     cells = [
         {**cell, "id": "parameters", "metadata": {"tags": ["parameters"]}, "source": parameters},
@@ -141,7 +155,7 @@ def fake_notebook(stage: str) -> str:
 def template_store(tmp_path_factory):
     """A store with its tables made: making them takes seconds, copying them nothing."""
     folder = tmp_path_factory.mktemp("template")
-    program = "from nanolab import tracking; tracking.client()"
+    program = "from nanolab.tracking.store import client; client()"
     subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "NANOLAB_MLRUNS": str(folder)},
@@ -164,7 +178,9 @@ def store(tmp_path, monkeypatch, template_store):
 
 @pytest.fixture(scope="session")
 def finished_study(tmp_path_factory) -> tuple[Path, str]:
-    """A finished micro study, run once for all tests and workers: its store, to be read or copied, and what run_all printed."""
+    """A finished micro study, run once for all tests and workers: its store, to be read or copied,
+    and what run_all printed.
+    """
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # which the workers share
@@ -180,14 +196,17 @@ def finished_study(tmp_path_factory) -> tuple[Path, str]:
                 env={**os.environ, "NANOLAB_MLRUNS": str(store)},
             )
             assert done.returncode == 0, (
-                f"run_all ended with {done.returncode}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+                "run_all ended with"
+                f" {done.returncode}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
             )
             printed.write_text(done.stdout)
     return store, printed.read_text()
 
 
 class Lab:
-    """A repository of its own with the real package, where the tokenizer's two steps are fakes that take no time."""
+    """A repository of its own with the real package, where the tokenizer's two steps are fakes that
+    take no time.
+    """
 
     def __init__(self, root: Path):
         self.root = root
@@ -212,6 +231,10 @@ class Lab:
 
     def call(self, *arguments: str) -> tuple[int, str]:
         """Exit status and output of a Python command in this repository."""
+        if arguments[:2] == ("-m", "papermill"):
+            options = {"cwd": self.root, "env": self.environment, "timeout": 120}
+            done = plain_papermill.execute(*arguments[2:], **options)
+            return done.returncode, done.stdout + done.stderr
         process = self.start(*arguments)
         output, _ = process.communicate(timeout=120)
         return process.returncode, output
@@ -234,7 +257,7 @@ def lab(tmp_path, template_store, monkeypatch):
     )  # with its compiled modules, which each of its processes would compile anew
     stages = root / "nanolab" / "stages"
     (root / "nanolab" / "dist.py").write_text(FAKE_DIST)
-    (root / "nanolab" / "data" / "sources.py").write_text(FAKE_SOURCES)
+    (root / "nanolab" / "data" / "sources" / "source.py").write_text(FAKE_SOURCES)
     (stages / "tok_train.py").write_text(FAKE_TRAIN)
     (stages / "tok_eval.py").write_text(FAKE_EVAL)
     (stages / "report.py").write_text(FAKE_REPORT)
@@ -254,15 +277,18 @@ def lab(tmp_path, template_store, monkeypatch):
 
 @pytest.fixture
 def trained_study(store):
-    """The name of a study in the store with a finished chat model of random weights, whose answers are long enough to compare."""
+    """The name of a study in the store with a finished chat model of random weights, whose answers
+    are long enough to compare.
+    """
     import torch
 
-    from nanolab import checkpoint
-    from nanolab.config import Job, SftConfig, StudyConfig
-    from nanolab.data.tokenizer import train_tokenizer
+    from nanolab import artefacts
+    from nanolab.data.tokens.tokenizer import train_tokenizer
+    from nanolab.model import checkpoint
     from nanolab.model.gpt import GPT
     from nanolab.model.scaling import GPTConfig
-    from nanolab.plan import RESULT, write_job
+    from nanolab.plan.steps import write_job
+    from nanolab.settings.config import Job, SftConfig, StudyConfig, TokenizerConfig
 
     work = store / "work" / "tiny"
     tokenizer = train_tokenizer(
@@ -273,6 +299,16 @@ def trained_study(store):
         300,
     )
     tokenizer.save(work / "tok_train" / "a" / "tokenizer")
+    write_job(
+        Job(
+            "tok_train",
+            StudyConfig(experiment="tiny"),
+            TokenizerConfig(),
+            work / "tok_train" / "a",
+            {},
+        )
+    )
+    artefacts.write_result(work / "tok_train" / "a", "tok_train", {}, 0.0)
     torch.manual_seed(0)
     model = GPT(GPTConfig(tokenizer.vocab_size, 96, 2, 64, 2, 2)).eval()
     for parameter in model.parameters():
@@ -288,5 +324,5 @@ def trained_study(store):
         )
     )
     checkpoint.save(folder / "checkpoints", 7, model, {}, {"tokenizer_digest": tokenizer.digest})
-    files.write_json(folder / RESULT, {"step": "sft", "metrics": {}, "started": 0.0, "ended": 1.0})
+    artefacts.write_result(folder, "sft", {}, 0.0)
     return "tiny"

@@ -1,8 +1,7 @@
 """The commands of README.md and docs/*.md, for the tests that run them.
 
-A block of commands is fenced as ```sh. It is run as it stands, unless the page itself says above it, visibly, one of
-    *Not run by the tests: REASON*
-    *Run by tests/FILE.py ...*
+A block of commands is fenced as ```sh. It is run as it stands, unless the page itself says above
+    it, visibly, one of *Not run by the tests: REASON* *Run by tests/FILE.py ...*
 """
 
 import re
@@ -23,7 +22,7 @@ STUDY_COMMANDS = (
     "report",
     "results",
 )  # they read a finished study
-SERVERS = ("ui",)  # they end when they are interrupted
+SERVERS = ("ui", "lab")  # they end when they are interrupted
 LINE = re.compile(r"(make \w+|python -m \w|python scripts/|\.venv/bin/)")
 
 
@@ -37,7 +36,9 @@ class Block(NamedTuple):
 
 
 class Command(NamedTuple):
-    """One command of a page: its words, without the environment variables before it and the files that it writes to."""
+    """One command of a page: its words, without the environment variables before it and the files
+    that it writes to.
+    """
 
     page: Path
     words: tuple[str, ...]
@@ -56,7 +57,9 @@ def blocks(page: Path) -> list[Block]:
 
 
 def commands(page: Path, text: str) -> list[Command]:
-    """The commands of some lines of shell, `nanolab NAME ...` for every way of calling the command line."""
+    """The commands of some lines of shell, `nanolab NAME ...` for every way of calling the command
+    line.
+    """
     found = []
     for line in text.replace("\\\n", " ").splitlines():
         words: list[str] = []
@@ -104,7 +107,9 @@ def in_sentences() -> list[Command]:
 
 
 def on_a_finished_study(name: str, folder: Path) -> list[list[str]]:
-    """The arguments of the commands that read a finished study, on the study `name` and writing into `folder`; `clean` comes last."""
+    """The arguments of the commands that read a finished study, on the study `name` and writing
+    into `folder`; `clean` comes last.
+    """
     studies = {path.stem for path in (ROOT / "experiments").glob("*.yaml")}
     found = []
     for command in to_run():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nanolab import dist
-from nanolab.schema import UserError
+from nanolab.errors import UserError
 
 
 def test_one_process_is_a_world_without_a_group():
@@ -86,3 +86,43 @@ def test_ranks_sum_gather_and_wait(tmp_path):
         "done 0\n",
         "done 1\n",
     ]
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """torch as on a machine with two GPUs; gives what init_process_group is called with."""
+    asked = {}
+    fakes = {
+        "is_available": lambda: True,
+        "device_count": lambda: 2,
+        "set_device": lambda place: None,
+        "get_device_capability": lambda _: (9, 0),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(
+        torch.distributed,
+        "init_process_group",
+        lambda backend, **named: asked.update(named, backend=backend),
+    )
+    for name, value in (("RANK", "3"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    return asked
+
+
+def test_a_gpu_process_tells_nccl_its_device(two_gpus):
+    """Not its rank's: process 3 of two machines with two GPUs each has the second one of its
+    own.
+    """
+    world = dist.open_world("auto")
+    assert (two_gpus["backend"], two_gpus["device_id"]) == ("nccl", torch.device("cuda", 1))
+    assert (world.device, world.dtype) == (torch.device("cuda", 1), torch.bfloat16)
+
+
+def test_more_processes_than_gpus_are_refused(two_gpus, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(
+        UserError, match=r"process 2 .* torch sees 2; use launch\.nproc=2, or launch\.device=cpu"
+    ) as refused:
+        dist.open_world("cuda")
+    assert "\n" not in str(refused.value)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from nanolab import files
-from nanolab.schema import UserError
+from nanolab.errors import UserError
 
 
 def test_an_atomic_write_replaces_the_content_and_leaves_no_other_file(tmp_path):
@@ -42,7 +42,7 @@ def test_sha256_of_known_texts(tmp_path):
     assert (
         files.sha256_file(tmp_path / "a")
         == files.sha256_text("abc")
-        == ("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
 
 
@@ -73,11 +73,55 @@ def test_a_damaged_file_is_named(checkpoint, content, words):
         files.verify_complete(checkpoint)
 
 
+@pytest.mark.parametrize(
+    "marker",
+    [
+        "[]",
+        "{}",
+        '{"files": []}',
+        '{"files": {"weights": 8}}',
+        '{"files": {"weights": {"bytes": 8}}}',
+    ],
+)
+def test_a_marker_that_names_no_parts_is_one_line_with_the_way_out(checkpoint, marker):
+    (checkpoint / files.COMPLETE).write_text(marker)
+    with pytest.raises(UserError, match=r"COMPLETE\.json does not say .*: remove .*, then run"):
+        files.verify_complete(checkpoint)
+
+
 def test_a_folder_without_its_marker_is_not_complete(checkpoint):
     (checkpoint / files.COMPLETE).unlink()
     assert not files.is_complete(checkpoint)
     with pytest.raises(UserError, match="is not complete"):
         files.verify_complete(checkpoint)
+
+
+def test_errors_in_a_circle_or_a_group_are_looked_at_once(tmp_path, monkeypatch):
+    """An error raised from itself had the search for a full disk run for ever."""
+    monkeypatch.setattr(files, "MLRUNS", tmp_path)
+    error, other = ValueError("one"), ValueError("two")
+    error.__cause__, error.__context__, other.__context__ = error, other, error
+    assert list(files.causes(error)) == [error, other] and not files.is_full(error)
+    full = ExceptionGroup("more", [OSError(28, "No space left on device")])
+    group = ExceptionGroup("several", [error, full])
+    assert files.is_full(group) and files.last_line(group) == "ValueError: one"
+    assert str(files.mistake_of(group)).startswith(files.FULL)
+    denied = PermissionError(13, "Permission denied", "/a/b")
+    assert "/a/b may not be used (Permission denied): change" in str(files.mistake_of(denied))
+    assert files.mistake_of(ValueError("x")) is None
+
+
+def test_what_an_atomic_write_leaves_outlasts_a_power_cut(tmp_path, monkeypatch):
+    """The file's bytes are on the disk before its name is, and its name before the call returns."""
+    synced, real = [], files.os.fsync
+
+    def fsync(number):
+        synced.append(files.os.path.isdir(f"/proc/self/fd/{number}"))
+        real(number)
+
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    files.write_atomic(tmp_path / "a.txt", "one")
+    assert synced == [False, True]
 
 
 def hold(path, held):
@@ -116,3 +160,21 @@ def test_looking_at_a_lock_keeps_nobody_from_taking_it(tmp_path):
         threading.Timer(0.03, fcntl.flock, (look, fcntl.LOCK_UN)).start()
         with files.file_lock(path, wait=False):
             pass
+
+
+def test_a_results_folder_that_is_a_link_to_nothing_is_a_persons_mistake(tmp_path, monkeypatch):
+    link = tmp_path / "results"
+    link.symlink_to(tmp_path / "unmounted")
+    monkeypatch.setattr(files, "MLRUNS", link / "mine")
+    with pytest.raises(UserError, match=f"{link} is a link to nothing: mend it, or set NANOLAB_ML"):
+        files.check_mlruns()
+
+
+def test_an_error_that_cannot_say_itself_still_ends_in_a_line():
+    class Mute(RuntimeError):
+        def __str__(self):
+            raise ValueError("no words")
+
+    line = "Mute: (its words cannot be read: ValueError)"
+    assert files.last_line(Mute()) == line and not files.is_full(Mute())
+    assert files.mistake_of(Mute()) is None

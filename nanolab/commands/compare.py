@@ -1,6 +1,6 @@
-"""`compare`: two studies or executions, their settings and results side by side."""
-
-from __future__ import annotations
+"""What studies ended with: `compare` shows two side by side, `results` prints several as one CSV
+(its columns: nanolab/report/results_csv.py).
+"""
 
 import argparse
 import csv
@@ -8,26 +8,17 @@ import json
 import sys
 from typing import Any
 
-from nanolab.commands.table import show_table
+from nanolab.terminal.plain import Table
+from nanolab.wording import METRICS, or_dash
 
-SHOWN = (
-    "loss",
-    "validation_bits_per_byte",
-    "train_bits_per_byte",
-    "tokens_per_second",
-    "compression_ratio",
-    "bits_per_char",
-    "coverage",
-    "CORE",
-    "chat_core",
-    "acceptance",
-    "effective_moves",
-    "reward_last",
-)  # metrics of the table; JSON and CSV have all
+Row = dict[str, Any]
+COMPARED = {key for key, metric in METRICS.items() if metric.compared}  # JSON and CSV have all
+TESTS = 10  # from so many on some are below 0.05 by chance alone
+CELL = 48  # characters of a setting's value
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+def compare_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `compare`."""
     parser.add_argument("a", help="a study (its latest execution), or the run id of an execution")
     parser.add_argument("b", help="another")
     form = parser.add_mutually_exclusive_group()
@@ -35,148 +26,136 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--csv", action="store_true", help="print the differences as CSV")
 
 
-def main(given: argparse.Namespace) -> int:
-    """Prints what differs between the two: settings, accuracies with intervals, other metrics, time."""
-    from nanolab import compare
+def compare(given: argparse.Namespace) -> int:
+    """Prints what two studies differ in."""
+    from nanolab.report import compare, results_csv
 
-    a, b = compare.find(given.a), compare.find(given.b)
+    sides = a, b = compare.find(given.a), compare.find(given.b)
     settings, rows = compare.settings(a, b), compare.differences(a, b)
     if given.json:
-        print(
-            json.dumps(
-                {"a": _facts(a), "b": _facts(b), "settings": settings, "differences": rows},
-                indent=1,
-            )
-        )
+        facts = {
+            key: {
+                "name": side.name,
+                "run_id": side.execution.id,
+                "commit": results_csv.commit(side.execution),
+            }
+            for key, side in zip("ab", sides)
+        }
+        print(json.dumps({**facts, "settings": settings, "differences": rows}, indent=1))
     elif given.csv:
         writer = csv.DictWriter(sys.stdout, compare.COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     else:
-        print(f"a: {a.name} ({a.execution.id})\nb: {b.name} ({b.execution.id})\n")
-        _show(settings, rows)
+        for key, side in zip("ab", sides):
+            print(f"{key}: {side.name} ({side.execution.id})")
+        for table in _tables(settings, rows):
+            print()
+            table.show()
     return 0
 
 
-def _facts(side: Any) -> dict[str, str]:
-    from nanolab.report.results import commit
-
-    return {"name": side.name, "run_id": side.execution.id, "commit": commit(side.execution)}
-
-
-def _show(settings: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
-    if settings:
-        show_table(
-            "settings that differ",
-            ("setting", "a", "b"),
-            [[row["setting"], *(_cut(row[side]) for side in "ab")] for row in settings],
-            left=3,
-        )
-    else:
-        print("no setting differs")
-    accuracies = [row for row in rows if row["kind"] == "accuracy"]
-    if accuracies:
-        print()
-        show_table(
-            "accuracy",
-            (
-                "step",
-                "task",
-                "method",
-                "n",
-                "a",
-                "b",
-                "b - a",
-                "95% interval",
-                "p",
-                "only a",
-                "only b",
-            ),
-            [
-                [
-                    row["step"],
-                    row["task"],
-                    " ".join(filter(None, (row["method"], row["setting"]))),
-                    _number(row["n"], "{:.0f}"),
-                    f"{row['a']:.4f}",
-                    f"{row['b']:.4f}",
-                    f"{row['difference']:+.4f}",
-                    f"{row['low']:+.4f} to {row['high']:+.4f}",
-                    _number(row["p_value"], "{:.3g}"),
-                    _number(row["only_a"], "{:d}"),
-                    _number(row["only_b"], "{:d}"),
-                ]
-                for row in accuracies
-            ],
-            left=3,
-        )
-        _explain(accuracies)
-    metrics = [row for row in rows if row["kind"] == "metric" and row["metric"] in SHOWN]
-    if metrics:
-        print()
-        show_table(
-            "other metrics (one run each: no interval)",
-            ("step", "metric", "a", "b", "b - a"),
-            [
-                [
-                    row["step"],
-                    row["metric"],
-                    *(f"{row[key]:.6g}" for key in ("a", "b")),
-                    f"{row['difference']:+.4g}",
-                ]
-                for row in metrics
-            ],
-            left=2,
-        )
-    costs = [row for row in rows if row["kind"] == "cost"]
-    print()
-    show_table(
-        "cost",
-        ("step", "", "a", "b", "b - a"),
-        [
-            [
-                row["step"],
-                row["metric"],
-                f"{row['a']:.1f}",
-                f"{row['b']:.1f}",
-                f"{row['difference']:+.1f}",
-            ]
-            for row in costs
-        ],
-        left=2,
+def _tables(settings: list[Row], rows: list[Row]) -> list[Table]:
+    accuracies, metrics, costs = (
+        [row for row in rows if row["kind"] == kind] for kind in ("accuracy", "metric", "cost")
     )
+    errors = {(row["step"], row["metric"]): row for row in metrics}
+
+    def measured(row: Row, side: str) -> str:
+        error = errors.get((row["step"], f"{row['metric']}_se"))
+        return f"{row[side]:.6g}" + (f" ± {error[side]:.2g}" if error else "")
+
+    title = "settings that differ" if settings else "no setting differs"
+    cells = [[row["setting"], *(_cut(row[side]) for side in "ab")] for row in settings]
+    tables = [Table(("setting", "a", "b"), cells, title=title)]
+    if accuracies:
+        tables.append(_accuracies(accuracies))
+    header, numbers = ("step", "metric", "a", "b", "b - a"), ("a", "b", "b - a")
+    cells = [
+        [
+            *(row["step"], row["metric"]),
+            *(measured(row, "a"), measured(row, "b")),
+            f"{row['difference']:+.4g}",
+        ]
+        for row in metrics
+        if row["metric"] in COMPARED
+    ]
+    if cells:
+        title = "other metrics (one run each; ± is a standard error, of rows or steps)"
+        tables.append(Table(header, cells, numbers, title))
+    cells = [
+        [
+            *(row["step"], row["metric"]),
+            *(f"{row['a']:.1f}", f"{row['b']:.1f}", f"{row['difference']:+.1f}"),
+        ]
+        for row in costs
+    ]
+    return [*tables, Table(header, cells, numbers, "cost")]
 
 
-def _explain(accuracies: list[dict[str, Any]]) -> None:
-    """Which intervals and tests these are, and which accuracies are not of the same problems."""
-    for interval in dict.fromkeys(row["interval"] for row in accuracies):
-        print(
-            f"- {sum(row['interval'] == interval for row in accuracies)} of {len(accuracies)} intervals: {interval}"
-        )
-    tests = sum(row["p_value"] is not None for row in accuracies)
-    if tests:
-        print(
-            "- p: McNemar's exact test, of the problems that only a or only b passed"
-            + (
-                f"; of {tests} tests about {0.05 * tests:.0f} would be below 0.05 by chance alone"
-                if tests >= 10
-                else ""
-            )
-        )
-    for note in dict.fromkeys(row["note"] for row in accuracies if row["note"]):
-        noted = [row for row in accuracies if row["note"] == note]
-        which = (
-            "all"
-            if len(noted) == len(accuracies)
-            else ", ".join(dict.fromkeys(f"{row['step']} {row['task']}" for row in noted))
-        )
-        print(f"- {note}: {which}")
-
-
-def _number(value: Any, form: str) -> str:
-    return "-" if value is None else form.format(value)
+def _accuracies(rows: list[Row]) -> Table:
+    names = ("step", "task", "method")
+    numbers = ("n", "a", "b", "b - a", "95% interval", "p", "only a", "only b")
+    cells = [
+        [
+            row["step"],
+            row["task"],
+            " ".join(filter(None, (row["method"], row["setting"]))),
+            or_dash(row["n"]),
+            *(f"{row[side]:.4f}" for side in "ab"),
+            f"{row['difference']:+.4f}",
+            f"{row['low']:+.4f} to {row['high']:+.4f}",
+            or_dash(row["p_value"], "{:.3g}".format),
+            or_dash(row["only_a"]),
+            or_dash(row["only_b"]),
+        ]
+        for row in rows
+    ]
+    notes = []
+    for interval in dict.fromkeys(row["interval"] for row in rows):
+        found = sum(row["interval"] == interval for row in rows)
+        notes.append(f"- {found} of {len(rows)} intervals: {interval}")
+    if tests := sum(row["p_value"] is not None for row in rows):
+        note = "- p: McNemar's exact test, of the problems that only a or only b passed"
+        chance = f"; of {tests} tests about {0.05 * tests:.0f} would be below 0.05 by chance alone"
+        notes.append(note + chance * (tests >= TESTS))
+    for note in dict.fromkeys(row["note"] for row in rows if row["note"]):
+        noted = [f"{row['step']} {row['task']}" for row in rows if row["note"] == note]
+        which = "all" if len(noted) == len(rows) else ", ".join(dict.fromkeys(noted))
+        notes.append(f"- {note}: {which}")
+    return Table(names + numbers, cells, numbers, "accuracy", notes=notes)
 
 
 def _cut(value: Any) -> str:
     text = "-" if value is None else str(value)
-    return text if len(text) <= 48 else text[:45] + "..."
+    return text if len(text) <= CELL else text[: CELL - 3] + "..."
+
+
+def results_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `results`."""
+    text = "studies (the latest execution of each of their seeds), or run ids of executions"
+    parser.add_argument("studies", nargs="+", metavar="STUDY", help=text)
+    parser.add_argument("--out", metavar="FILE", help="write it there instead of printing it")
+
+
+def results(given: argparse.Namespace) -> int:
+    """Prints the results of studies as one CSV, or writes it."""
+    from nanolab import files
+    from nanolab.errors import UserError
+    from nanolab.report import compare, results_csv
+
+    rows = []
+    for name in given.studies:  # a study that never ran is refused before anything is printed
+        side = compare.find(name)
+        for seed in [side] if name == side.execution.id else compare.seeds_of(side):
+            rows += results_csv.of_execution(seed.execution.id)
+    text = results_csv.to_csv(rows)
+    if not given.out:
+        print(text, end="")
+        return 0
+    try:
+        files.write_atomic(given.out, text)
+    except OSError as error:
+        raise UserError(f"--out {given.out} cannot be written: {error.strerror}") from error
+    print(f"{len(rows)} rows in {given.out}")
+    return 0

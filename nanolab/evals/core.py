@@ -1,50 +1,35 @@
-"""CORE: few-shot tasks in plain text, in three prompt forms, scored by log-probability and centred on guessing.
+"""CORE: few-shot tasks in plain text, in three prompt forms, scored by log-probability and centred
+on guessing.
 
-Source: Li et al. 2024, "DataComp-LM" (arXiv 2406.11794), appendix on CORE; which examples are asked, which are shown and how, as in
-nanochat's core_eval, so that scores compare. A row holds
-
-    multiple_choice      query, choices, gold           the continuation is a choice
-    schema               context_options, continuation, gold   the context is a choice, its continuation is scored
-    language_modeling    context, continuation          right when greedy decoding gives the continuation exactly
+Source: Li et al. 2024, "DataComp-LM" (arXiv 2406.11794), appendix on CORE; which examples are
+asked, which are shown and how, as in nanochat's core_eval, so that scores compare. A row is a query
+with choices (multiple_choice), contexts with one continuation (schema), or right when greedy
+decoding gives the continuation exactly (language_modeling).
 """
-
-from __future__ import annotations
 
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from nanolab.evals.base import Done, TaskResult
-from nanolab.model.trees import common_prefix
-from nanolab.schema import UserError
+from nanolab.evals.base import Done
+from nanolab.inference.trees import common_prefix
 
 Row = dict[str, Any]
 Span = tuple[int, int]
 Encode = Callable[[str], list[int]]
 
-ORDER_SEED, SHOTS_SEED = (
-    1337,
-    1234,
-)  # the reference's: of the order of a task's rows, and, plus the example's number, of its shots
-FIELDS = {
-    "multiple_choice": ("query", "choices", "gold"),
-    "schema": ("context_options", "continuation", "gold"),
-    "language_modeling": ("context", "continuation"),
-}
-OPTIONS = {"multiple_choice": "choices", "schema": "context_options"}
-# faults of the files as they are around, kept because published scores have them: task -> (rows of that file, what is wrong)
+ORDER_SEED = 1337  # the reference's, of the order of a task's rows
+SHOTS_SEED = 1234  # the reference's, of an example's shots, plus the example's number
+ONE_TOO_HIGH = "rows name a wrong answer (number labels read one too high)"
+# faults of the files as they are around, kept because published scores have them: task -> (rows of
+# that file, what is wrong)
 KNOWN_FAULTS = {
     "hellaswag_zeroshot": (10042, "1 row has an unreadable character"),
     "jeopardy": (2117, "2 rows are repeats"),
-    "arc_easy": (
-        2376,
-        "71 rows name a wrong answer (number labels read one too high), 7 have a choice twice, 4 lost a choice",
-    ),
-    "arc_challenge": (
-        1172,
-        "20 rows name a wrong answer (number labels read one too high), 4 have a choice twice, 3 lost a choice",
-    ),
+    "arc_easy": (2376, f"71 {ONE_TOO_HIGH}, 7 have a choice twice, 4 lost a choice"),
+    "arc_challenge": (1172, f"20 {ONE_TOO_HIGH}, 4 have a choice twice, 3 lost a choice"),
     "commonsense_qa": (
         1221,
         "the published baseline of 40.3% stands for guessing, though rows have 4 choices",
@@ -57,42 +42,17 @@ KNOWN_FAULTS = {
 
 
 def asked_rows(rows: Sequence[Row], count: int | None) -> list[Row]:
-    """The first `count` rows (None: all) in the reference's order; shots are drawn from these, and an example's index counts them."""
+    """The first `count` rows (None: all) in the reference's order."""
     ordered = list(rows)
     random.Random(ORDER_SEED).shuffle(ordered)
     return ordered[:count]
 
 
 def few_shot_rows(rows: Sequence[Row], index: int, count: int) -> list[Row]:
-    """`count` other rows (fewer when there are not enough), drawn for this example alone: no order of evaluation matters."""
+    """`count` other rows (or as many as there are), drawn for this example alone."""
     others = len(rows) - 1
-    return [
-        rows[i + (i >= index)]
-        for i in random.Random(SHOTS_SEED + index).sample(range(others), min(count, others))
-    ]
-
-
-def check_rows(task: Any) -> None:
-    """Raises UserError for a kind of task that CORE does not have, and for the first row that lacks something."""
-    if task.kind not in FIELDS:
-        raise UserError(
-            f"CORE task {task.name} is of kind {task.kind!r}; the kinds are {', '.join(FIELDS)}"
-        )
-    for number, row in enumerate(task.rows, 1):
-        lacking = [name for name in FIELDS[task.kind] if name not in row]
-        if lacking:
-            raise UserError(
-                f"row {number} of CORE task {task.name} lacks {', '.join(lacking)}; a {task.kind} row has "
-                f"{', '.join(FIELDS[task.kind])}"
-            )
-        options = row.get(OPTIONS.get(task.kind, ""), [])
-        if task.kind in OPTIONS and not (
-            isinstance(row["gold"], int) and 0 <= row["gold"] < len(options)
-        ):
-            raise UserError(
-                f"row {number} of CORE task {task.name} has gold = {row['gold']!r}; it must number one of its "
-                f"{len(options)} {OPTIONS[task.kind]}, from 0"
-            )
+    drawn = random.Random(SHOTS_SEED + index).sample(range(others), min(count, others))
+    return [rows[i + (i >= index)] for i in drawn]
 
 
 def solved(kind: str, row: Row, delimiter: str) -> str:
@@ -105,7 +65,9 @@ def solved(kind: str, row: Row, delimiter: str) -> str:
 
 
 def prompts(kind: str, row: Row, shots: list[Row], delimiter: str) -> list[str]:
-    """The texts to score for a row: one per choice or context; for language modelling (without, with) the continuation."""
+    """The texts to score for a row: one per choice or context; for language modelling one without
+    and one with the continuation.
+    """
     prefix = "".join(solved(kind, shot, delimiter) + "\n\n" for shot in shots)
     if kind == "multiple_choice":
         return [f"{prefix}{row['query']}{delimiter}{choice}" for choice in row["choices"]]
@@ -121,10 +83,8 @@ def prompts(kind: str, row: Row, shots: list[Row], delimiter: str) -> list[str]:
 
 
 def spans(kind: str, ids: list[list[int]]) -> tuple[list[list[int]], list[Span]]:
-    """The token rows to score and the half-open span of the continuation in each.
-
-    multiple_choice: from the end of the rows' common prefix; schema: their common suffix; language_modeling: what the row
-    with the continuation has beyond the row without (one row is scored).
+    """The token rows to score and the half-open span of the continuation in each: behind the rows'
+    common prefix, or their common suffix (schema). Of language_modeling one row is scored.
     """
     if kind == "multiple_choice":
         start = common_prefix(ids)
@@ -137,59 +97,59 @@ def spans(kind: str, ids: list[list[int]]) -> tuple[list[list[int]], list[Span]]
 
 
 def crop(ids: list[int], span: Span, limit: int) -> tuple[list[int], Span]:
-    """The last `limit` tokens and where the span lies in them; position 0 can never be scored."""
+    """The last `limit` tokens and where the span lies in them; position 0 is never scored."""
     cut = max(0, len(ids) - limit)
     return ids[cut:], (max(1, span[0] - cut), max(1, span[1] - cut))
 
 
 def judge(kind: str, row: Row, scores: list[Any]) -> tuple[bool, int | None]:
-    """Right or wrong from the span scores, and the choice: highest mean log-probability a token, the first of equals.
+    """Right or wrong from the span scores, and the choice: highest mean log-probability a token,
+    the first of equals; for language modelling greedy equality, without a choice.
 
-    For language modelling greedy equality, without a choice. A choice with which all others begin has no token of its own, and a mean that
-    is not a number: as in the reference it is chosen where it comes first and nowhere else.
+    A choice with which all others begin has no token of its own, and a mean that is not a number:
+    as in the reference it is chosen where it comes first and nowhere else.
     """
     if kind == "language_modeling":
         return bool(scores[0].greedy), None
     means = [
         score.log_p / len(score.per_token) if score.per_token else math.nan for score in scores
     ]
-    choice = means.index(
-        max(means)
-    )  # `max` keeps a first value that is not a number, and never takes a later one
+    # `max` keeps a first value that is not a number, and never takes a later one
+    choice = means.index(max(means))
     return choice == int(row["gold"]), choice
 
 
-def evaluate_task(
-    scorer: Any,
-    encode: Encode,
-    task: Any,
-    rows: Sequence[Row],
-    indexes: Sequence[int],
-    done: Done,
-    *,
-    limit: int,
-    batch: int = 32,
-) -> None:
-    """Calls `done` with a record for each of `indexes`.
+@dataclass(frozen=True)
+class Reader:
+    """A model that reads CORE's prompts."""
 
-    `scorer` is an engine.GPTScorer, which forwards what an example's rows share once; `encode` gives ids with the document start in
-    front; `limit` is the model's context in tokens, to which prompts are cropped from the left; `rows`, in the order of `asked_rows`, are
-    all the rows shots are drawn from; `batch` examples are scored at a time. A record has the log-probability (nats) and the number of
-    tokens of each continuation; `cropped` is how many tokens its longest row lost.
+    scorer: Any  # gpt_engine.GPTScorer, which forwards what an example's rows share once
+    encode: Encode  # ids with the document start in front
+    limit: int  # the model's context in tokens, to which prompts are cropped from the left
+    batch: int = 32  # examples scored at a time
+
+
+def evaluate_task(
+    reader: Reader, task: Any, rows: Sequence[Row], indexes: Sequence[int], done: Done
+) -> None:
+    """Calls `done` with a record for each of `indexes`; shots are drawn from all of `rows`, which
+    are in the order of `asked_rows`.
+
+    A record has the log-probability (nats) and the number of tokens of each continuation; `cropped`
+    is how many tokens its longest row lost.
     """
-    for first in range(0, len(indexes), batch):
-        chosen = indexes[first : first + batch]
+    limit = reader.limit
+    for first in range(0, len(indexes), reader.batch):
+        chosen = indexes[first : first + reader.batch]
         examples = []
         for index in chosen:
             shots = few_shot_rows(rows, index, task.num_fewshot)
-            ids = [
-                encode(text)
-                for text in prompts(task.kind, rows[index], shots, task.continuation_delimiter)
-            ]
+            texts = prompts(task.kind, rows[index], shots, task.continuation_delimiter)
+            ids = [reader.encode(text) for text in texts]
             examples.append(list(zip(*spans(task.kind, ids))))
         cropped = [[crop(row, span, limit) for row, span in example] for example in examples]
         scores = iter(
-            scorer.score(
+            reader.scorer.score(
                 [row for example in cropped for row, _ in example],
                 [span for example in cropped for _, span in example],
                 [len(example) for example in cropped],
@@ -211,14 +171,10 @@ def evaluate_task(
             )
 
 
-def core_metric(results: Sequence[TaskResult]) -> float:
-    """CORE: the mean over tasks of centred accuracy."""
-    return sum(result.centred for result in results) / len(results)
-
-
 def coverage(tasks: Sequence[Any], examples: int | None = None) -> str:
-    """How many of the bundle's tasks a mean stands for, with those whose data is absent, partial or converted; `examples` (None: all) a
-    task are asked."""
+    """How many of the bundle's tasks a mean stands for, and what is absent, partial or converted;
+    `examples` (None: all) a task are asked.
+    """
     asked = sum(bool(task.rows) for task in tasks)
     cut = examples is not None and any(len(task.rows) > examples for task in tasks)
     notes = [f"at most {examples} examples a task"] if cut else []
@@ -233,7 +189,7 @@ def coverage(tasks: Sequence[Any], examples: int | None = None) -> str:
 
 
 def known_faults(tasks: Sequence[Any]) -> str:
-    """What is wrong in the published files that `tasks` have, as one text; empty when none of them is among them."""
+    """What is wrong in the published files that `tasks` have, as one text."""
     return "; ".join(
         f"{task.name}: {KNOWN_FAULTS[task.name][1]}"
         for task in tasks

@@ -1,10 +1,8 @@
-"""Causal attention for training: blocks of matrix products on CPU, where the fused kernel is slow; the fused kernel elsewhere.
+"""Causal attention for training: blocks of matrix products on CPU, the fused kernel elsewhere.
 
-The CPU path keeps the probabilities of each block of queries for the backward pass and cuts the keys at the block's end, so that it
-does 62% of the square at four blocks. Measured (bfloat16, width 96, depth 4): a quarter faster than the fused kernel.
+The CPU path keeps the probabilities of each block of queries and cuts the keys at the block's end:
+62% of the square at four blocks, a quarter faster than the fused kernel (bfloat16, width 96).
 """
-
-from __future__ import annotations
 
 import torch
 from torch.nn import functional
@@ -13,23 +11,24 @@ QUERIES = 128  # queries a block
 
 
 class _BlockedAttention(torch.autograd.Function):
-    """q (N, G, T, hd), k and v (N, T, hd): N = rows x key/value heads, G query heads for each of them."""
+    """q (N, G, T, hd), k and v (N, T, hd): N = rows x key/value heads, G query heads for each."""
 
     @staticmethod
     def forward(ctx, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         count, groups, length, width = q.shape
-        out, kept = torch.empty_like(q), []
+        out = torch.empty_like(q)
+        kept = []
         scale = width**-0.5
         for start in range(0, length, QUERIES):
             end = min(start + QUERIES, length)
-            part = q[:, :, start:end].reshape(count, groups * (end - start), width)
-            scores = torch.bmm(part * scale, k[:, :end].transpose(1, 2)).view(
-                count, groups, end - start, end
-            )
-            scores[..., start:end] += _above_diagonal(end - start, scores.dtype, scores.device)
-            probabilities = torch.softmax(scores, -1).view(count, groups * (end - start), end)
+            block = end - start
+            part = q[:, :, start:end].reshape(count, -1, width)
+            scores = torch.bmm(part * scale, k[:, :end].transpose(1, 2))
+            scores = scores.view(count, groups, block, end)
+            scores[..., start:end] += scores.new_full((block, block), float("-inf")).triu(1)
+            probabilities = torch.softmax(scores, -1).view(count, -1, end)
             out[:, :, start:end] = torch.bmm(probabilities, v[:, :end]).view(
-                count, groups, end - start, width
+                count, groups, block, width
             )
             kept.append(probabilities)
         ctx.save_for_backward(q, k, v, *kept)
@@ -39,28 +38,23 @@ class _BlockedAttention(torch.autograd.Function):
     def backward(ctx, d_out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         q, k, v, *kept = ctx.saved_tensors
         count, groups, length, width = q.shape
-        d_q, d_k, d_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        d_q = torch.empty_like(q)
+        d_k = torch.zeros_like(k)
+        d_v = torch.zeros_like(v)
         scale = width**-0.5
         for probabilities, start in zip(kept, range(0, length, QUERIES)):
             end = min(start + QUERIES, length)
-            d_part = d_out[:, :, start:end].reshape(count, groups * (end - start), width)
-            part = q[:, :, start:end].reshape(count, groups * (end - start), width)
+            d_part = d_out[:, :, start:end].reshape(count, -1, width)
+            part = q[:, :, start:end].reshape(count, -1, width)
             d_v[:, :end] += torch.bmm(probabilities.transpose(1, 2), d_part)
+            d_probabilities = torch.bmm(d_part, v[:, :end].transpose(1, 2))
             d_scores = torch._softmax_backward_data(
-                torch.bmm(d_part, v[:, :end].transpose(1, 2)),
-                probabilities,
-                -1,
-                probabilities.dtype,
+                d_probabilities, probabilities, -1, probabilities.dtype
             )
-            d_q[:, :, start:end] = (torch.bmm(d_scores, k[:, :end]) * scale).view(
-                count, groups, end - start, width
-            )
+            d_queries = torch.bmm(d_scores, k[:, :end]) * scale
+            d_q[:, :, start:end] = d_queries.view(count, groups, -1, width)
             d_k[:, :end] += torch.bmm(d_scores.transpose(1, 2), part) * scale
         return d_q, d_k, d_v
-
-
-def _above_diagonal(size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    return torch.full((size, size), float("-inf"), dtype=dtype, device=device).triu(1)
 
 
 def causal_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -71,9 +65,7 @@ def causal_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch
         )
     rows, heads, length, width = q.shape
     kv_heads = k.shape[1]
-    if torch.is_autocast_enabled(
-        "cpu"
-    ):  # autocast does not reach into the function: v comes from a linear layer, q and k from a norm
+    if torch.is_autocast_enabled("cpu"):  # which does not reach into the function
         q, k, v = (x.to(torch.get_autocast_dtype("cpu")) for x in (q, k, v))
     q = q.reshape(rows * kv_heads, heads // kv_heads, length, width)
     k, v = (x.reshape(rows * kv_heads, length, width) for x in (k, v))

@@ -1,10 +1,13 @@
-"""The GPT: rotary positions, QK-norm, ReLU^2, RMSNorm without parameters, grouped-query attention, untied head, logit softcap.
+"""The GPT: a decoder of pre-norm blocks with an untied head.
 
-Shapes: B rows, T positions, D width, H query heads, K key/value heads, hd = D / H, V vocabulary. Weights are float32; the trunk computes
-in the dtype that autocast sets.
+Shapes: B rows, T positions, D width, H query heads, K key/value heads, hd = D / H, V vocabulary.
+Weights are float32; the trunk computes in the dtype that autocast sets.
+
+Sources: rotary positions, Su et al. 2021 (arXiv 2104.09864); RMSNorm, here without parameters,
+Zhang and Sennrich 2019 (arXiv 1910.07467); grouped-query attention, Ainslie et al. 2023 (arXiv
+2305.13245); normalised queries and keys, Henry et al. 2020 (arXiv 2010.04245); ReLU^2, So et al.
+2021 (arXiv 2109.08668); softcapped logits, Gemma 2 (arXiv 2408.00118).
 """
-
-from __future__ import annotations
 
 import torch
 from torch import nn
@@ -12,15 +15,18 @@ from torch.nn import functional
 
 from nanolab.model.attention import causal_attention
 from nanolab.model.linear import Linear
-from nanolab.model.loss import softcapped_cross_entropy
+from nanolab.model.loss import softcapped_cross_entropy, softcapped_losses
 from nanolab.model.scaling import GPTConfig
 
 SOFTCAP = 15.0  # logits are softcap * tanh(logits / softcap)
+# of every norm, in every dtype. Stated: torch's own is documented as the input dtype's, 0.0078 in
+# bfloat16, and its fused kernel on CUDA need not agree with its operators on a CPU
+NORM_EPSILON = torch.finfo(torch.float32).eps
 
 
 def norm(x: torch.Tensor) -> torch.Tensor:
     """RMSNorm over the last dimension, without parameters."""
-    return functional.rms_norm(x, (x.shape[-1],))
+    return functional.rms_norm(x, (x.shape[-1],), eps=NORM_EPSILON)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -35,12 +41,10 @@ class Attention(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = (
-            config.heads,
-            config.kv_heads,
-            config.width // config.heads,
-        )
-        self.qkv = Linear(config.width, (config.heads + 2 * config.kv_heads) * self.head_dim)
+        self.heads = config.heads
+        self.kv_heads = config.kv_heads
+        self.head_dim = config.head_dim
+        self.qkv = Linear(config.width, (config.heads + 2 * config.kv_heads) * config.head_dim)
         self.output = Linear(config.width, config.width)
 
     def queries_keys_values(
@@ -63,7 +67,7 @@ class Attention(nn.Module):
 
 
 class _SquaredRelu(torch.autograd.Function):
-    """relu(x)^2 with a backward pass of two products, where autograd's takes a power, two products and a threshold."""
+    """relu(x)^2 with a backward pass of two products; autograd's takes twice as many."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor) -> torch.Tensor:
@@ -118,9 +122,7 @@ class GPT(nn.Module):
     def _initialise(self) -> None:
         bound = 3**0.5 * self.config.width**-0.5  # uniform with the standard deviation width^-1/2
         nn.init.normal_(self.embedding.weight)
-        nn.init.zeros_(
-            self.head.weight
-        )  # the first loss is log V, and the first step is about the data
+        nn.init.zeros_(self.head.weight)  # the first loss is log V
         for block in self.blocks:
             nn.init.uniform_(block.attention.qkv.weight, -bound, bound)
             nn.init.uniform_(block.feed_forward.up.weight, -bound, bound)
@@ -129,11 +131,9 @@ class GPT(nn.Module):
 
     def rotary(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and sin (..., hd/2) float32 of integer positions (...)."""
-        half = self.config.width // self.config.heads // 2
-        rates = 10_000.0 ** (
-            -torch.arange(half, device=positions.device, dtype=torch.float32) / half
-        )
-        angles = positions.float().unsqueeze(-1) * rates
+        half = self.config.head_dim // 2
+        exponents = -torch.arange(half, device=positions.device, dtype=torch.float32) / half
+        angles = positions.float().unsqueeze(-1) * 10_000.0**exponents
         return angles.cos(), angles.sin()
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
@@ -152,14 +152,22 @@ class GPT(nn.Module):
         """hidden (..., D) -> softcapped logits (..., V) float32."""
         if hidden.dtype == self.head.weight.dtype == torch.float32:
             return SOFTCAP * self.head(hidden / SOFTCAP, "tanh")
-        return SOFTCAP * torch.tanh(
-            self.head(hidden).float() / SOFTCAP
-        )  # in bfloat16 the tanh is rounded less than its result
+        # in bfloat16 the tanh is rounded less than its result
+        return SOFTCAP * torch.tanh(self.head(hidden).float() / SOFTCAP)
 
     def forward(self, ids: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """ids and targets (B, T) int64, target -1 without loss -> (sum of the losses in nats, float32 scalar; number of targets)."""
+        """ids and targets (B, T) int64, target -1 without loss -> (sum of the losses in nats,
+        number of targets).
+        """
         chosen = targets >= 0
         hidden = self.trunk(ids)[chosen]
-        return softcapped_cross_entropy(hidden, self.head.weight, targets[chosen], SOFTCAP), int(
-            chosen.sum()
-        )
+        loss = softcapped_cross_entropy(hidden, self.head.weight, targets[chosen], SOFTCAP)
+        return loss, int(chosen.sum())
+
+    def losses(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The losses of `forward`, each by itself: (B, T) float32 nats, without gradients."""
+        chosen = targets >= 0
+        losses = torch.zeros(targets.shape, dtype=torch.float32, device=targets.device)
+        hidden = self.trunk(ids)[chosen]
+        losses[chosen] = softcapped_losses(hidden, self.head.weight, targets[chosen], SOFTCAP)
+        return losses

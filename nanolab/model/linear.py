@@ -1,11 +1,10 @@
-"""A linear map that, without gradients on a CPU, multiplies by a copy of its weight packed once for oneDNN.
+"""A linear map that, without gradients on a CPU, multiplies by a copy of its weight packed once for
+oneDNN.
 
-torch sends a CPU's float32 products to MKL with the weight as it lies in memory. oneDNN's own layout is up to 2.5 times as fast from 32
-rows on (LOG.md), each row's result does not depend on how many rows there are (measured), and an activation costs no pass of its own.
-The operators are torch's private ones, those that its compiler emits: in a build without them the plain product is used.
+That is up to 2.5 times as fast as torch's own product from 32 rows on (LOG.md), a row's result does
+not depend on the number of rows, and an activation costs no pass of its own. The operators are
+torch's private ones: in a build without them the plain product is used.
 """
-
-from __future__ import annotations
 
 from typing import Any
 
@@ -17,9 +16,14 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 PACKABLE = torch.backends.mkldnn.is_available() and all(
     hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
 )
+# bfloat16 needs a processor that has its instructions
+PACKED = [torch.float32]
+if PACKABLE and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    PACKED.append(torch.bfloat16)
 ACTIVATIONS = {"none": lambda x: x, "relu": torch.relu, "tanh": torch.tanh}
 
-_optimizer_steps = 0  # of all optimizers of this process: fused ones write weights without raising their version counters
+# of all optimizers of this process: fused ones write weights without raising their version counters
+_optimizer_steps = 0
 
 
 def _count_step(*_: Any) -> None:
@@ -31,11 +35,11 @@ register_optimizer_step_post_hook(_count_step)
 
 
 def packs(weight: torch.Tensor) -> bool:
-    """Whether a product with this weight, as things stand, is made with a packed copy."""
+    """Whether a product with this weight is made with a packed copy now."""
     return (
         PACKABLE
         and weight.device.type == "cpu"
-        and weight.dtype in (torch.float32, torch.bfloat16)
+        and weight.dtype in PACKED
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
@@ -45,8 +49,9 @@ def packs(weight: torch.Tensor) -> bool:
 class Linear(nn.Linear):
     """x (..., in) -> (..., out), without bias, and one of ACTIVATIONS.
 
-    The packed copy is made at first use and remade once an optimizer has made a step or the weight was changed in place (not seen:
-    writing through `.data`), dropped at the first product with gradients, and neither saved nor copied with the module.
+    The packed copy is made at first use and remade once an optimizer has made a step or the weight
+    was changed in place (not seen: writing through `.data`), dropped at the first product with
+    gradients, and neither saved nor copied with the module.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:

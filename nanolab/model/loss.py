@@ -1,13 +1,18 @@
-"""Cross-entropy over softcapped logits, in chunks: the logits of a few hundred tokens at a time, gradients made at once.
-
-loss = sum over tokens of -log softmax(c tanh(h W^T / c))[target]; nothing of size (tokens, vocabulary) outlives its chunk.
+"""Cross-entropy over softcapped logits, -log softmax(c tanh(h W^T / c))[target], in chunks with
+their gradients: nothing of size (tokens, vocabulary) outlives its chunk.
 """
-
-from __future__ import annotations
 
 import torch
 
 CHUNK = 1024  # tokens
+
+
+def _squashed_and_log_p(
+    hidden: torch.Tensor, weight: torch.Tensor, softcap: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """tanh(h W^T / c) and the log-probabilities of a chunk, both (tokens, V) float32."""
+    squashed = torch.tanh((hidden @ weight.T).float() / softcap)
+    return squashed, torch.log_softmax(softcap * squashed, -1)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -22,8 +27,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         d_weight = torch.zeros_like(weight) if with_gradient else None
         for start in range(0, len(hidden), CHUNK):
             part, wanted = hidden[start : start + CHUNK], targets[start : start + CHUNK, None]
-            squashed = torch.tanh((part @ cast.T).float() / softcap)
-            log_p = torch.log_softmax(softcap * squashed, -1)
+            squashed, log_p = _squashed_and_log_p(part, cast, softcap)
             total -= log_p.gather(1, wanted).sum(dtype=torch.float64)
             if with_gradient:
                 d_logits = log_p.exp_()
@@ -44,7 +48,28 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 def softcapped_cross_entropy(
     hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, softcap: float
 ) -> torch.Tensor:
-    """hidden (N, D), weight (V, D), targets (N,) int64 -> the sum of the losses, nats, float32 scalar."""
+    """hidden (N, D), weight (V, D), targets (N,) int64 -> the sum of the losses, nats, float32
+    scalar.
+    """
+    return _ChunkedCrossEntropy.apply(_as_computed(hidden), weight, targets, softcap)
+
+
+@torch.no_grad()
+def softcapped_losses(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, softcap: float
+) -> torch.Tensor:
+    """The loss of each token, (N,) float32 nats, without gradients."""
+    hidden = _as_computed(hidden)
+    cast = weight.to(hidden.dtype)
+    losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+    for start in range(0, len(hidden), CHUNK):
+        chunk = slice(start, start + CHUNK)
+        _, log_p = _squashed_and_log_p(hidden[chunk], cast, softcap)
+        losses[chunk] = -log_p.gather(1, targets[chunk, None])[:, 0]
+    return losses
+
+
+def _as_computed(hidden: torch.Tensor) -> torch.Tensor:
     if torch.is_autocast_enabled(hidden.device.type):
-        hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
-    return _ChunkedCrossEntropy.apply(hidden, weight, targets, softcap)
+        return hidden.to(torch.get_autocast_dtype(hidden.device.type))
+    return hidden

@@ -1,6 +1,8 @@
-"""Muon for the matrices of the blocks, AdamW for the embedding and the head."""
+"""Muon for the matrices of the blocks, AdamW for the embedding and the head.
 
-from __future__ import annotations
+Sources: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Loshchilov
+and Hutter 2019, "Decoupled weight decay regularization" (arXiv 1711.05101).
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,16 +12,15 @@ import torch
 from nanolab.model.gpt import GPT
 from nanolab.model.scaling import Scale
 
-COEFFICIENTS = (
-    3.4445,
-    -4.775,
-    2.0315,
-)  # of the quintic iteration; they bring singular values into about [0.7, 1.2] in five steps
+# of the quintic iteration; they bring singular values into about [0.7, 1.2] in five steps
+COEFFICIENTS = (3.4445, -4.775, 2.0315)
 MOMENTUM = 0.95
 
 
 def orthogonalise(x: torch.Tensor, dtype: torch.dtype, steps: int = 5) -> torch.Tensor:
-    """The nearest matrices with equal singular values, about, by Newton-Schulz iteration; x (N, rows, columns), computed in `dtype`."""
+    """The nearest matrices with equal singular values, about, by Newton-Schulz iteration; x (N,
+    rows, columns), computed in `dtype`.
+    """
     a, b, c = COEFFICIENTS
     tall = x.shape[1] > x.shape[2]
     x = (x.mT if tall else x).to(dtype)
@@ -31,11 +32,11 @@ def orthogonalise(x: torch.Tensor, dtype: torch.dtype, steps: int = 5) -> torch.
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised; matrices of one shape together. A tall matrix's step grows with sqrt(rows / columns).
+    """Momentum, orthogonalised; matrices of one shape together. A tall matrix's step grows with
+    sqrt(rows / columns).
 
-    Not torch.optim.Muon: that iterates in bfloat16 always, which turns rounding (the order of a sum over ranks) into differences of
-    1e-4 in the loss within 20 steps; this one iterates in the dtype that training computes in. Same update otherwise (a test says so).
-    Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
+    The update of torch.optim.Muon, which however iterates in bfloat16 always: that turns rounding
+    (the order of a sum over ranks) into differences of 1e-4 in the loss within 20 steps.
     """
 
     def __init__(
@@ -50,30 +51,25 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """Move every matrix that has a gradient."""
         for group in self.param_groups:
             shapes: dict[torch.Size, list[torch.nn.Parameter]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     shapes.setdefault(parameter.shape, []).append(parameter)
             for (rows, columns), parameters in shapes.items():
-                buffers = [
-                    self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in parameters
-                ]
+                states = [(self.state[p], p) for p in parameters]
+                buffers = [state.setdefault("momentum", torch.zeros_like(p)) for state, p in states]
                 gradients = [p.grad for p in parameters]
                 torch._foreach_lerp_(buffers, gradients, 1 - MOMENTUM)
                 ahead = torch._foreach_lerp(gradients, buffers, MOMENTUM)  # Nesterov
                 updates = orthogonalise(torch.stack(ahead), self._dtype).to(parameters[0].dtype)
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(
-                    parameters,
-                    list(updates.unbind()),
-                    alpha=-group["lr"] * max(1, rows / columns) ** 0.5,
-                )
+                rate = -group["lr"] * max(1, rows / columns) ** 0.5
+                torch._foreach_add_(parameters, list(updates.unbind()), alpha=rate)
 
 
 class Optimizers:
-    """Both optimizers as one; `step(m)` takes a step at m times the base learning rates."""
+    """Both optimizers as one."""
 
     def __init__(self, members: list[torch.optim.Optimizer]) -> None:
         self.members = members
@@ -104,12 +100,11 @@ class Optimizers:
 
 
 def build_optimizers(model: GPT, scale: Scale, dtype: torch.dtype = torch.float32) -> Optimizers:
-    """Muon, iterating in `dtype`, for the blocks, and fused AdamW (betas 0.8 and 0.95) for the embedding and the head."""
+    """Muon, iterating in `dtype`, for the blocks, and fused AdamW for embedding and head."""
     groups = [
         {"params": [model.embedding.weight], "lr": scale.embedding_lr},
         {"params": [model.head.weight], "lr": scale.head_lr},
     ]
     adamw = torch.optim.AdamW(groups, betas=(0.8, 0.95), eps=1e-10, weight_decay=0.0, fused=True)
-    return Optimizers(
-        [Muon(model.blocks.parameters(), scale.matrix_lr, scale.weight_decay, dtype), adamw]
-    )
+    muon = Muon(model.blocks.parameters(), scale.matrix_lr, scale.weight_decay, dtype)
+    return Optimizers([muon, adamw])

@@ -1,19 +1,19 @@
-"""What a report is made of: parts with their lines, tables, figures and paragraphs, each with the step and key it comes from.
+"""What a report is made of: parts with their lines, tables, figures and paragraphs, each with the
+step and key it comes from.
 
-nanolab/report/markdown.py makes them of the values of a study and writes them as Markdown, nanolab/report/html.py as a page: the two say
-the same because they are made of the same blocks.
+nanolab/report/document.py makes them of the values of a study and writes them as Markdown,
+nanolab/report/html_page.py as a page: the two say the same because they are made of the same
+blocks.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-
-from nanolab.report import formats
 
 
 @dataclass(frozen=True)
 class Item:
-    """A line of a part: "label: text". `key` is the metric or parameter that it shows, where it is one, of `step` if not the part's."""
+    """A line of a part: "label: text". `key` is the metric or parameter that it shows, where it is
+    one, of `step` if not the part's.
+    """
 
     label: str
     text: str
@@ -33,7 +33,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table. `runs` names the MLflow run behind each row, `columns` the step behind each column, where it is not `step`."""
+    """A table. `runs` names the MLflow run behind each row, `columns` the step behind each column,
+    where it is not `step`.
+    """
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -85,7 +87,8 @@ def to_markdown(block: Block) -> str:
     if isinstance(block, Text):
         return block.text
     if not block.widths:
-        return formats.table(list(block.header), [list(row) for row in block.rows])
+        rule = ["---"] * len(block.header)
+        return "\n".join("| " + " | ".join(row) + " |" for row in (block.header, rule, *block.rows))
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, block.widths)) + " |"
         for row in (block.header, *block.rows)

@@ -1,9 +1,8 @@
-"""What the report says of tokenizer and data: bytes per token by kind of text, and the overlap of training text with the benchmarks.
+"""What the report says of tokenizer and data: bytes per token by kind of text, and the overlap of
+training text with the benchmarks.
 
 Both are tables that step tok_eval records. A study without them has none of these lines.
 """
-
-from __future__ import annotations
 
 from typing import Any
 
@@ -36,10 +35,11 @@ def kinds_table(rows: Rows) -> Grid:
 
 
 def overlap_section(found: dict[str, Any]) -> list[Block]:
-    """The section "Data" of tok_eval's values: what was compared, then the benchmarks with an item that shares a run of words with it.
+    """The section "Data" of tok_eval's values: what was compared, then the benchmarks with an item
+    that shares a run of words with it.
 
-    Benchmarks without any shared run are named in a line, so that the table shows what there is to look at. Nothing without "overlap",
-    the recorded rows.
+    Benchmarks without any shared run are named in a line, so that the table shows what there is to
+    look at. Nothing without "overlap", the recorded rows.
     """
     rows: Rows = found.get("overlap", [])
     if not rows:
@@ -71,7 +71,8 @@ def overlap_section(found: dict[str, Any]) -> list[Block]:
     if dirty:
         blocks.append(
             Text(
-                "Test items of which a run of words stands in the training data, and an example, of the longer run:"
+                "Test items of which a run of words stands in the training data, and an example, of"
+                " the longer run:"
             )
         )
         blocks.append(
@@ -97,13 +98,9 @@ def share_of(count: Any, items: Any) -> str:
     if count is None:
         return "-"
     share = 100 * int(count) / int(items)
-    return (
-        "0"
-        if not int(count)
-        else f"{int(count)} ({share:.0f}%)"
-        if share >= 10
-        else f"{int(count)} ({share:.2g}%)"
-    )
+    if not int(count):
+        return "0"
+    return f"{int(count)} ({share:.0f}%)" if share >= 10 else f"{int(count)} ({share:.2g}%)"
 
 
 def _cell(text: str) -> str:

@@ -1,26 +1,38 @@
-"""The first and last sections of report.html: results with their intervals and paired tests, plan beside actual cost, provenance."""
-
-from __future__ import annotations
+"""The first and last sections of report.html: results with their intervals and paired tests, plan
+beside actual cost, provenance.
+"""
 
 import time
-from html import escape
+from collections.abc import Callable
 from typing import Any
 
-from nanolab.report.collect import MODELS
-from nanolab.report.formats import decimals, duration, hours, is_missing, or_dash, short
-from nanolab.report.html_links import Links, tag
-from nanolab.report.markdown import (
-    EXECUTION,
-    METHOD_LABELS,
+from nanolab import wording
+from nanolab.report.document import measured_of, other_power_steps
+from nanolab.report.environment_section import EXECUTION
+from nanolab.report.sections import SUMMARY_LABELS
+from nanolab.report.store_values import MODELS
+from nanolab.report.templates import Links, macros
+from nanolab.results import Score, accuracies, answered, first, select
+from nanolab.tracking import comparable
+from nanolab.wording import (
+    METHODS,
     MODEL_LABELS,
     RL_WAYS,
-    SUMMARY_LABELS,
     TASK_LABELS,
-    other_power_steps,
+    TASKS,
+    decimals,
+    duration,
+    hours_and_minutes,
+    is_missing,
+    or_dash,
+    p_value,
+    share,
+    short,
+    whole,
 )
 
 Values = dict[str, Any]
-WIDTH, HEIGHT = 120, 16  # of an interval's drawing, in pixels
+WIDTH, HEIGHT, MARGIN = 120, 16, 4  # of an interval's drawing, in pixels
 MEMORY_NAMES = {
     "system/processes_memory_megabytes": "the stage's processes",
     "system/gpu_0_memory_usage_megabytes": "GPU 0",
@@ -28,224 +40,157 @@ MEMORY_NAMES = {
 
 
 def chapters(values: Values, links: Links) -> list[tuple[str, str]]:
-    """(heading, content) of the overview: what there is of tasks, power sampling, reinforcement learning and cost."""
-    found = [
-        ("Results", tasks(values, links)),
-        ("Power sampling beside the other methods", methods(values, links)),
-        ("Before and after reinforcement learning", reinforcement(values, links)),
-        ("Plan and actual cost", cost(values, links)),
-    ]
-    return [(heading, content) for heading, content in found if content]
+    """(heading, content) of the overview: what there is of tasks, power sampling, reinforcement
+    learning and cost.
+    """
+    found = {
+        "Results": tasks(values, links),
+        "Power sampling beside the other methods": methods(values, links),
+        "Before and after reinforcement learning": reinforcement(values, links),
+        "Plan and actual cost": cost(values, links),
+    }
+    return [(heading, content) for heading, content in found.items() if content]
 
 
-def interval(
-    value: Any, low: Any, high: Any, chance: Any = None, scale: tuple[float, float] = (0.0, 1.0)
-) -> str:
-    """A drawing of a share with its interval on `scale`, and a tick at chance; empty without an interval."""
-    if is_missing(value) or is_missing(low) or is_missing(high):
+def interval(row: Score, scale: tuple[float, float] = (0.0, 1.0)) -> str:
+    """A drawing of an accuracy with its interval on `scale`, and a tick at chance; empty without an
+    interval.
+    """
+    if row.low is None or row.high is None:
         return ""
-    least, most = scale
 
-    def place(number: Any) -> str:
-        return f"{4 + (WIDTH - 8) * min(1.0, max(0.0, (float(number) - least) / ((most - least) or 1))):.1f}"
+    def place(number: float) -> str:
+        within = (number - scale[0]) / ((scale[1] - scale[0]) or 1)
+        return f"{MARGIN + (WIDTH - 2 * MARGIN) * min(1.0, max(0.0, within)):.1f}"
 
-    middle = HEIGHT // 2
-    drawn = f'<line class="axis" x1="4" x2="{WIDTH - 4}" y1="{middle}" y2="{middle}"/>'
-    if not is_missing(chance) and float(chance) > 0:
-        drawn += f'<line class="chance" x1="{place(chance)}" x2="{place(chance)}" y1="2" y2="{HEIGHT - 2}"/>'
-    drawn += (
-        f'<line class="range" x1="{place(low)}" x2="{place(high)}" y1="{middle}" y2="{middle}"/>'
-        f'<circle cx="{place(value)}" cy="{middle}" r="3.5"/>'
-    )
-    said = f"{float(value):.4f}, 95% interval {float(low):.4f} to {float(high):.4f}"
-    return (
-        f'<svg class="interval" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{said}">'
-        f"<title>{said}</title>{drawn}</svg>"
+    return macros("overview").interval(
+        f"{share(row.value)}, 95% interval {wording.interval(row)}",
+        *map(place, (row.value, row.low, row.high)),
+        place(row.chance) if row.chance and row.chance > 0 else "",
+        (WIDTH, HEIGHT, MARGIN),
     )
 
 
-def span_of(rows: list[Values]) -> tuple[float, float]:
+def span_of(rows: list[Score]) -> tuple[float, float]:
     """The scale that shows every interval of some rows: to the next tenths."""
-    lows = [float(row["low"]) for row in rows if not is_missing(row.get("low"))]
-    highs = [float(row["high"]) for row in rows if not is_missing(row.get("high"))]
-    return (
-        (int(min(lows) * 10) / 10, min(1.0, (int(max(highs) * 10) + 1) / 10))
-        if lows
-        else (0.0, 1.0)
-    )
+    lows = [row.low for row in rows if row.low is not None]
+    highs = [row.high for row in rows if row.high is not None]
+    if not lows:
+        return 0.0, 1.0
+    return int(min(lows) * 10) / 10, min(1.0, (int(max(highs) * 10) + 1) / 10)
 
 
-def _range(row: Values) -> str:
-    return (
-        "" if is_missing(row.get("low")) else f"{float(row['low']):.3f} to {float(row['high']):.3f}"
-    )
-
-
-def _p(value: Any) -> str:
-    return or_dash(value, lambda number: f"{float(number):.3g}")
+def _range(row: Score) -> str:
+    return "" if row.low is None else f"{row.low:.3f} to {row.high:.3f}"
 
 
 def _table(header: list[str], rows: list[list[str]], numbers: tuple[int, ...] = ()) -> str:
-    """A table whose cells are HTML; the columns `numbers` are aligned to the right."""
-    kinds = ["number" if place in numbers else None for place in range(len(header))]
-    head = "".join(tag("th", name, class_=kind) for name, kind in zip(header, kinds))
-    body = "".join(
-        tag("tr", "".join(tag("td", cell, class_=kind) for cell, kind in zip(row, kinds)))
-        for row in rows
-    )
-    return tag(
-        "div", tag("table", tag("thead", tag("tr", head)) + tag("tbody", body)), class_="scroll"
-    )
+    """A table; the columns `numbers` are aligned to the right."""
+    columns = [{"class": "number"} if i in numbers else {} for i in range(len(header))]
+    return macros("elements").table(header, rows, columns)
 
 
 def tasks(values: Values, links: Links) -> str:
     """Every task by model: accuracy, its interval drawn, its interval in figures."""
-    rows = values.get("task_results", [])
-    models = [model for model in MODELS if any(row["model"] == model for row in rows)]
+    measured = measured_of(values)
+    rows = {model: measured[step] for model, step in MODELS.items() if step in measured}
+    rows = {
+        model: found
+        for model, found in rows.items()
+        if any(answered(found, task) for task in TASKS)
+    }
     if not rows:
         return ""
-    known = {(row["task"], row["model"]): row for row in rows}
-    table = []
-    for label, task in TASK_LABELS.items():
-        cells = [tag("b", label)]
-        for model in models:
-            row = known.get((task, model))
-            cells.append(
-                "-"
-                if row is None
-                else tag(
-                    "span",
-                    links.of(MODELS[model], decimals(4)(row["accuracy"]), task),
-                    class_="big",
-                )
-                + interval(row["accuracy"], row.get("low"), row.get("high"), row.get("chance"))
-                + tag("span", _range(row), class_="small")
-            )
-        table.append(cells)
+    html = macros("overview")
+
+    def cell(model: str, row: Score | None) -> str:
+        if row is None:
+            return "-"
+        value = links.of(MODELS[model], share(row.value), row.name)
+        if row.metric != "accuracy":
+            return html.score(value)
+        n = "" if row.n is None else f", n = {whole(row.n)}"
+        return html.score(value, interval(row), _range(row) + n)
+
+    cells = []
     for label, key in SUMMARY_LABELS.items():
-        found = [
-            or_dash(values["steps"].get(MODELS[model], {}).get(key), decimals(4))
-            for model in models
-        ]
-        if key not in TASK_LABELS.values() and set(found) != {"-"}:
-            table.append(
-                [
-                    tag("b", label),
-                    *(
-                        tag("span", links.of(MODELS[model], text, key), class_="big")
-                        for model, text in zip(models, found)
-                    ),
-                ]
-            )
-    note = "Accuracy with its 95% Wilson interval, on a scale from 0 to 1; the thin tick is chance. Every number links to its MLflow run."
-    return _table(["task", *(MODEL_LABELS[model] for model in models)], table).replace(
-        "<table>", '<table class="matrix">'
-    ) + tag("p", note, class_="note")
+        if key in TASKS:
+            found = {model: answered(of, key) for model, of in rows.items()}
+        else:
+            found = {model: first(of, metric=key) for model, of in rows.items()}
+        if key in TASKS or any(found.values()):
+            cells.append([html.strong(label), *(cell(*one) for one in found.items())])
+    note = (
+        "Accuracy with its 95% Wilson interval, on a scale from 0 to 1; the thin tick is chance."
+        " Every number links to its MLflow run."
+    )
+    columns = {MODEL_LABELS[model]: values["steps"][MODELS[model]] for model in rows}
+    table = macros("elements").table(["task", *columns], cells, attributes={"class": "matrix"})
+    return table + html.notes([note, *comparable.notes(columns, TASK_LABELS)])
 
 
 def methods(values: Values, links: Links) -> str:
-    """For each power evaluation: power sampling and every method on the same problems, with cost and paired test."""
-    content = []
-    for step in ["power_eval", *other_power_steps(values["steps"])]:
-        found = values["steps"].get(step)
-        task = next(
-            (task for task in TASK_LABELS.values() if found and not is_missing(found.get(task))), ""
-        )
-        if not found or not task:
-            continue
-        rows: list[Values] = [
-            {
-                "label": "power sampling",
-                "accuracy": found[task],
-                "key": task,
-                **{key: found.get(key) for key in ("low", "high", "positions_per_problem")},
-            }
-        ]
-        rows += [
-            {
-                "label": label,
-                "key": f"{key}/accuracy",
-                **{
-                    name: found.get(f"{key}/{name}")
-                    for name in ("accuracy", "low", "high", "positions_per_problem", "p_value")
-                },
-            }
-            for key, label in METHOD_LABELS.items()
-            if not is_missing(found.get(f"{key}/accuracy"))
-        ]
-        scale, label = span_of(rows), next(name for name, key in TASK_LABELS.items() if key == task)
-        head = [
-            "method",
-            "accuracy",
-            f"{scale[0]:.1f} to {scale[1]:.1f}",
-            "95% interval",
-            "positions a problem",
-            "McNemar p against power",
-        ]
-        source, total = found.get("source", "sft"), found.get("total")
-        title = f"{label}, {MODEL_LABELS.get(source, source)} model" + (
-            "" if is_missing(total) else f", {float(total):.0f} problems"
-        )
-        title += "".join(
-            f", {name} {float(found[name]):g}"
-            for name in ("alpha", "num_steps")
-            if not is_missing(found.get(name))
-        )
-        content.append(
-            tag("h3", escape(title))
-            + _table(
-                head,
-                [
-                    [
-                        escape(row["label"]),
-                        links.of(step, decimals(4)(row["accuracy"]), row["key"]),
-                        interval(row["accuracy"], row["low"], row["high"], scale=scale),
-                        escape(_range(row)),
-                        links.of(step, or_dash(row["positions_per_problem"], decimals(0)), ""),
-                        links.of(step, _p(row.get("p_value")), ""),
-                    ]
-                    for row in rows
-                ],
-                (1, 3, 4, 5),
-            )
-        )
-    return "".join(content)
+    """For each power evaluation: power sampling and every method on the same problems, with cost
+    and paired test.
+    """
+    rows = measured_of(values)
+    steps = [step for step in ["power_eval", *other_power_steps(rows)] if step in rows]
+    found = [_evaluation(step, values["steps"][step], rows[step], links) for step in steps]
+    return macros("overview").joined(found)
+
+
+def _evaluation(step: str, settings: Values, measured: list[Score], links: Links) -> str:
+    """The methods of one power evaluation; empty where it has no accuracy."""
+    by_method = accuracies(measured)
+    if "power" not in by_method:
+        return ""
+    power = by_method["power"]
+    rows = {method: by_method[method] for method in METHODS if method in by_method}
+    scale = span_of(list(rows.values()))
+    header = [
+        "method",
+        "accuracy",
+        f"{scale[0]:.1f} to {scale[1]:.1f}",
+        "95% interval",
+        "positions a problem",
+        "McNemar p against power",
+    ]
+    source = settings.get("source", "sft")
+    facts = [TASKS[power.task], f"{MODEL_LABELS.get(source, source)} model"]
+    facts += [] if power.n is None else [f"{whole(power.n)} problems"]
+    facts += [
+        f"{name} {float(settings[name]):g}"
+        for name in ("alpha", "num_steps")
+        if not is_missing(settings.get(name))
+    ]
+    cells = []
+    for method, row in rows.items():
+        more = or_dash(row.positions, whole), or_dash(row.p_value, p_value)
+        more = [links.of(step, text) for text in more]
+        cells.append([*_accuracy_cells(METHODS[method], step, row, links, scale), *more])
+    return macros("overview").titled(", ".join(facts), _table(header, cells, (1, 3, 4, 5)))
+
+
+def _accuracy_cells(
+    label: str, step: str, row: Score, links: Links, scale: tuple[float, float] = (0.0, 1.0)
+) -> list[str]:
+    """What a row is called, its accuracy, and its interval, drawn and in figures."""
+    accuracy = links.of(step, share(row.value), row.name)
+    return [label, accuracy, interval(row, scale), _range(row)]
 
 
 def reinforcement(values: Values, links: Links) -> str:
     """The test problems before and after, with the paired test."""
-    found = values["steps"].get("rl", {})
-    rows = []
+    measured, cells = measured_of(values).get("rl", []), []
     for way, label in RL_WAYS.items():
-        if is_missing(found.get(f"{way}/before")):
-            continue
         for moment in ("before", "after"):
-            one = {
-                "accuracy": found[f"{way}/{moment}"],
-                "low": found.get(f"{way}/{moment}_low"),
-                "high": found.get(f"{way}/{moment}_high"),
-            }
-            rows.append(
-                [
-                    escape(f"{label}, {moment}"),
-                    links.of("rl", decimals(4)(one["accuracy"]), f"{way}/{moment}"),
-                    interval(one["accuracy"], one["low"], one["high"]),
-                    escape(_range(one)),
-                    links.of("rl", or_dash(found.get(f"{way}/n"), decimals(0)), f"{way}/n"),
-                    links.of("rl", _p(found[f"{way}/p_value"]), f"{way}/p_value")
-                    if moment == "after"
-                    else "",
-                ]
-            )
-    return (
-        _table(
-            ["answers", "accuracy", "0 to 1", "95% interval", "problems", "McNemar p"],
-            rows,
-            (1, 3, 4, 5),
-        )
-        if rows
-        else ""
-    )
+            for row in select(measured, method=way, moment=moment):
+                problems = links.of("rl", or_dash(row.n, whole), row.name)
+                test = "" if moment == "before" else or_dash(row.p_value, p_value)
+                start = _accuracy_cells(f"{label}, {moment}", "rl", row, links)
+                cells.append([*start, problems, links.of("rl", test, row.name) if test else ""])
+    header = ["answers", "accuracy", "0 to 1", "95% interval", "problems", "McNemar p"]
+    return _table(header, cells, (1, 3, 4, 5)) if cells else ""
 
 
 def cost(values: Values, links: Links) -> str:
@@ -254,43 +199,35 @@ def cost(values: Values, links: Links) -> str:
     rows = costs["rows"]
     if not rows:
         return ""
-    planned, paid = (
-        any(row["planned_hours"] is not None for row in rows),
-        any(row["dollars"] is not None for row in rows),
+    planned, paid, peaks = (
+        any(row[key] is not None for row in rows)
+        for key in ("planned_hours", "dollars", "peak_gib")
     )
-    peaks = any(row["peak_gib"] is not None for row in rows)
-    head = [
-        "step",
-        *(["planned"] if planned else []),
-        "took",
-        *(["took / planned", "FLOPs planned"] if planned else []),
-        "tokens/s",
-        *(["GiB planned"] if planned else []),
-        *(["GiB peak"] if peaks else []),
-        *(["$ planned", "$"] if paid else []),
+
+    def column(key: str, form: Callable[[Any], str]) -> Callable[[Values, str], str]:
+        return lambda row, step: or_dash(row[key], form)
+
+    def linked(key: str, form: Callable[[Any], str], name: str) -> Callable[[Values, str], str]:
+        return lambda row, step: links.of(step, or_dash(row[key], form), name or row["memory_of"])
+
+    def lasting(hours: float) -> str:
+        return duration(hours * 3600)
+
+    def ratio(row: Values, step: str) -> str:
+        return f"{row['hours'] / row['planned_hours']:.2f}" if row["planned_hours"] else "-"
+
+    columns = [  # heading, whether there is such a thing, what stands in the row of a step
+        ("planned", planned, column("planned_hours", lasting)),
+        ("took", True, linked("hours", lasting, "duration")),
+        ("took / planned", planned, ratio),
+        ("FLOPs planned", planned, column("flops", lambda flops: f"{flops:.1e}" if flops else "-")),
+        ("tokens/s", True, linked("tokens_per_second", short, "tokens_per_second")),
+        ("GiB planned", planned, column("planned_gib", decimals(2))),
+        ("GiB peak", peaks, linked("peak_gib", decimals(2), "")),
+        ("$ planned", paid, column("planned_dollars", decimals(2))),
+        ("$", paid, column("dollars", decimals(2))),
     ]
-
-    def line(name: str, row: Values, step: str) -> list[str]:
-        ratio = "-" if not row["planned_hours"] else f"{row['hours'] / row['planned_hours']:.2f}"
-        return [
-            name,
-            *([duration(row["planned_hours"])] if planned else []),
-            links.of(step, duration(row["hours"]), "duration"),
-            *([ratio, f"{row['flops']:.1e}" if row["flops"] else "-"] if planned else []),
-            links.of(step, or_dash(row["tokens_per_second"], short), "tokens_per_second"),
-            *([or_dash(row["planned_gib"], decimals(2))] if planned else []),
-            *(
-                [links.of(step, or_dash(row["peak_gib"], decimals(2)), row["memory_of"])]
-                if peaks
-                else []
-            ),
-            *(
-                [or_dash(row["planned_dollars"], decimals(2)), or_dash(row["dollars"], decimals(2))]
-                if paid
-                else []
-            ),
-        ]
-
+    columns = [(heading, write) for heading, there, write in columns if there]
     sums = {
         key: [row[key] for row in rows]
         for key in ("planned_hours", "hours", "flops", "planned_dollars", "dollars")
@@ -299,31 +236,34 @@ def cost(values: Values, links: Links) -> str:
     whole = dict.fromkeys(rows[0]) | {
         key: None if None in found else sum(found) for key, found in sums.items()
     }
-    lines = [line(escape(row["step"]), row, row["step"]) for row in rows] + [
-        [tag("b", cell) for cell in line("all", whole, "")]
-    ]
-    table = _table(head, lines, tuple(range(1, len(head))))
-    told = (
-        [
-            f"Planned for {costs['machine']} by the table of nanolab/costs.py, whose speeds are {costs['source']}."
-        ]
-        if planned
-        else [
-            "No plan stands beside these times: the settings of this execution were not recorded, or its device is not in the table."
-        ]
+    strong = macros("overview").strong
+    cells = [[row["step"], *(write(row, row["step"]) for _, write in columns)] for row in rows]
+    cells.append([strong("all"), *(strong(write(whole, "")) for _, write in columns)])
+    header = ["step", *(heading for heading, _ in columns)]
+    table = _table(header, cells, tuple(range(1, len(header))))
+    return table + macros("overview").notes([" ".join(_cost_notes(values, planned, peaks))])
+
+
+def _cost_notes(values: Values, planned: bool, peaks: bool) -> list[str]:
+    """What is compared with what, in sentences."""
+    costs = values["costs"]
+    no_plan = (
+        "No plan stands beside these times: the settings of this execution were not recorded, or"
+        " its device is not in the table."
     )
-    told.append(
-        f"Time inside the steps, earlier attempts and reused steps included: {hours(values.get('wall_clock_seconds'))}; "
-        f"this execution from its start to its last step: {hours(values.get('elapsed_seconds'))}."
+    plan = (
+        f"Planned for {costs['machine']} by the table of nanolab/costs/estimate.py, whose speeds"
+        f" are {costs['source']}."
     )
-    if peaks:
-        names = {
-            MEMORY_NAMES.get(row["memory_of"], row["memory_of"]) for row in rows if row["memory_of"]
-        }
-        told.append(
-            f"Peak memory is that of {', '.join(sorted(names))}, as MLflow's system metrics have it."
-        )
-    return table + tag("p", escape(" ".join(told)), class_="note")
+    times = (
+        "Time inside the steps, earlier attempts and reused steps included:"
+        f" {hours_and_minutes(values.get('wall_clock_seconds'))}; this execution from its start to"
+        f" its last step: {hours_and_minutes(values.get('elapsed_seconds'))}."
+    )
+    measured = {row["memory_of"] for row in costs["rows"] if row["memory_of"]}
+    names = sorted(MEMORY_NAMES.get(name, name) for name in measured)
+    memory = f"Peak memory is that of {', '.join(names)}, as MLflow's system metrics have it."
+    return [plan if planned else no_plan, times, *([memory] if peaks else [])]
 
 
 def provenance(values: Values, links: Links) -> list[tuple[str, str]]:
@@ -331,46 +271,29 @@ def provenance(values: Values, links: Links) -> list[tuple[str, str]]:
     origins = values.get("origins", {})
     if not origins:
         return []
+    html = macros("overview")
     rows = []
     for step, origin in origins.items():
-        name = "the execution" if step == EXECUTION else escape(step)
-        started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(origin["start"] / 1000))
         code = origin["commit"][:7] + (" (dirty)" if origin["dirty"] else "")
         rows.append(
-            [
-                name,
-                links.of(step, origin["name"]),
-                tag("code", escape(origin["run_id"])),
-                started,
-                duration(origin["seconds"] / 3600),
-                "reused" if origin["reused"] else "ran here",
-                tag("code", escape(origin["fingerprint"] or "-")),
-                escape(code or "-"),
-                escape(origin["data"] or "-"),
-            ]
+            {
+                "step": "the execution" if step == EXECUTION else step,
+                "run": links.of(step, origin["name"]),
+                "run id": html.code(origin["run_id"]),
+                "started": time.strftime(
+                    "%Y-%m-%d %H:%M:%S", time.localtime(origin["start"] / 1000)
+                ),
+                "took": duration(origin["seconds"]),
+                "here or reused": "reused" if origin["reused"] else "ran here",
+                "fingerprint": html.code(origin["fingerprint"] or "-"),
+                "commit": code or "-",
+                "data": origin["data"] or "-",
+            }
         )
     note = (
-        f"Links open the run in the MLflow UI at {links.server} (start it with: make ui). Where a page may not open another, "
-        "as inside MLflow itself, a click shows the run's name and id instead."
+        f"Links open the run in the MLflow UI at {links.server} (start it with: make ui). Where a"
+        " page may not open another, as inside MLflow itself, a click shows the run's name and id"
+        " instead."
     )
-    return [
-        (
-            "Provenance",
-            tag("p", escape(note), class_="note")
-            + _table(
-                [
-                    "step",
-                    "run",
-                    "run id",
-                    "started",
-                    "took",
-                    "here or reused",
-                    "fingerprint",
-                    "commit",
-                    "data",
-                ],
-                rows,
-                (4,),
-            ),
-        )
-    ]
+    table = _table(list(rows[0]), [list(row.values()) for row in rows], (4,))
+    return [("Provenance", html.notes([note]) + table)]

@@ -1,18 +1,20 @@
-"""Where the numbers of a report come from, and what they cost: the run behind every step, and the plan beside the actual cost."""
+"""Where the numbers of a report come from, and what they cost: the run behind every step, and the
+plan beside the actual cost.
+"""
 
-from __future__ import annotations
-
-import json
 from typing import Any
 
-from nanolab import costs, tracking
-from nanolab.experiment import study_from_dict
+from nanolab import files
+from nanolab.costs import estimate
+from nanolab.costs.hardware import GIB, GPUS, machine_named, rate_of
+from nanolab.errors import UserError
 from nanolab.model.scaling import derive
-from nanolab.report.markdown import EXECUTION
-from nanolab.schema import UserError
-from nanolab.tracking import RunRecord
+from nanolab.report.environment_section import EXECUTION
+from nanolab.results import FINAL
+from nanolab.settings.study_file import study_from_dict
+from nanolab.tracking import run_reader
+from nanolab.tracking.run_reader import RunRecord
 
-FINAL = "final/"
 # curves of system metrics, in MB, the one that says most of a step first
 MEMORY = (
     "system/gpu_0_memory_usage_megabytes",
@@ -26,8 +28,9 @@ def seconds(run: RunRecord) -> float:
 
 
 def origins(execution: RunRecord, runs: dict[str, RunRecord]) -> dict[str, dict[str, Any]]:
-    """For the execution (as "execution") and each step: run_id, experiment_id, name, status, start (ms), seconds, commit, dirty,
-    fingerprint, work_folder, data, attempt, and reused: whether another execution made it.
+    """For the execution (as "execution") and each step: run_id, experiment_id, name, status, start
+    (ms), seconds, commit, dirty, fingerprint, work_folder, data, attempt, and reused: whether
+    another execution made it.
     """
 
     def origin(run: RunRecord) -> dict[str, Any]:
@@ -56,27 +59,30 @@ def origins(execution: RunRecord, runs: dict[str, RunRecord]) -> dict[str, dict[
 def planned_and_spent(
     execution: RunRecord, runs: dict[str, RunRecord], environment: dict[str, Any]
 ) -> dict[str, Any]:
-    """The plan of nanolab/costs.py, by its table alone, beside what each step took.
+    """The plan of nanolab/costs/estimate.py, by its table alone, beside what each step took.
 
-    `machine` and `source` (of its speeds) are empty where the study's settings were not recorded, are of another version, or the device is
-    not in the table. `rows`: step, planned_hours, flops, planned_gib, hours, tokens_per_second, peak_gib and which of MEMORY it is
-    (memory_of), planned_dollars, dollars; None where unknown.
+    `machine` and `source` (of its speeds) are empty where the study's settings were not recorded,
+    are of another version, or the device is not in the table. `rows`: step, planned_hours, flops,
+    planned_gib, hours, tokens_per_second, peak_gib and which of MEMORY it is (memory_of),
+    planned_dollars, dollars; None where unknown.
     """
     study, machine, hardware = recorded_study(execution), None, environment["hardware"]
     used = gpus_used(execution, hardware)
-    name = (
-        next((gpu for gpu in costs.GPUS if gpu in (hardware.get("gpu_name") or "")), "")
-        if used
-        else "cpu"
-    )
+    name = "cpu"
+    if used:
+        name = next((gpu for gpu in GPUS if gpu in (hardware.get("gpu_name") or "")), "")
     if study is not None and used is not None and name:
         width = derive(study.base_train, study.tokenizer.vocab_size).model.width
-        machine = costs.hardware(f"{used}x{name}" if used else name, study.hourly_rates, width)
-    planned = (
-        {row.step: row for row in costs.plan_costs(study, machine)}
-        if study is not None and machine is not None
-        else {}
-    )
+        machine = machine_named(f"{used}x{name}" if used else name, study.hourly_rates, width)
+    planned = {}
+    if machine is not None:
+        planned = {row.step: row for row in estimate.plan_costs(study, machine)}
+    names = {
+        "planned_hours": "hours",
+        "flops": "flops",
+        "planned_gib": "memory_gib",
+        "planned_dollars": "dollars",
+    }
     rate, rows = hourly_rate(execution, hardware), []
     for step, run in runs.items():
         row, hours = planned.get(step), seconds(run) / 3600
@@ -89,15 +95,7 @@ def planned_and_spent(
                 "peak_gib": peak,
                 "memory_of": memory_of,
                 "dollars": None if rate is None else hours * rate,
-                **{
-                    key: getattr(row, of) if row else None
-                    for key, of in (
-                        ("planned_hours", "hours"),
-                        ("flops", "flops"),
-                        ("planned_gib", "memory_gib"),
-                        ("planned_dollars", "dollars"),
-                    )
-                },
+                **{key: getattr(row, of, None) for key, of in names.items()},
             }
         )
     return {
@@ -108,7 +106,9 @@ def planned_and_spent(
 
 
 def gpus_used(execution: RunRecord, hardware: dict[str, Any]) -> int | None:
-    """GPUs that an execution's processes use, one each, on all its machines; 0: its processors; None where that was not recorded."""
+    """GPUs that an execution's processes use, one each, on all its machines; 0: its processors;
+    None where that was not recorded.
+    """
     if execution.params.get("launch.device") == "cpu":
         return 0
     there = hardware.get("gpu_count")
@@ -120,38 +120,37 @@ def gpus_used(execution: RunRecord, hardware: dict[str, Any]) -> int | None:
 
 
 def hourly_rate(execution: RunRecord, hardware: dict[str, Any]) -> float | None:
-    """Dollars an hour of what an execution used: of its GPUs as recorded (`hardware` has the rate of all of a machine's), else of one
-    machine by the rate of "cpu" in the study; None where there is no rate.
+    """Dollars an hour of what an execution used: of its GPUs as recorded (`hardware` has the rate
+    of all of a machine's), else of one machine by the rate of "cpu" in the study; None where there
+    is no rate.
     """
     used, rate = gpus_used(execution, hardware), hardware.get("hourly_rate")
     if used == 0:
-        prefix = "hourly_rates."
-        return costs.rate_of(
-            "cpu",
-            {
-                key.removeprefix(prefix): float(value)
-                for key, value in execution.params.items()
-                if key.startswith(prefix)
-            },
+        params = execution.params.items()
+        of = "hourly_rates."
+        return rate_of(
+            "cpu", {key[len(of) :]: float(value) for key, value in params if key.startswith(of)}
         )
     return None if rate is None else float(rate) * (used / hardware["gpu_count"] if used else 1)
 
 
 def recorded_study(execution: RunRecord) -> Any:
-    """The settings of an execution, a StudyConfig; None where they were not recorded, or are of a version with other settings."""
-    if "study.json" not in tracking.artifact_names(execution.id):
+    """The settings of an execution, a StudyConfig; None where they were not recorded, or are of a
+    version with other settings.
+    """
+    if "study.json" not in run_reader.artifact_names(execution.id):
         return None
     try:
-        return study_from_dict(
-            json.loads(tracking.artifact(execution.id, "study.json").read_text())
-        )
+        return study_from_dict(files.read_json(run_reader.artifact(execution.id, "study.json")))
     except UserError:
         return None
 
 
 def peak_memory(run: RunRecord) -> tuple[float | None, str]:
-    """(GiB, the metric that says so) of the most memory that a run's system metrics show; (None, "") without any."""
+    """(GiB, the metric that says so) of the most memory that a run's system metrics show; (None,
+    "") without any.
+    """
     for key in MEMORY:
         if key in run.metrics:
-            return max(value for _, value in tracking.history(run.id, key)) * 1e6 / costs.GIB, key
+            return max(value for _, value in run_reader.history(run.id, key)) * 1e6 / GIB, key
     return None, ""

@@ -1,107 +1,93 @@
-"""Power sampling by sequential Monte Carlo: a population of particles that advances with q, is weighted towards p^alpha and resampled.
+"""Power sampling by sequential Monte Carlo: a population of particles that advances with q, is
+weighted towards p^alpha and resampled.
 
-A particle's log-weight grows by a = alpha log p - log q at every model token (0 at forced ones, and after its end). After each stretch
-of tokens, when the effective sample size (sum w)^2 / sum w^2 falls below `ess_threshold` times the particles, they are resampled
-systematically and their weights reset to the mean. One particle is drawn by its final weight. The draw is consistent, not exact at a
-finite number of particles; the estimate of Z = sum of p^alpha over the completions that q can reach is unbiased at every number.
+A particle's log-weight grows by a = alpha log p - log q at every model token. After each stretch of
+tokens, when the effective sample size (sum w)^2 / sum w^2 falls below `ess_threshold` times the
+particles, they are resampled systematically and their weights reset to the mean. One particle is
+drawn by its final weight. The draw is consistent, not exact at a finite number of particles; the
+estimate of Z = sum of p^alpha over the completions that q can reach is unbiased at every number.
 
-With `ramp_tokens` the exponent of the intermediate targets rises linearly from 1 to alpha over so many tokens; the last target is
-p^alpha in any case. Method: Azizi et al. 2026, "Power-SMC" (arXiv 2602.10273).
+With `ramp_tokens` the exponent of the intermediate targets rises linearly from 1 to alpha over so
+many tokens; the last target is p^alpha in any case: a population that ends early, by its draws or
+because resampling dropped every living particle, moves its weights to alpha first.
+Source: Azizi et al. 2026, "Power-SMC" (arXiv 2602.10273).
+
+    settings = SmcSettings(alpha=4.0, particles=16, max_new_tokens=64)
+    results = batch.sample(model, batch.Batch(prompts, seed=0, stage="example"), settings)
+    results[0].final.tokens, results[0].log_z  # of prompt 0
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy
 
-from nanolab.generation import (
-    Completion,
-    Decode,
-    Done,
-    Kernel,
-    LanguageModel,
-    Suffix,
-    check_target,
-    log_mean,
-)
-from nanolab.samplers.batch import sample_each
-from nanolab.schema import UserError
+from nanolab.inference.proposal import Target, log_mean
+from nanolab.inference.protocol import Decode, Draws, Kernel, Suffix
+from nanolab.samplers.batch import Result
 from nanolab.seeds import PICK, RESAMPLE, Noise
+from nanolab.settings.kinds import Count, Natural, Share
 
 
-@dataclass(frozen=True)
-class SmcSettings:
+@dataclass(frozen=True, kw_only=True)
+class SmcSettings(Target):
     """Target, proposal and population. Raises UserError for a value out of range."""
 
-    alpha: float = 4.0  # exponent of the target
-    particles: int = 16
-    temperature: float = 0.7  # of the proposal
-    top_k: int | None = 50  # tokens that the proposal keeps; None: all
-    max_new_tokens: int = 256  # tokens of a completion at most, forced ones included
-    ess_threshold: float = (
-        0.5  # resample when the effective sample size is below this share of the particles
-    )
-    stretch: int = 8  # completion tokens between two looks at the weights
-    ramp_tokens: int = 0  # completion tokens over which the exponent rises from 1 to alpha; 0: alpha from the start
-
-    def __post_init__(self) -> None:
-        check_target(
-            alpha=self.alpha,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            max_new_tokens=self.max_new_tokens,
-        )
-        for name in ("particles", "stretch"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} = {getattr(self, name)} must be at least 1")
-        if not 0 <= self.ess_threshold <= 1:
-            raise UserError(
-                f"ess_threshold = {self.ess_threshold} must be between 0 (never resample) and 1"
-            )
-        if self.ramp_tokens < 0:
-            raise UserError(f"ramp_tokens = {self.ramp_tokens} must be at least 0")
+    alpha: float = 4.0
+    particles: Count = 16
+    temperature: float = 0.7
+    top_k: int | None = 50
+    max_new_tokens: int = 256
+    # resample below this share of the particles in effective size; 0: never
+    ess_threshold: Share = 0.5
+    stretch: Count = 8  # completion tokens between two looks at the weights
+    # completion tokens over which the exponent rises from 1 to alpha; 0: alpha from the start
+    ramp_tokens: Natural = 0
 
     def exponent(self, limit: int) -> float:
         """The exponent of the target once completions have `limit` tokens."""
-        if limit >= self.max_new_tokens or limit >= self.ramp_tokens:
+        if limit >= min(self.max_new_tokens, self.ramp_tokens):
             return self.alpha
         return 1 + (self.alpha - 1) * limit / self.ramp_tokens
 
+    def kernel(self, noise: Noise, problem: int = 0, population: int = 0) -> Kernel:
+        """All stretches of one population; returns its SmcResult."""
+        state = init(self, population)
+        infos = []
+        while not state.done(self):
+            state, info = yield from step(state, self, noise)
+            infos.append(info)
+        cumulative = numpy.cumsum(numpy.exp(state.log_weights - state.log_weights.max()))
+        u = noise((population, state.stretch, PICK))
+        chosen = min(int((cumulative <= u * cumulative[-1]).sum()), self.particles - 1)
+        particles = [particle.draws for particle in state.particles]
+        final = replace(particles[chosen], positions=state.positions)
+        return SmcResult(problem, population, final, infos, particles, state.log_weights)
+
 
 class Particle(NamedTuple):
-    """A completion in the making with what was recorded as it was drawn, and the scheduler's name of it."""
+    """A completion in the making, and the scheduler's name of it."""
 
-    tokens: list[int] = []  # all lists are replaced, never changed
-    forced: list[bool] = []
-    log_p: list[float] = []  # nats; 0 at forced tokens, as in log_q and a
-    log_q: list[float] = []
-    a: list[float] = []  # alpha log p - log q
-    ended: bool = False
+    draws: Draws = Draws()
     handle: Any = None
-
-    def done(self, settings: SmcSettings) -> bool:
-        """Whether it has ended or reached the limit."""
-        return self.ended or len(self.tokens) >= settings.max_new_tokens
 
     def value(self, exponent: float, alpha: float) -> float:
         """The sum of exponent * log p - log q over the model's tokens (nats)."""
-        total = sum(self.a)
-        return total if exponent == alpha else total + (exponent - alpha) * sum(self.log_p)
+        total = sum(self.draws.a)
+        return total if exponent == alpha else total + (exponent - alpha) * sum(self.draws.log_p)
 
 
 class State(NamedTuple):
     """A population between two stretches."""
 
     particles: list[Particle]
-    log_weights: (
-        numpy.ndarray
-    )  # (particles,) float64, since the last reset; their mean, exponentiated, estimates Z so far
-    values: (
-        numpy.ndarray
-    )  # (particles,) float64: each particle's value under the exponent of the last look
+    # (particles,) float64, since the last reset; their mean, exponentiated, estimates Z so far
+    log_weights: numpy.ndarray
+    # (particles,) float64: each particle's value under the exponent of the last look
+    values: numpy.ndarray
     population: int = 0
     stretch: int = 0  # stretches done: part of the next one's addresses
     limit: int = 0  # completion tokens that the particles have now at most
@@ -109,15 +95,28 @@ class State(NamedTuple):
 
     def done(self, settings: SmcSettings) -> bool:
         """Whether no particle can grow."""
-        return all(particle.done(settings) for particle in self.particles)
+        return all(particle.draws.done(settings) for particle in self.particles)
+
+    def weighted(self, exponent: float, alpha: float) -> State:
+        """The same particles, their weights moved from the last look's exponent to another one."""
+        values = numpy.array([particle.value(exponent, alpha) for particle in self.particles])
+        return self._replace(log_weights=self.log_weights + values - self.values, values=values)
+
+    def resampled(self, ancestors: list[int]) -> State:
+        """The population of the ancestors, all of the mean weight."""
+        return self._replace(
+            particles=[self.particles[i] for i in ancestors],
+            log_weights=numpy.full(len(ancestors), log_mean(self.log_weights)),
+            values=self.values[ancestors],
+        )
 
 
 class Info(NamedTuple):
     """What one stretch did."""
 
     limit: int  # completion tokens after it
-    exponent: float  # of its target
-    effective_sample_size: float  # before resampling
+    exponent: float  # of the target that the weights after it stand for
+    effective_sample_size: float  # of the weights that resampling was decided by
     resampled: bool
     ancestors: list[int]  # of each particle, among those before the resampling
     positions: int  # token positions forwarded in it
@@ -136,158 +135,74 @@ def effective_sample_size(log_weights: numpy.ndarray) -> float:
 
 
 def systematic(log_weights: numpy.ndarray, u: float) -> list[int]:
-    """The ancestors (n) that systematic resampling draws with one uniform u: each is taken n w / sum(w) times, rounded up or down."""
-    weights = numpy.exp(log_weights - log_weights.max())
-    cumulative = numpy.cumsum(weights)
-    count = len(weights)
-    return (
-        numpy.searchsorted(
-            cumulative / cumulative[-1], (u + numpy.arange(count)) / count, side="right"
-        )
-        .clip(max=count - 1)
-        .tolist()
-    )
+    """The ancestors (n) that systematic resampling draws with one uniform u: each is taken n w /
+    sum(w) times, rounded up or down.
+    """
+    cumulative = numpy.cumsum(numpy.exp(log_weights - log_weights.max()))
+    count = len(cumulative)
+    points = (u + numpy.arange(count)) / count
+    found = numpy.searchsorted(cumulative / cumulative[-1], points, side="right")
+    return found.clip(max=count - 1).tolist()
 
 
 def step(
     state: State, settings: SmcSettings, noise: Noise
 ) -> Generator[list[Decode], list[Suffix], tuple[State, Info]]:
-    """One stretch: living particles (there is one) grow with q, all are weighted anew, and resampled where the weights are too uneven.
+    """One stretch: living particles grow with q, all are weighted anew, and resampled where the
+    weights are too uneven.
 
-    Particle i of population c draws token n of stretch s with noise((c, s, i, n)); resampling draws noise((c, s, RESAMPLE)).
+    Particle i of population c draws token n of stretch s with noise((c, s, i, n)); resampling draws
+    noise((c, s, RESAMPLE)).
     """
+    address = (state.population, state.stretch)
     limit = min(state.limit + settings.stretch, settings.max_new_tokens)
-    particles, positions = list(state.particles), 0
-    growing = [i for i, particle in enumerate(particles) if not particle.done(settings)]
+    particles = list(state.particles)
+    growing = [i for i, particle in enumerate(particles) if not particle.draws.done(settings)]
     requests = []
     for i in growing:
-        cut = len(
-            particles[i].tokens
-        )  # beyond `limit` where a forced output ended there: at least one token is drawn
-        requests.append(
-            Decode(
-                particles[i].handle,
-                cut,
-                (state.population, state.stretch, i),
-                max(limit, cut + 1),
-                settings.max_new_tokens,
-                settings.temperature,
-                settings.top_k,
-                settings.alpha,
-                revisit=False,
-                keep=False,
-            )
-        )
+        # beyond `limit` where a forced output ended there: at least one token is drawn
+        cut = len(particles[i].draws.tokens)
+        where = dict(parent=particles[i].handle, cut=cut, limit=max(limit, cut + 1))
+        more = dict(address=(*address, i), revisit=False, keep=False)
+        requests.append(Decode(sampling=settings, **where, **more))
     replies = yield requests
     for i, suffix in zip(growing, replies, strict=True):
-        old = particles[i]
-        particles[i] = Particle(
-            old.tokens + suffix.tokens,
-            old.forced + suffix.forced,
-            old.log_p + suffix.log_p,
-            old.log_q + suffix.log_q,
-            old.a + suffix.a,
-            suffix.ended,
-            suffix.handle,
-        )
-        positions += suffix.positions
-    grown = State(
-        particles,
-        state.log_weights,
-        state.values,
-        state.population,
-        state.stretch + 1,
-        limit,
-        state.positions + positions,
+        particles[i] = Particle(particles[i].draws + suffix, suffix.handle)
+    positions = sum(suffix.positions for suffix in replies)
+    grown = state._replace(
+        particles=particles,
+        stretch=state.stretch + 1,
+        limit=limit,
+        positions=state.positions + positions,
     )
-    done = grown.done(settings)
-    exponent = settings.alpha if done else settings.exponent(limit)
-    values = numpy.array([p.value(exponent, settings.alpha) for p in particles])
-    log_weights = state.log_weights + values - state.values
-    size, count = effective_sample_size(log_weights), settings.particles
-    ancestors = list(range(count))
-    resampled = not done and size < settings.ess_threshold * count
+    exponent = settings.alpha if grown.done(settings) else settings.exponent(limit)
+    grown = grown.weighted(exponent, settings.alpha)
+    size = effective_sample_size(grown.log_weights)
+    ancestors = list(range(settings.particles))
+    resampled = not grown.done(settings) and size < settings.ess_threshold * settings.particles
     if resampled:
-        ancestors = systematic(log_weights, noise((state.population, state.stretch, RESAMPLE)))
-        log_weights = numpy.full(count, log_mean(log_weights))
-    grown = grown._replace(
-        particles=[particles[i] for i in ancestors],
-        log_weights=log_weights,
-        values=values[ancestors],
-    )
+        ancestors = systematic(grown.log_weights, noise((*address, RESAMPLE)))
+        grown = grown.resampled(ancestors)
+    if grown.done(settings) and exponent != settings.alpha:  # no living particle was drawn
+        exponent = settings.alpha
+        grown = grown.weighted(exponent, settings.alpha)
     return grown, Info(limit, exponent, size, resampled, ancestors, positions)
 
 
 @dataclass
-class SmcResult:
-    """One population's outcome."""
+class SmcResult(Result):
+    """One population's outcome; `final` is one particle drawn by weight."""
 
-    problem: int
-    population: int
-    final: Completion  # the sample: one particle drawn by weight
-    particles: list[Completion]
+    particles: list[Draws]
     log_weights: numpy.ndarray  # (particles,) float64
-    log_z: (
-        float  # log of the estimate of Z, the sum of p^alpha over the completions that q can reach
-    )
-    infos: list[Info]
-    positions: int  # token positions forwarded, the prompt included where this population was the first to use it
 
+    @property
+    def log_z(self) -> float:
+        """log of the estimate of Z, the sum of p^alpha over the completions that q can reach."""
+        return log_mean(self.log_weights)
 
-def run_population(
-    settings: SmcSettings, noise: Noise, problem: int = 0, population: int = 0
-) -> Kernel:
-    """All stretches of one population; returns its SmcResult."""
-    state, infos = init(settings, population), []
-    while not state.done(settings):
-        state, info = yield from step(state, settings, noise)
-        infos.append(info)
-    cumulative = numpy.cumsum(numpy.exp(state.log_weights - state.log_weights.max()))
-    u = noise((population, state.stretch, PICK))
-    chosen = min(int((cumulative <= u * cumulative[-1]).sum()), settings.particles - 1)
-    completions = [
-        Completion(p.tokens, p.forced, p.log_p, p.log_q, p.ended, 0) for p in state.particles
-    ]
-    p = state.particles[chosen]
-    final = Completion(p.tokens, p.forced, p.log_p, p.log_q, p.ended, state.positions)
-    return SmcResult(
-        problem,
-        population,
-        final,
-        completions,
-        state.log_weights,
-        log_mean(state.log_weights),
-        infos,
-        state.positions,
-    )
-
-
-def sample(
-    model: LanguageModel,
-    prompts: Sequence[list[int]],
-    settings: SmcSettings,
-    seed: int,
-    stage: str,
-    populations: int = 1,
-    batch_rows: int = 64,
-    on_done: Done | None = None,
-    examples: Sequence[int | str] | None = None,
-) -> list[SmcResult]:
-    """`populations` populations for each prompt, all in one batch; results in the order of the prompts.
-
-    Uniforms are addressed (seed, stage, examples[i], population, stretch, particle, position); `examples` defaults to the prompts'
-    numbers. `on_done(problem, result)` is called as each population ends. Raises UserError for lengths beyond the context.
-    """
-    return sample_each(
-        model,
-        prompts,
-        lambda noise, i, c: run_population(settings, noise, i, c),
-        copies=populations,
-        called="populations",
-        max_new_tokens=settings.max_new_tokens,
-        seed=seed,
-        stage=stage,
-        batch_rows=batch_rows,
-        on_done=on_done,
-        examples=examples,
-    )
+    @property
+    def least_effective_size(self) -> float:
+        """The smallest effective number of particles met: at a look, or of the final weights."""
+        looks = [info.effective_sample_size for info in self.infos]
+        return min([*looks, effective_sample_size(self.log_weights)])

@@ -1,103 +1,128 @@
-"""Step power_ablation: the power samplers over a grid of settings, with the baselines at equal cost.
+"""Step power_ablation: the power samplers over a grid of settings, with the baselines at equal
+cost.
 
-One trajectory of the largest num_steps serves every num_steps of its setting; with several blocks, whose earlier ones take their steps
-too, only the largest is read. Each point is a grandchild run, with its exact McNemar p-value against greedy.
+One trajectory of the largest num_steps serves every num_steps of its setting; with several blocks,
+whose earlier ones take their steps too, only the largest is read. Each point is a grandchild run,
+with its exact McNemar p-value against greedy.
 """
 
-from __future__ import annotations
-
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas
 
-from nanolab import grid
-from nanolab.config import Job, PowerAblationConfig
-from nanolab.data.sources import open_source
 from nanolab.dist import World
 from nanolab.evals import methods
-from nanolab.evals.base import Record
-from nanolab.journal import Run
-from nanolab.report import plots
+from nanolab.evals.base import Record, mcnemar
+from nanolab.evals.evaluation import Evaluation
+from nanolab.evals.problems import Problems
+from nanolab.evals.subject import in_dtype
+from nanolab.figures import ablation
+from nanolab.results import SETTINGS, Score, StepResult, flat, plain, scalars
 from nanolab.samplers import diagnostics
 from nanolab.samplers.power_mh import PowerSettings
 from nanolab.samplers.power_rollout import RolloutSettings
 from nanolab.samplers.power_smc import SmcSettings
-from nanolab.stages.models import in_dtype, load_subject, problems_of, say, task_rows
+from nanolab.settings import grid
+from nanolab.settings.config import Job
+from nanolab.tracking.journal import Run
 
-MAIN = {
-    "alpha": 4.0,
-    "temperature": 0.7,
-}  # the baselines stand beside this setting, where the grid has it
+# the baselines stand beside this setting, where the grid has it
+MAIN = {"alpha": 4.0, "temperature": 0.7}
 SHORT = {"alpha": "alpha", "temperature": "T", "restart_prob": "restart", "num_blocks": "blocks"}
+SHORTER = {"alpha=": "α=", "=0.": "=.", "particles=": "n=", "rollouts=": "n="}
+Setting = dict[str, Any]
 
 
-def run(job: Job, world: World, run: Run) -> dict[str, Any]:
-    """Flat metrics: points, problems, and the best power point's accuracy with its setting; data. The points are grandchild runs."""
-    config, source, subject = (
-        job.config,
-        open_source(job.study.data),
-        in_dtype(load_subject(job, world), job.config.dtype),
-    )
-    rows = task_rows(
-        source,
-        run,
-        config.task,
-        config.split,
-        config.max_examples,
-        config.subset if config.task == "gsm8k" else None,
-    )
-    problems = problems_of(job, world, run, subject, source, rows, config.task)
-    settings = grid.expand(config.grid, config)
-    greedy = methods.single(problems, "greedy", 0.0, None)
-    points: list[dict[str, Any]] = []
-    others: list[dict[str, Any]] = []
-    series: list[dict[str, Any]] = []
-    for number, point in enumerate(settings, 1):
+@dataclass(frozen=True)
+class Point:
+    """A point of the grid, or a baseline: how it did (`score` has its method and settings), its
+    record of each problem, and its mean log p (nats) and acceptance, as far as it has them.
+    """
+
+    score: Score
+    records: list[Record]
+    more: Sequence[Score] = ()
+
+    @property
+    def setting(self) -> Setting:
+        """Its method and settings."""
+        return {"method": self.score.method, **self.score.settings}
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """What its run has in MLflow."""
+        return plain(self.score) | flat(self.more)
+
+    def __str__(self) -> str:
+        return f"{self.score.value:.3f} at {self.score.positions:.0f} positions"
+
+
+def run(job: Job, world: World, run: Run) -> StepResult:
+    """The best of all points, the best baseline at no more cost, and of how many they are; the
+    points themselves are grandchild runs.
+    """
+    config, evaluation = job.config, Evaluation.of(job, world, run)
+    in_dtype(evaluation.subject, config.dtype)
+    asked = Grid(run, evaluation.sharpened(), config)
+    points: list[Point] = []
+    others: list[Point] = []
+    series: list[Setting] = []
+    for number, point in enumerate(asked.settings, 1):
         if point["sampler"] == "power":
-            read = (
-                sorted(set(config.num_steps))
-                if point["num_blocks"] == 1
-                else [max(config.num_steps)]
-            )
-            records = methods.power(
-                problems, named(point, settings), power_settings(config, point), read
-            )
-            accepted = acceptance_by_step(records)
+            found, accepted = asked.trajectory(point)
+            points += found
             series += [
                 setting_of(point) | {"step": step, "acceptance": share} for step, share in accepted
             ]
-            found = [
-                power_point(run, point, settings, steps, records, accepted, greedy)
-                for steps in read
-            ]
-            points += found
         else:
-            found = [other_point(run, problems, config, point, settings, greedy)]
+            found = [asked.other_point(point)]
             others += found
-        say(
-            world,
-            f"[{number}/{len(settings)}] {named(point, settings)}: "
-            + ", ".join(
-                f"{p['accuracy']:.3f} at {p['positions_per_problem']:.0f} positions" for p in found
-            ),
-        )
-    main = main_setting(settings)
-    others = baselines(run, world, problems, config, main, greedy) + others
+        told = ", ".join(map(str, found))
+        evaluation.say(f"[{number}/{len(asked.settings)}] {named(point, asked.settings)}: {told}")
+    main = main_setting(asked.settings)
+    beside = asked.baselines(main)
+    for one in beside:
+        n = one.score.settings["n"]
+        evaluation.say(f"{one.score.method} n={n}: {one} a problem")
     if world.rank == 0:
-        keep(run, job, points, others, series, (main["alpha"], main["temperature"]))
-    best = max(points or others, key=lambda point: point["accuracy"])
-    metrics = {
-        "points": len(points) + sum(point["sampler"] != "power" for point in settings),
-        "problems": len(rows),
-    }
-    metrics["best_accuracy"] = best["accuracy"]
-    metrics |= {
-        f"best_{key}": best[key] for key in ("alpha", "temperature", "num_steps") if key in best
-    }
-    return metrics | {"data": source.describe(config.task)}
+        keep(evaluation, points, beside + others, series, main)
+    counts = scalars(points=len(points) + len(others), problems=len(asked.problems.rows))
+    best = selected(points + others, beside)
+    return StepResult(counts + best, {"data": evaluation.source.describe(config.task)})
 
 
-def main_setting(settings: list[dict[str, Any]]) -> dict[str, Any]:
+def selected(points: list[Point], baselines: list[Point]) -> list[Score]:
+    """The most accurate point (of equals the cheapest), and the most accurate baseline that costs
+    no more positions, with McNemar's exact test of the two, and of how many each is the best.
+
+    Both are maxima over the problems that they are judged on: the intervals and the p-value do not
+    know of the choice.
+    """
+
+    def order(point: Point) -> tuple[float, float]:
+        return point.score.value, -point.score.positions
+
+    best = max(points, key=order)
+    affordable = [one for one in baselines if one.score.positions <= best.score.positions]
+    own = best.score.settings
+    settings = {key: own[key] for key in SETTINGS if key in own}
+    best_row = replace(best.score, chosen="best", settings=settings, p_value=None)
+    rows = [best_row, *scalars(best_among=len(points), baseline_among=len(affordable))]
+    if affordable:
+        rival = max(affordable, key=order)
+        method, n = rival.score.method, rival.score.settings["n"]
+        if n > 1:  # best of 4, majority of 4
+            method = f"{method.removesuffix('_of')} of {n}"
+        first, second = ([one["passed"] for one in each.records] for each in (best, rival))
+        chosen = {"chosen": "baseline", "method": method, "settings": {}}
+        rows.append(replace(rival.score, **chosen, p_value=mcnemar(first, second)))
+    return rows
+
+
+def main_setting(settings: list[Setting]) -> Setting:
     """The setting that the baselines stand beside: the first one like MAIN, else the first."""
     return next(
         (point for point in settings if all(point[key] == value for key, value in MAIN.items())),
@@ -105,13 +130,13 @@ def main_setting(settings: list[dict[str, Any]]) -> dict[str, Any]:
     )
 
 
-def setting_of(point: dict[str, Any]) -> dict[str, Any]:
+def setting_of(point: Setting) -> Setting:
     """A grid point's settings without its sampler."""
     return {key: value for key, value in point.items() if key != "sampler"}
 
 
-def named(point: dict[str, Any], settings: list[dict[str, Any]]) -> str:
-    """ "alpha=4 T=0.7", and every other setting in which the grid's points of this sampler differ."""
+def named(point: Setting, settings: list[Setting]) -> str:
+    """ "alpha=4 T=0.7", and what else differs among the grid's points of this sampler."""
     own = [other for other in settings if other["sampler"] == point["sampler"]]
     keys = [
         key for key in setting_of(point) if key in MAIN or len({other[key] for other in own}) > 1
@@ -120,51 +145,26 @@ def named(point: dict[str, Any], settings: list[dict[str, Any]]) -> str:
     return " ".join(start + [f"{SHORT.get(key, key)}={point[key]:.12g}" for key in keys])
 
 
-def titled(point: dict[str, Any], settings: list[dict[str, Any]], steps: int | None = None) -> str:
-    """The name of a point's run, "α=4 T=.25 10 steps": what `named` says, short enough for the column of names in MLflow's tables."""
-    words = (
-        named(point, settings)
-        .replace("alpha=", "α=")
-        .replace("=0.", "=.")
-        .replace("particles=", "n=")
-        .replace("rollouts=", "n=")
-    )
+def titled(point: Setting, settings: list[Setting], steps: int | None = None) -> str:
+    """The name of a point's run, "α=4 T=.25 10 steps": `named`, short for tables."""
+    words = named(point, settings)
+    for long, short in SHORTER.items():
+        words = words.replace(long, short)
     return words if steps is None else f"{words} {steps} steps"
 
 
-def power_settings(config: PowerAblationConfig, point: dict[str, Any]) -> PowerSettings:
-    """The trajectory that is read at every num_steps."""
-    return PowerSettings(
-        num_steps=max(config.num_steps),
-        top_k=config.top_k,
-        max_new_tokens=config.max_new_tokens,
-        **setting_of(point),
-    )
+def shown(row: Setting, settings: list[Setting]) -> Setting:
+    """The parameters of a grid point: five that every method has, for parallel coordinates, and the
+    other settings that the grid varies. What it does not vary is a parameter of the step.
 
-
-def acceptance_by_step(records: list[Record]) -> list[tuple[int, float]]:
-    """(step of the last block from 1, share of the problems whose proposal was accepted at it)."""
-    return list(
-        enumerate(
-            diagnostics.acceptance_by_step(
-                [methods.last_block(record["chains"][0]) for record in records]
-            ),
-            1,
-        )
-    )
-
-
-def shown(row: dict[str, Any], settings: list[dict[str, Any]]) -> dict[str, Any]:
-    """The parameters of a grid point: five that every method has, so that the points stand side by side in parallel coordinates,
-    and the other settings that the grid varies. What it does not vary is a parameter of the step.
-
-    A baseline draws from p itself: alpha 1, no steps. `samples` is what n answers, particles or rollouts each method takes.
+    A baseline draws from p itself: alpha 1, no steps. `samples` are n answers, particles or
+    rollouts.
     """
     own = [other for other in settings if other["sampler"] == row["method"]]
     varied = [
         key
         for key in row
-        if key in grid.LIMITS
+        if key in grid.SETTINGS
         and key not in (*MAIN, "particles", "rollouts")
         and len({s[key] for s in own}) > 1
     ]
@@ -178,121 +178,119 @@ def shown(row: dict[str, Any], settings: list[dict[str, Any]]) -> dict[str, Any]
     }
 
 
-def measured(records: list[Record], greedy: list[Record]) -> dict[str, float]:
-    """`methods.summary`, and the mean log p of the answers (nats) of a method whose answers are texts."""
-    values, log_p = (
-        methods.summary(records, greedy),
-        [record["log_p"] for record in records if "log_p" in record],
-    )
-    return values | ({"log_p": sum(log_p) / len(log_p)} if log_p else {})
+@dataclass(frozen=True)
+class Grid:
+    """A grid at work: each point is recorded as a grandchild run."""
 
+    run: Run
+    problems: Problems
+    config: Any  # settings.config.PowerAblationConfig
 
-def power_point(
-    run: Run,
-    point: dict[str, Any],
-    settings: list[dict[str, Any]],
-    steps: int,
-    records: list[Record],
-    accepted: list[tuple[int, float]],
-    greedy: list[Record],
-) -> dict[str, Any]:
-    """The point of a trajectory after `steps` steps: recorded as a grandchild run, and given as a row for the figures."""
-    state = methods.state_records(records, steps)
-    values = measured(state, greedy)
-    share = methods.acceptance(state)
-    if share is not None:
-        values["acceptance"] = share
-    setting = {"method": "power", **setting_of(point), "num_steps": steps}
-    with run.point(titled(point, settings, steps), shown(setting, settings)) as child:
-        child.metrics(values)
-        for step, rate in accepted[:steps]:
-            child.metrics({"acceptance_by_step": rate}, step)
-    return setting | values
+    @functools.cached_property
+    def settings(self) -> list[Setting]:
+        """Every point of the grid."""
+        return grid.expand(self.config.grid, self.config)
 
+    @functools.cached_property
+    def greedy(self) -> list[Record]:
+        """What every point is compared with."""
+        return self.problems.draw("greedy", 0.0, None)
 
-def other_point(
-    run: Run,
-    problems: methods.Problems,
-    config: PowerAblationConfig,
-    point: dict[str, Any],
-    settings: list[dict[str, Any]],
-    greedy: list[Record],
-) -> dict[str, Any]:
-    """A point of sequential Monte Carlo or of the rollout sampler: a grandchild run, and a row with n = particles or rollouts."""
-    common, name = (
-        dict(top_k=config.top_k, max_new_tokens=config.max_new_tokens, **setting_of(point)),
-        named(point, settings),
-    )
-    if point["sampler"] == "smc":
-        n, records = point["particles"], methods.smc(problems, name, SmcSettings(**common))
-    else:
-        n, records = point["rollouts"], methods.rollout(problems, name, RolloutSettings(**common))
-    setting = {"method": point["sampler"], "n": n, **setting_of(point)}
-    values = measured(records, greedy)
-    with run.point(titled(point, settings), shown(setting, settings)) as child:
-        child.metrics(values)
-    return setting | values
+    def point(
+        self,
+        name: str,
+        setting: Setting,
+        records: list[Record],
+        accepted: Sequence[tuple[int, float]] = (),
+    ) -> Point:
+        """A point, recorded; `setting` has its method, `accepted` the shares accepted by step."""
+        log_p = [record["log_p"] for record in records if "log_p" in record]
+        more = (
+            scalars(log_p=sum(log_p) / len(log_p)) if log_p else []
+        )  # of methods that answer in texts
+        if accepted and (share := methods.acceptance(records)) is not None:
+            more += scalars(acceptance=share)
+        settings = {key: value for key, value in setting.items() if key != "method"}
+        of = {"method": setting["method"], "settings": settings, "against": "greedy"}
+        point = Point(methods.accuracy(records, self.greedy, **of), records, more)
+        with self.run.point(name, shown(setting, self.settings)) as child:
+            child.metrics(point.measured)
+            for step, rate in accepted:
+                child.metrics({"acceptance_by_step": rate}, step)
+        return point
 
+    def _common(self, point: Setting) -> Setting:
+        most, top_k = self.config.max_new_tokens, self.config.top_k
+        return {"top_k": top_k, "max_new_tokens": most, **setting_of(point)}
 
-def baselines(
-    run: Run,
-    world: World,
-    problems: methods.Problems,
-    config: PowerAblationConfig,
-    main: dict[str, Any],
-    greedy: list[Record],
-) -> list[dict[str, Any]]:
-    """Greedy, T = 1/alpha, plain, best-of-n and majority at the main setting's temperature, as rows {method, n, temperature, ...}."""
-    alpha, temperature = main["alpha"], main["temperature"]
-    samples = methods.several(problems, "samples", temperature, config.top_k, max(config.best_of))
-    found = [
-        ("greedy", 1, 0.0, greedy),
-        (
-            "low_temperature",
-            1,
-            1 / alpha,
-            methods.single(problems, "low_temperature", 1 / alpha, config.top_k),
-        ),
-        ("plain", 1, temperature, methods.best_of(samples, 1)),
-    ]
-    for n in sorted(n for n in set(config.best_of) if n > 1):
-        found += [
-            ("best_of", n, temperature, methods.best_of(samples, n)),
-            ("majority", n, temperature, methods.majority(samples, n)),
+    def trajectory(self, point: Setting) -> tuple[list[Point], list[tuple[int, float]]]:
+        """The points of one trajectory, read at every num_steps, and (step of the last block from
+        1, share of proposals accepted at it).
+        """
+        every = sorted(set(self.config.num_steps))
+        read = every if point["num_blocks"] == 1 else every[-1:]
+        settings = PowerSettings(num_steps=every[-1], **self._common(point))
+        records = methods.power(self.problems, named(point, self.settings), settings, read)
+        last_blocks = [methods.last_block(record["chains"][0]) for record in records]
+        accepted = list(enumerate(diagnostics.acceptance_by_step(last_blocks), 1))
+        points = [
+            self.point(
+                titled(point, self.settings, steps),
+                {"method": "power", **setting_of(point), "num_steps": steps},
+                methods.state_records(records, steps),
+                accepted[:steps],
+            )
+            for steps in read
         ]
-    rows = []
-    for method, n, sampled_at, records in found:
-        values = measured(records, greedy)
-        setting = {"method": method, "n": n, "temperature": sampled_at}
-        with run.point(f"{method} n={n}" if n > 1 else method, shown(setting, [])) as point:
-            point.metrics(values)
-        say(
-            world,
-            f"{method} n={n}: {values['accuracy']:.3f} at {values['positions_per_problem']:.0f} positions a problem",
-        )
-        rows.append(setting | values)
-    return rows
+        return points, accepted
+
+    def other_point(self, point: Setting) -> Point:
+        """A point of sequential Monte Carlo or rollouts; n are its particles or rollouts."""
+        sampler, name = point["sampler"], named(point, self.settings)
+        if sampler == "smc":
+            n, settings, draw = point["particles"], SmcSettings, methods.smc
+        else:
+            n, settings, draw = point["rollouts"], RolloutSettings, methods.rollout
+        records = draw(self.problems, name, settings(**self._common(point)))
+        setting = {"method": sampler, "n": n, **setting_of(point)}
+        return self.point(titled(point, self.settings), setting, records)
+
+    def baselines(self, main: Setting) -> list[Point]:
+        """Greedy, T = 1/alpha, plain, best-of-n and majority at the main setting's temperature."""
+        problems, top_k, counts = self.problems, self.config.top_k, set(self.config.best_of)
+        warm, cold = main["temperature"], 1 / main["alpha"]
+        samples = methods.several(problems, "samples", warm, top_k, max(counts))
+        low = problems.draw("low_temperature", cold, top_k)
+        found = [
+            ("greedy", 1, 0.0, self.greedy),
+            ("low_temperature", 1, cold, low),
+            ("plain", 1, warm, methods.best_of(samples, 1)),
+        ]
+        for n in sorted(n for n in counts if n > 1):
+            found.append(("best_of", n, warm, methods.best_of(samples, n)))
+            found.append(("majority", n, warm, methods.majority(samples, n)))
+        return [
+            self.point(
+                f"{method} n={n}" if n > 1 else method,
+                {"method": method, "n": n, "temperature": temperature},
+                records,
+            )
+            for method, n, temperature, records in found
+        ]
 
 
 def keep(
-    run: Run,
-    job: Job,
-    points: list[dict],
-    others: list[dict],
-    series: list[dict],
-    main: tuple[float, float],
+    evaluation: Evaluation,
+    points: list[Point],
+    others: list[Point],
+    series: list[Setting],
+    main: Setting,
 ) -> None:
     """The table of all points and the figures with their data."""
-    path = job.folder / "ablation.csv"
-    pandas.DataFrame([*points, *others]).to_csv(path, index=False)
-    run.artifact(path)
-    drawn = {"accuracy_by_positions": plots.accuracy_by_positions(points, others, main)}
-    if points:
-        drawn |= {
-            "accuracy_by_alpha": plots.accuracy_by_alpha(points),
-            "accuracy_by_steps": plots.accuracy_by_steps(points),
-        }
-    if series:
-        drawn["acceptance_by_step"] = plots.acceptance_by_step(series)
-    for name, (figure, data) in drawn.items():
-        run.figure(figure, f"plots/{name}.png", data)
+    power, rest = ([one.setting | one.measured for one in each] for each in (points, others))
+    path = evaluation.job.folder / "ablation.csv"
+    pandas.DataFrame([*power, *rest]).to_csv(path, index=False)
+    evaluation.run.artifact(path)
+    beside = (main["alpha"], main["temperature"])
+    for name, (figure, data) in ablation.figures(power, rest, series, beside).items():
+        evaluation.run.figure(figure, f"plots/{name}.png", data)

@@ -1,4 +1,6 @@
-"""A browser, a folder for its pictures, and the functions of scripts/screenshots.py that drive them."""
+"""A browser, a folder for its pictures, and the functions of scripts/screenshots.py that drive
+them.
+"""
 
 import importlib.util
 import os
@@ -26,7 +28,8 @@ def browser(driver):
         pytest.skip("playwright is missing: pip install -e '.[test]'")
     if not Path(driver.CHROMIUM).exists():
         pytest.skip(
-            f"no Chromium at {driver.CHROMIUM}: install it (apt-get install chromium), or set CHROMIUM"
+            f"no Chromium at {driver.CHROMIUM}: install it (apt-get install chromium), or set"
+            " CHROMIUM"
         )
     with driver.open_browser() as context:
         yield context

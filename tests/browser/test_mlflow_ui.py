@@ -3,7 +3,7 @@
 import pytest
 
 from nanolab import files
-from nanolab.experiment import load_study
+from nanolab.settings.study_file import load_study
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 STEPS = [f"{number:02d} {step}" for number, step in enumerate(load_study("micro").steps, 1)]
@@ -42,7 +42,7 @@ def test_the_ui_shows_a_study_as_steps_as_a_tree_and_its_ablation(
         assert run_names(page) == STEPS
         header = page.locator(".ag-header").inner_text()
         assert "result" in header and "Dataset" in header
-        assert "bytes per token" in page.locator(".ag-center-cols-container").inner_text()
+        assert "bytes a token" in page.locator(".ag-center-cols-container").inner_text()
 
         look(pages["tree"], "GSM8K: base")
         page.locator(

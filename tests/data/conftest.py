@@ -1,4 +1,6 @@
-"""The rows of tests/data/rows/ (written for these tests, in the public schemas with their odd cases) as a folder of the local layout."""
+"""The rows of tests/data/rows/ (written for these tests, in the public schemas with their odd
+cases) as a folder of the local layout.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Intervals and paired tests against published values; the runner resumes by example and ignores the number of ranks."""
+"""Intervals and paired tests against published values; the runner resumes by example and ignores
+the number of ranks.
+"""
 
 import itertools
 import json
@@ -12,6 +14,7 @@ import torch
 
 from nanolab.dist import World
 from nanolab.evals import base
+from nanolab.results import flat
 
 
 def world(rank=0, size=1):
@@ -68,14 +71,13 @@ def test_pass_at_k_keeps_its_digits_for_many_samples():
 
 def test_a_result_has_its_flat_metrics_and_centred_score():
     records = [{"index": i, "passed": i < 3, "chance": 0.25 if i % 2 else 0.5} for i in range(4)]
-    result = base.TaskResult.of("mmlu", records)
+    result = base.TaskResult("mmlu", records)
     assert (
-        result.metrics()["mmlu"] == 0.75
-        and result.metrics()["mmlu/n"] == 4
-        and result.metrics()["mmlu/chance"] == 0.375
+        flat(result.scores())["mmlu"] == 0.75
+        and flat(result.scores())["mmlu/n"] == 4
+        and flat(result.scores())["mmlu/chance"] == 0.375
     )
     assert result.centred == pytest.approx((0.75 - 0.375) / 0.625)
-    assert base.centred(0.25, 0.25) == 0
 
 
 def test_a_second_entry_does_only_what_is_missing(tmp_path):
@@ -89,7 +91,7 @@ def test_a_second_entry_does_only_what_is_missing(tmp_path):
             done({"index": index, "passed": index % 2 == 0})
 
     with pytest.raises(KeyboardInterrupt):
-        base.run_examples(world(), tmp_path, "task", 6, evaluate)
+        base.Records(world(), tmp_path).run("task", 6, evaluate)
     with (tmp_path / "task.rank0.jsonl").open("a") as file:
         file.write('{"index": 5, "pas')  # what a killed process leaves
     asked.clear()
@@ -100,9 +102,8 @@ def test_a_second_entry_does_only_what_is_missing(tmp_path):
             done({"index": index, "passed": index % 2 == 0})
 
     told = []
-    records = base.run_examples(
-        world(), tmp_path, "task", 6, rest, progress=lambda *words: told.append(words)
-    )
+    kept = base.Records(world(), tmp_path, progress=lambda *words: told.append(words))
+    records = kept.run("task", 6, rest)
     assert sorted(asked) == [3, 4, 5]
     assert told == [
         ("task", done, 6, "problems", accuracy) for done, accuracy in ((4, 0.5), (5, 0.6), (6, 0.5))
@@ -116,15 +117,13 @@ def test_a_second_entry_does_only_what_is_missing(tmp_path):
         json.loads(line) for line in (tmp_path / "task.jsonl").read_text().splitlines()
     ] == records
     asked.clear()
-    assert base.run_examples(world(), tmp_path, "task", 6, rest) == records and not asked
+    assert base.Records(world(), tmp_path).run("task", 6, rest) == records and not asked
 
 
 def test_files_of_an_earlier_run_with_more_ranks_are_used(tmp_path):
     (tmp_path / "task.rank0.jsonl").write_text('\n{"index": 0, "passed": true}\n')
     (tmp_path / "task.rank1.jsonl").write_text('\n{"index": 1, "passed": false}\n')
-    records = base.run_examples(
-        world(),
-        tmp_path,
+    records = base.Records(world(), tmp_path).run(
         "task",
         3,
         lambda indexes, done: [done({"index": i, "passed": True}) for i in indexes],
@@ -134,9 +133,7 @@ def test_files_of_an_earlier_run_with_more_ranks_are_used(tmp_path):
 
 def test_an_example_without_a_record_is_an_error(tmp_path):
     with pytest.raises(AssertionError, match="got no record"):
-        base.run_examples(
-            world(),
-            tmp_path,
+        base.Records(world(), tmp_path).run(
             "task",
             3,
             lambda indexes, done: [done({"index": i, "passed": True}) for i in indexes[1:]],
@@ -157,7 +154,7 @@ def evaluate(indexes, done):
     for index in indexes:
         done({"index": index, "passed": index % 3 == 0})
 
-records = base.run_examples(world, Path(sys.argv[1]), "task", 7, evaluate)
+records = base.Records(world, Path(sys.argv[1])).run("task", 7, evaluate)
 print(json.dumps({"records": records, "asked": asked}))
 dist.close_world(world)
 """

@@ -10,6 +10,7 @@ from nanolab.dist import World
 from nanolab.evals.bpb import batches_of_rank, evaluate
 from nanolab.model.gpt import GPT
 from nanolab.model.scaling import GPTConfig
+from nanolab.results import flat
 
 WORLD = World(0, 1, torch.device("cpu"), torch.float32)
 
@@ -25,31 +26,78 @@ class SomeRows:
         return ids[:, :-1], targets
 
 
-def test_bits_per_byte_is_bits_over_bytes_of_ordinary_supervised_tokens():
+SIZES = [1 + token % 4 for token in range(27)] + [0, 0, 0]
+
+
+def some_model():
     torch.manual_seed(0)
     model = GPT(GPTConfig(30, 12, 1, 16, 2, 2))
     torch.nn.init.normal_(model.head.weight)
-    sizes = [1 + token % 4 for token in range(27)] + [0, 0, 0]
-    ids, targets = SomeRows().rows(0, 10)
-    nats, total = 0.0, 0
-    losses = functional.cross_entropy(
-        model.logits(model.trunk(ids)).flatten(0, 1),
-        targets.flatten().clamp(min=0),
-        reduction="none",
+    return model
+
+
+def bits_and_bytes(model, first, count):
+    """Token by token: the bits, bytes and tokens that count, of each row."""
+    ids, targets = SomeRows().rows(first, count)
+    found = []
+    for row, wanted in zip(ids, targets):
+        losses = functional.cross_entropy(
+            model.logits(model.trunk(row[None]))[0], wanted.clamp(min=0), reduction="none"
+        )
+        pairs = [
+            (loss / math.log(2), SIZES[t])
+            for loss, t in zip(losses.tolist(), wanted.tolist())
+            if t >= 0 and SIZES[t] > 0
+        ]
+        found.append((sum(bits for bits, _ in pairs), sum(size for _, size in pairs), len(pairs)))
+    return found
+
+
+def test_bits_per_byte_is_bits_over_bytes_of_ordinary_supervised_tokens():
+    model = some_model()
+    found = evaluate(model, batches_of_rank(SomeRows(), 10, 4, WORLD), SIZES, WORLD)
+    bits, total, tokens = map(sum, zip(*bits_and_bytes(model, 0, 10)))
+    assert found.value == pytest.approx(bits / total, rel=1e-5)
+    assert (found.tokens, found.rows) == (tokens, 10)
+
+
+def test_the_standard_error_is_that_of_a_ratio_over_rows():
+    """Against the jackknife over rows, which it approximates, and against the formula row by
+    row.
+    """
+    model = some_model()
+    found = evaluate(model, batches_of_rank(SomeRows(), 20, 4, WORLD), SIZES, WORLD)
+    rows = bits_and_bytes(model, 0, 20)
+    bits, total = sum(row[0] for row in rows), sum(row[1] for row in rows)
+    squares = sum((own - bits / total * size) ** 2 for own, size, _ in rows)
+    assert found.standard_error == pytest.approx(math.sqrt(squares * 20 / 19) / total, rel=1e-4)
+    left_out = [(bits - own) / (total - size) for own, size, _ in rows]
+    mean = sum(left_out) / 20
+    jackknife = math.sqrt(19 / 20 * sum((value - mean) ** 2 for value in left_out))
+    assert found.standard_error == pytest.approx(jackknife, rel=0.1)
+    named = flat([found.score("validation")])
+    assert named == {
+        "validation_bits_per_byte": found.value,
+        "validation_bits_per_byte_se": found.standard_error,
+        "validation_tokens": found.tokens,
+        "validation_rows": 20,
+    }
+
+
+def test_a_single_row_has_no_standard_error():
+    found = evaluate(some_model(), batches_of_rank(SomeRows(), 1, 4, WORLD), SIZES, WORLD)
+    assert found.standard_error is None and "validation_bits_per_byte_se" not in flat(
+        [found.score("validation")]
     )
-    for loss, target in zip(losses.tolist(), targets.flatten().tolist()):
-        if target >= 0 and sizes[target] > 0:
-            nats, total = nats + loss, total + sizes[target]
-    assert evaluate(
-        model, batches_of_rank(SomeRows(), 10, 4, WORLD), sizes, WORLD
-    ) == pytest.approx(nats / math.log(2) / total, rel=1e-5)
+    assert "±" not in str(found)
 
 
 def test_a_model_that_knows_nothing_needs_log_vocabulary_bits_a_token():
     model = GPT(GPTConfig(32, 12, 1, 16, 2, 2))
-    assert evaluate(
-        model, batches_of_rank(SomeRows(), 3, 2, WORLD), [2] * 32, WORLD
-    ) == pytest.approx(5 / 2)
+    found = evaluate(model, batches_of_rank(SomeRows(), 3, 2, WORLD), [2] * 32, WORLD)
+    assert found.value == pytest.approx(5 / 2) and found.standard_error == pytest.approx(
+        0, abs=1e-6
+    )
 
 
 def test_ranks_share_out_the_rows():

@@ -1,25 +1,32 @@
-"""Prompts and graders of the chat tasks: letters compete alone, no number is never right, tests decide programs."""
+"""Prompts and graders of the chat tasks: letters compete alone, no number is never right, tests
+decide programs.
+"""
 
 import math
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from nanolab import sandbox
-from nanolab.config import ChatEvalConfig
-from nanolab.data import chat
-from nanolab.data.tokenizer import Tokenizer
+from nanolab.data.tokens import chat
+from nanolab.data.tokens.tokenizer import Tokenizer
 from nanolab.dist import World
-from nanolab.engine import GPTLanguageModel, GPTScorer
 from nanolab.evals import chat_tasks
-from nanolab.evals.base import TaskResult
-from nanolab.generation import SpanScore
+from nanolab.evals import subject as models
+from nanolab.evals.asking import Asking
+from nanolab.evals.base import Records, TaskResult, mean_centred
+from nanolab.evals.problems import Problems, number_verdict
+from nanolab.inference.gpt_engine import GPTLanguageModel, GPTScorer
+from nanolab.inference.protocol import SpanScore
+from nanolab.inference.trees import common_prefix
 from nanolab.model.gpt import GPT
 from nanolab.model.scaling import GPTConfig
-from nanolab.sandbox import Tools, run_python
-from nanolab.stages import models
+from nanolab.results import flat
+from nanolab.sandbox import programs
+from nanolab.sandbox.programs import Tools, run_python
+from nanolab.settings.config import ChatEvalConfig
 
 WORLD = World(0, 1, torch.device("cpu"), torch.float32)
 TOKENIZER = Tokenizer(
@@ -77,7 +84,9 @@ class Scorer:
 
 
 class Scripted:
-    """A language model that answers each prompt as `answer(prompt text)` says, with the calculator's output forced in."""
+    """A language model that answers each prompt as `answer(prompt text)` says, with the
+    calculator's output forced in.
+    """
 
     vocab_size, end_token, max_length = TOKENIZER.vocab_size, TOKENIZER.assistant_end, 4096
 
@@ -123,6 +132,14 @@ class Scripted:
         return [] if call is None else chat.forced_output(TOKENIZER, str(eval(call)), 8)
 
 
+def problems(task, rows, how, folder=None):
+    return Problems(task, rows, how, Records(WORLD, folder))
+
+
+def evaluate(folder, task, rows, how):
+    return chat_tasks.evaluate(problems(task, rows, how, folder))
+
+
 def asking(answer=lambda text: [], **changes):
     fields = dict(
         tokenizer=TOKENIZER,
@@ -133,11 +150,13 @@ def asking(answer=lambda text: [], **changes):
         seed=0,
         max_new_tokens=64,
     )
-    return chat_tasks.Asking(**fields | changes)
+    return Asking(**fields | changes)
 
 
 def solution(text):
-    """The right call, its output as the calculator forces it, and the answer; no number for problem 3, a wrong one for problem 4."""
+    """The right call, its output as the calculator forces it, and the answer; no number for problem
+    3, a wrong one for problem 4.
+    """
     number = int(text.split("What is ")[-1].split()[0])
     call = [TOKENIZER.python_start, *TOKENIZER.encode(f"{number}+2"), TOKENIZER.python_end]
     output = chat.forced_output(TOKENIZER, str(number + 2), 8)
@@ -149,52 +168,51 @@ def solution(text):
 @pytest.mark.parametrize("plain", [False, True])
 def test_only_the_letters_compete(tmp_path, plain):
     for letter in "ABCD":
-        result = chat_tasks.evaluate(
-            WORLD, tmp_path / letter, "arc_easy", ARC, asking(scorer=Scorer(letter), plain=plain)
+        result = evaluate(
+            tmp_path / letter, "arc_easy", ARC, asking(scorer=Scorer(letter), plain=plain)
         )
         assert {record["answer"] for record in result.records} == {letter}
-        assert (result.passed, result.n, result.chance) == (2, 8, 0.25)
+        assert (result.score.passed, result.score.n, result.score.chance) == (2, 8, 0.25)
 
 
 def test_a_chat_prompt_is_forwarded_once_for_all_its_letters():
     scorer = Scorer("A")
     records = []
-    chat_tasks.answer_choices(
-        "arc_easy", ARC, range(8), asking(scorer=scorer, batch_rows=3), records.append
-    )
+    asked = problems("arc_easy", ARC, asking(scorer=scorer, batch_rows=3))
+    chat_tasks.answer_choices(asked, range(8), records.append)
     assert scorer.forwarded == 8 and len(records) == 8
 
 
 def test_chance_is_one_over_the_number_of_choices(tmp_path):
-    assert chat_tasks.evaluate(WORLD, tmp_path, "mmlu", MMLU, asking()).chance == 0.5
+    assert evaluate(tmp_path, "mmlu", MMLU, asking()).score.chance == 0.5
 
 
 def test_plain_prompts_have_solved_examples_and_end_before_the_answer():
     how = asking(plain=True, num_shots=2, shots={"gsm8k": PROBLEMS[:3]})
-    text = chat_tasks.prompt_text("gsm8k", PROBLEMS, 5, how)
+    text = problems("gsm8k", PROBLEMS, how).text(5)
     shots = text.split("\n\n")
     assert (
         len(shots) == 3
         and shots[2] == "Question: What is 5 + 2?\nAnswer:"
         and all("#### " in shot for shot in shots[:2])
     )
-    assert chat_tasks.prompt_text("humaneval", [PROGRAM], 0, how) == PROGRAM["prompt"]
+    assert problems("humaneval", [PROGRAM], how).text(0) == PROGRAM["prompt"]
 
 
 def test_a_long_plain_prompt_loses_its_start_alone():
     how = asking(
         plain=True, num_shots=2, shots={"gsm8k": PROBLEMS[:3]}, context=100, max_new_tokens=40
     )
-    ids = chat_tasks.prompt_ids("gsm8k", PROBLEMS, 5, how)
+    ids = problems("gsm8k", PROBLEMS, how).prompt(5)
     assert (
         len(ids) == 60
         and ids[0] == TOKENIZER.bos
         and TOKENIZER.decode(ids[1:]).endswith("What is 5 + 2?\nAnswer:")
     )
-    rows = chat_tasks.candidate_ids("arc_easy", ARC, 0, "ABCD", asking(plain=True, context=30))
+    rows = problems("arc_easy", ARC, asking(plain=True, context=30)).candidates(0)
     assert (
         max(map(len, rows)) == 30
-        and chat_tasks.common_prefix(rows) == 28
+        and common_prefix(rows) == 28
         and {row[0] for row in rows} == {TOKENIZER.bos}
     )
 
@@ -209,53 +227,40 @@ def test_prompts_that_lose_their_start_are_counted(context):
         for limit in (context, 10**6)
     )
     shorter = [
-        len(chat_tasks.prompt_ids("gsm8k", PROBLEMS, i, how))
-        < len(chat_tasks.prompt_ids("gsm8k", PROBLEMS, i, whole))
+        len(problems("gsm8k", PROBLEMS, how).prompt(i))
+        < len(problems("gsm8k", PROBLEMS, whole).prompt(i))
         for i in range(len(PROBLEMS))
     ]
-    assert chat_tasks.prompts_cut("gsm8k", PROBLEMS, how) == sum(shorter)
+    assert problems("gsm8k", PROBLEMS, how).cut() == sum(shorter)
     shorter = [
-        chat_tasks.candidate_ids("arc_easy", ARC, i, "ABCD", how)
-        != chat_tasks.candidate_ids("arc_easy", ARC, i, "ABCD", whole)
+        problems("arc_easy", ARC, how).candidates(i)
+        != problems("arc_easy", ARC, whole).candidates(i)
         for i in range(len(ARC))
     ]
-    assert chat_tasks.prompts_cut("arc_easy", ARC, how) == sum(shorter)
-    assert chat_tasks.prompts_cut("gsm8k", PROBLEMS, asking(plain=False, context=context)) == 0
+    assert problems("arc_easy", ARC, how).cut() == sum(shorter)
+    assert problems("gsm8k", PROBLEMS, asking(plain=False, context=context)).cut() == 0
 
 
 @pytest.mark.parametrize("batch_rows", [1, 4])
 def test_word_problems_are_right_by_their_number_and_never_without_one(tmp_path, batch_rows):
-    result = chat_tasks.evaluate(
-        WORLD, tmp_path, "gsm8k", PROBLEMS, asking(solution, batch_rows=batch_rows)
-    )
+    result = evaluate(tmp_path, "gsm8k", PROBLEMS, asking(solution, batch_rows=batch_rows))
     assert [record["passed"] for record in result.records] == [True, True, True, False, False, True]
     assert (
         result.records[3]["answer"] is None
         and result.records[4]["answer"] == "7"
         and result.records[0]["answer"] == "2"
     )
-    assert result.chance == 0 and result.records[0]["text"] == "<<0+2=2>>#### 2"
+    assert result.score.chance == 0 and result.records[0]["text"] == "<<0+2=2>>#### 2"
 
 
 def test_no_answer_does_not_equal_a_reference_without_a_number():
-    class Completion:
-        tokens, sum_log_p = TOKENIZER.encode("I do not know."), -1.0
-
-    assert not chat_tasks.grade_problem(TOKENIZER, {"answer": "no number here"}, Completion())[
-        "passed"
-    ]
+    assert not number_verdict({"answer": "no number here"}, "I do not know.")["passed"]
 
 
 def test_a_plain_answer_ends_where_the_next_question_begins():
-    class Completion:
-        tokens, sum_log_p = (
-            TOKENIZER.encode(" It is 2.\n#### 2\n\nQuestion: What is 9?\nAnswer: #### 9"),
-            -1.0,
-        )
-
-    row = {"answer": "#### 2"}
-    assert chat_tasks.grade_problem(TOKENIZER, row, Completion(), plain=True)["passed"]
-    assert not chat_tasks.grade_problem(TOKENIZER, row, Completion(), plain=False)["passed"]
+    text = " It is 2.\n#### 2\n\nQuestion: What is 9?\nAnswer: #### 9"
+    assert number_verdict({"answer": "#### 2"}, text, plain=True)["passed"]
+    assert not number_verdict({"answer": "#### 2"}, text, plain=False)["passed"]
 
 
 @pytest.mark.parametrize(
@@ -269,33 +274,38 @@ def test_a_plain_answer_ends_where_the_next_question_begins():
     ],
 )
 def test_programs_pass_by_their_tests_alone(tmp_path, text, passed):
-    result = chat_tasks.evaluate(
-        WORLD, tmp_path, "humaneval", [PROGRAM], asking(lambda prompt: TOKENIZER.encode(text))
+    result = evaluate(
+        tmp_path, "humaneval", [PROGRAM], asking(lambda prompt: TOKENIZER.encode(text))
     )
     assert [record["passed"] for record in result.records] == [passed]
-    assert (result.records[0]["error"] is None) == passed and result.chance == 0
+    assert (result.records[0]["error"] is None) == passed and result.score.chance == 0
 
 
 def without_log_p(records):
-    """Records whose log-probabilities are compared apart: another batch shape may round them differently."""
-    return [{key: value for key, value in record.items() if key != "log_p"} for record in records]
+    """Records whose log-probabilities are compared apart: another batch shape may round them
+    differently. Which of several rows pays for their shared prompt depends on the batch too.
+    """
+    apart = ("log_p", "positions")
+    return [{key: value for key, value in record.items() if key not in apart} for record in records]
 
 
 @pytest.mark.parametrize(
     "task, rows", [("arc_easy", ARC), ("gsm8k", PROBLEMS), ("humaneval", [PROGRAM] * 4)]
 )
 def test_records_depend_neither_on_ranks_nor_on_the_batch(tiny, task, rows):
-    """Whatever share of the examples a rank is given, in batches of whatever size, each example has the same record."""
-    answer = {
-        "arc_easy": chat_tasks.answer_choices,
-        "gsm8k": chat_tasks.solve_problems,
-        "humaneval": chat_tasks.write_programs,
-    }[task]
+    """Whatever share of the examples a rank is given, in batches of whatever size, each example has
+    the same record.
+    """
 
     def records(size, batch_rows):
-        how, found = tiny(batch_rows), []
-        for rank in range(size):
-            answer(task, rows, range(len(rows))[rank::size], how, found.append)
+        found = []
+
+        def run(method, count, evaluate):
+            for rank in range(size):
+                evaluate(list(range(count))[rank::size], found.append)
+            return []
+
+        chat_tasks.evaluate(Problems(task, rows, tiny(batch_rows), SimpleNamespace(run=run)))
         return sorted(found, key=lambda record: record["index"])
 
     whole = records(1, 8)
@@ -316,13 +326,13 @@ def test_records_depend_neither_on_ranks_nor_on_the_batch(tiny, task, rows):
     "task, rows", [("arc_easy", ARC), ("gsm8k", PROBLEMS), ("humaneval", [PROGRAM] * 4)]
 )
 def test_a_run_that_was_cut_off_goes_on_to_identical_records(tiny, tmp_path, task, rows):
-    whole = chat_tasks.evaluate(WORLD, tmp_path / "whole", task, rows, tiny(8)).records
+    whole = evaluate(tmp_path / "whole", task, rows, tiny(8)).records
     lines = (tmp_path / "whole" / f"{task}.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / f"{task}.rank0.jsonl").write_text(
         "".join(lines[1::2]) + lines[0][:9]
     )  # half of it, and a torn line
-    again = chat_tasks.evaluate(WORLD, tmp_path / "cut", task, rows, tiny(8)).records
+    again = evaluate(tmp_path / "cut", task, rows, tiny(8)).records
     assert without_log_p(again) == without_log_p(whole)
     assert [r.get("log_p", 0.0) for r in again] == pytest.approx(
         [r.get("log_p", 0.0) for r in whole], abs=1e-4
@@ -354,23 +364,24 @@ def tiny():
 def test_of_several_answers_the_first_is_graded_as_alone_and_pass_at_k_is_unbiased(
     tmp_path, tiny, task, rows
 ):
-    """The first sample is what one answer would have been, in any batch; the metrics are Chen's estimator over the counts."""
-    alone = chat_tasks.evaluate(WORLD, tmp_path / "one", task, rows, tiny(8))
+    """The first sample is what one answer would have been, in any batch; the metrics are Chen's
+    estimator over the counts.
+    """
+    alone = evaluate(tmp_path / "one", task, rows, tiny(8))
     for batch_rows in (8, 3):
-        found = chat_tasks.evaluate(
-            WORLD, tmp_path / f"four{batch_rows}", task, rows, replace(tiny(batch_rows), answers=4)
+        found = evaluate(
+            tmp_path / f"four{batch_rows}", task, rows, replace(tiny(batch_rows), answers=4)
         )
         for one, record in zip(alone.records, found.records, strict=True):
-            assert {key: record[key] for key in one if key != "log_p"} == {
-                key: one[key] for key in one if key != "log_p"
-            }
+            first = {key: record[key] for key in one}
+            assert without_log_p([first]) == without_log_p([one])
             assert record["answers"] == 4 and record["right"] >= record["passed"]
-    assert not any("pass_at" in key for key in alone.metrics())
+    assert not any("pass_at" in key for key in flat(alone.scores()))
     records = [
         {"index": i, "passed": right == 4, "answers": 4, "right": right}
         for i, right in enumerate((0, 1, 2, 4))
     ]
-    metrics = TaskResult.of(task, records).metrics()
+    metrics = flat(TaskResult(task, records).scores())
     assert [metrics[f"{task}/pass_at_{k}"] for k in (1, 2, 4)] == pytest.approx(
         [7 / 16, (0 + 1 / 2 + 5 / 6 + 1) / 4, 3 / 4]
     ) and f"{task}/pass_at_8" not in metrics
@@ -389,10 +400,10 @@ def test_three_to_five_choices_with_letters_or_numbers(tmp_path, labels, letters
         }
         for label in labels
     ]
-    result = chat_tasks.evaluate(WORLD, tmp_path, "arc_challenge", rows, asking(scorer=Scorer("B")))
+    result = evaluate(tmp_path, "arc_challenge", rows, asking(scorer=Scorer("B")))
     assert [record["expected"] for record in result.records] == list(letters)
-    assert {record["answer"] for record in result.records} == {"B"} and result.passed == 1
-    assert result.chance == pytest.approx(1 / len(labels))
+    assert {record["answer"] for record in result.records} == {"B"} and result.score.passed == 1
+    assert result.score.chance == pytest.approx(1 / len(labels))
 
 
 def test_mmlu_has_each_subject_its_macro_and_its_micro_mean(tmp_path):
@@ -402,9 +413,8 @@ def test_mmlu_has_each_subject_its_macro_and_its_micro_mean(tmp_path):
             [("law", 1), ("law", 1), ("law", 1), ("art", 0), ("art", 1), ("sums", 0)]
         )
     ]
-    metrics = chat_tasks.evaluate(
-        WORLD, tmp_path, "mmlu", rows, asking(scorer=Scorer("B"))
-    ).metrics()
+    result = evaluate(tmp_path, "mmlu", rows, asking(scorer=Scorer("B")))
+    metrics = flat(result.scores())
     assert (
         metrics["mmlu/subject/law"] == 1
         and metrics["mmlu/subject/art"] == 0.5
@@ -415,12 +425,14 @@ def test_mmlu_has_each_subject_its_macro_and_its_micro_mean(tmp_path):
     ] == pytest.approx(4 / 6)
     assert not any(
         "subject" in key or "macro" in key
-        for key in chat_tasks.evaluate(WORLD, tmp_path / "arc", "arc_easy", ARC, asking()).metrics()
+        for key in flat(evaluate(tmp_path / "arc", "arc_easy", ARC, asking()).scores())
     )
 
 
 def test_a_tool_that_hangs_costs_its_timeout_once_and_never_the_batch(tiny, monkeypatch):
-    """Six rows, two distinct calls that hang and one that does not: two timeouts are paid, and every row goes on with an output."""
+    """Six rows, two distinct calls that hang and one that does not: two timeouts are paid, and
+    every row goes on with an output.
+    """
     calls = ["while True: pass", "import time; time.sleep(99)", "len('abcd')"]
     tools = Tools("python", timeout=0.5)
     language_model = tiny(8).make_language_model(64)
@@ -431,10 +443,10 @@ def test_a_tool_that_hangs_costs_its_timeout_once_and_never_the_batch(tiny, monk
             for i in range(6)
         ]
     )
-    sandbox.sandbox_level()  # its trial runs are not counted
+    programs.strongest_level()  # its trial runs are not counted
     ran = []
     monkeypatch.setattr(
-        sandbox, "run_python", lambda *given: ran.append(given) or run_python(*given)
+        programs, "run_python", lambda *given: ran.append(given) or run_python(*given)
     )
     start = time.monotonic()
     forced = [language_model.forced(row, TOKENIZER.python_end) for row in rows]
@@ -460,6 +472,6 @@ def test_the_time_limit_of_the_config_reaches_the_tool():
 def test_chat_core_is_the_mean_of_what_lies_above_chance():
     quarter = [{"index": i, "passed": i < 5, "chance": 0.25} for i in range(8)]
     none = [{"index": i, "passed": i < 2} for i in range(8)]
-    assert chat_tasks.chat_core(
-        [TaskResult.of("a", quarter), TaskResult.of("b", none)]
-    ) == pytest.approx((0.5 + 0.25) / 2)
+    assert mean_centred([TaskResult("a", quarter), TaskResult("b", none)]) == pytest.approx(
+        (0.5 + 0.25) / 2
+    )

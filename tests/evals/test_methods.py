@@ -1,21 +1,29 @@
-"""Methods compared on the same problems: paired draws, what n samples choose and cost, trajectories read at every step."""
+"""Methods compared on the same problems: paired draws, what n samples choose and cost, trajectories
+read at every step.
+"""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from nanolab.data.tokenizer import Tokenizer
+from nanolab.data.tokens.tokenizer import Tokenizer
 from nanolab.dist import World
 from nanolab.evals import methods
+from nanolab.evals.asking import Asking
+from nanolab.evals.base import Records
+from nanolab.evals.problems import Problems
+from nanolab.results import plain
 from nanolab.samplers.power_mh import PowerSettings
 from nanolab.samplers.power_rollout import RolloutSettings
 from nanolab.samplers.power_smc import SmcSettings
+from nanolab.sandbox import programs
 
 WORLD = World(0, 1, torch.device("cpu"), torch.float32)
 TOKENIZER = Tokenizer([bytes([i]) for i in range(256)])
 PROMPT = 3  # tokens
 ROWS = [{"question": str(i), "answer": f"#### {i % 3 + 1}"} for i in range(12)]
+NUMBERS = {str(i): i for i in range(12)}
 SETTINGS = PowerSettings(
     alpha=4.0, num_steps=4, temperature=0.7, top_k=50, max_new_tokens=8, restart_prob=0.5
 )
@@ -67,22 +75,19 @@ class Digits:
         return []
 
 
-def problems(folder, **changes):
-    prompts = [[1, 2, 3 + i] for i in range(len(ROWS))]
-    fields = dict(
-        world=WORLD,
-        folder=folder,
+def problems(folder, rows=ROWS, task="gsm8k", batch_rows=4):
+    asking = Asking(
         tokenizer=TOKENIZER,
-        language_model=Digits(),
-        rows=ROWS,
-        prompts=prompts,
+        make_language_model=lambda length: Digits(),
+        scorer=None,
+        context=64,
         stage="test",
         seed=0,
         max_new_tokens=8,
-        batch_rows=4,
-        say=lambda line: None,
+        batch_rows=batch_rows,
+        render=lambda tokenizer, messages: [1, 2, 3 + NUMBERS.get(messages[0]["content"], 0)],
     )
-    return methods.Problems(**fields | changes)
+    return Problems(task, rows, asking, Records(WORLD, folder))
 
 
 SAMPLERS = {
@@ -97,7 +102,9 @@ SAMPLERS = {
 
 
 def without_positions(value):
-    """A record without its costs: which of two chains pays for their shared prompt depends on the batch."""
+    """A record without its costs: which of two chains pays for their shared prompt depends on the
+    batch.
+    """
     if isinstance(value, dict):
         return {key: without_positions(one) for key, one in value.items() if key != "positions"}
     return [without_positions(one) for one in value] if isinstance(value, list) else value
@@ -111,7 +118,7 @@ def test_a_plain_sample_is_the_first_state_of_its_power_chain(tmp_path):
     assert [r["text"] for r in plain] == [r["text"] for r in start] and len(
         {r["text"] for r in plain}
     ) > 1
-    assert methods.summary(plain, start)["p_value"] == 1 and methods.acceptance(start) is None
+    assert methods.accuracy(plain, start).p_value == 1 and methods.acceptance(start) is None
 
 
 def test_a_trajectory_read_early_equals_a_shorter_run(tmp_path):
@@ -143,7 +150,7 @@ def test_results_do_not_depend_on_the_batch(tmp_path, change):
             return (
                 methods.several(asked, name, 0.7, 50, 3)
                 if name == "samples"
-                else methods.single(asked, name, 0.7, 50)
+                else asked.draw(name, 0.7, 50)
             )
 
         assert records(tmp_path / "a") == records(tmp_path / "b", **change)
@@ -183,7 +190,7 @@ def test_nobody_wins_a_vote_without_answers():
 def test_a_summary_has_its_interval_cost_and_paired_test():
     records = [{"passed": i < 18, "positions": 100 + i} for i in range(40)]
     other = [{"passed": 16 <= i < 18, "positions": 1} for i in range(40)]
-    values = methods.summary(records, other)
+    values = plain(methods.accuracy(records, other))
     assert (
         values["accuracy"] == 18 / 40
         and values["low"] < 18 / 40 < values["high"]
@@ -193,7 +200,9 @@ def test_a_summary_has_its_interval_cost_and_paired_test():
 
 
 def test_every_chains_life_can_be_read(tmp_path):
-    """A record tells each step's cut, proposal, log p and decision, and they agree with the states."""
+    """A record tells each step's cut, proposal, log p and decision, and they agree with the
+    states.
+    """
     records = methods.power(problems(tmp_path), "power", SETTINGS, chains=3)
     for record in records:
         assert len(record["chains"]) == 3 and record["text"] == record["chains"][0]["text"]
@@ -230,7 +239,9 @@ def test_independent_chains_vote(tmp_path):
 
 
 def test_the_other_power_samplers_prefer_the_likely_answer(tmp_path):
-    """p^4 of the digit's law (2, 1, 1.5) is nearly all on 1: both samplers answer it where a plain sample mostly does not."""
+    """p^4 of the digit's law (2, 1, 1.5) is nearly all on 1: both samplers answer it where a plain
+    sample mostly does not.
+    """
     plain = methods.several(problems(tmp_path), "samples", 1.0, 50, 1)
     for name in ("smc", "rollout"):
         records = SAMPLERS[name](problems(tmp_path), name)
@@ -249,6 +260,7 @@ def test_programs_are_graded_by_their_tests_and_each_is_run_once(tmp_path, monke
     rows = [
         {
             "prompt": "def f():\n",
+            "canonical_solution": "    return 1\n",
             "test": "def check(candidate):\n    assert candidate() == 1\n",
             "entry_point": "f",
         }
@@ -259,7 +271,7 @@ def test_programs_are_graded_by_their_tests_and_each_is_run_once(tmp_path, monke
         ran.extend(sources)
         return [SimpleNamespace(passed="####1" in source.program, error=None) for source in sources]
 
-    monkeypatch.setattr(methods.sandbox, "run_many", run_many)
+    monkeypatch.setattr(programs, "run_many", run_many)
     asked = problems(tmp_path, rows=rows, task="humaneval")
     records = methods.several(asked, "samples", 1.0, 50, 6)
     assert {sample["passed"] for record in records for sample in record["samples"]} == {True, False}

@@ -1,17 +1,24 @@
-"""Completions of programming tasks become the program that was meant, whatever is written around it."""
+"""Completions of programming tasks become the program that was meant, whatever is written around
+it.
+"""
 
 import pytest
 
 from nanolab.evals.programs import check_of, program_source
-from nanolab.sandbox import run_many
+from nanolab.sandbox.programs import run_many
 
 ROW = {
     "task_id": "own/0",
     "entry_point": "double",
-    "prompt": "import math\n\n\ndef half(x):\n    return x / 2\n\n\ndef double(x):\n"
-    '    """Twice x.\n    >>> double(2)\n    4\n    """\n',
+    "prompt": (
+        "import math\n\n\ndef half(x):\n    return x / 2\n\n\ndef double(x):\n"
+        '    """Twice x.\n    >>> double(2)\n    4\n    """\n'
+    ),
     "canonical_solution": "    y = x + x\n    return y\n",
-    "test": "\n\ndef check(candidate):\n    assert candidate(3) == 6\n    assert candidate(0) == 0\n    assert double(half(4)) == 4\n",
+    "test": (
+        "\n\ndef check(candidate):\n    assert candidate(3) == 6\n    assert candidate(0) == 0\n   "
+        " assert double(half(4)) == 4\n"
+    ),
 }
 WHOLE = "def double(x):\n    return math.floor(2 * x)"
 RIGHT = {
@@ -35,20 +42,38 @@ RIGHT = {
     "another mark": f"~~~py\n{WHOLE}\n~~~",
     "an open fence": f"```python\n{WHOLE}\n",
     "a fenced body": "```\n    return 2 * x\n```",
-    "a fence in a list": "1. Write:\n   ```python\n   def double(x):\n       return 2 * x\n   ```\n",
-    "the second block": f"Install it:\n```bash\npip install math\n```\nThen:\n```python\n{WHOLE}\n```\nUse:\n```python\ndouble(1 / 0)\n```",
-    "prose around": f"Sure, here is the function:\n\n{WHOLE}\n\nThis function doubles its argument, def.",
-    "a helper first": "Sure.\n\nimport functools\n\ndef twice(x):\n    return x + x\n\ndef double(x):\n    return twice(x)\n\nIt works.",
+    "a fence in a list": (
+        "1. Write:\n   ```python\n   def double(x):\n       return 2 * x\n   ```\n"
+    ),
+    "the second block": (
+        "Install it:\n```bash\npip install"
+        f" math\n```\nThen:\n```python\n{WHOLE}\n```\nUse:\n```python\ndouble(1 / 0)\n```"
+    ),
+    "prose around": (
+        f"Sure, here is the function:\n\n{WHOLE}\n\nThis function doubles its argument, def."
+    ),
+    "a helper first": (
+        "Sure.\n\nimport functools\n\ndef twice(x):\n    return x + x\n\ndef double(x):\n    return"
+        " twice(x)\n\nIt works."
+    ),
     "a helper last": "def double(x):\n    return twice(x)\n\ndef twice(x):\n    return x + x\n",
     "a constant": "FACTOR: int = 2\n\ndef double(x):\n    return FACTOR * x\n",
     "words around": f"Solution\n\n{WHOLE}\n\nDone",
     "several constants at once": "a, b = 2, 3\ndef double(x):\n    return x * a * b // 3\n",
     "a constant that changes": "k = 1\nk += 1\ndef double(x):\n    return k * x\n",
     "a condition first": "if True:\n    k = 2\ndef double(x):\n    return k * x\n",
-    "a table filled last": "table = {}\ndef double(x):\n    return table[x]\nfor i in range(9):\n    table[i] = 2 * i\n",
-    "prose around a script part": f"Sure, like this:\n\n{WHOLE}\n\nif __name__ == '__main__':\n    print(double(int(input())))\n",
+    "a table filled last": (
+        "table = {}\ndef double(x):\n    return table[x]\nfor i in range(9):\n    table[i] = 2"
+        " * i\n"
+    ),
+    "prose around a script part": (
+        f"Sure, like this:\n\n{WHOLE}\n\nif __name__ == '__main__':\n   "
+        " print(double(int(input())))\n"
+    ),
     "a script part": f"{WHOLE}\n\nif __name__ == '__main__':\n    print(double(int(input())))\n",
-    "a fenced script part": f"```\n{WHOLE}\n\nif __name__ == '__main__':\n    print(double(int(input())))\n```",
+    "a fenced script part": (
+        f"```\n{WHOLE}\n\nif __name__ == '__main__':\n    print(double(int(input())))\n```"
+    ),
     "a decorator": "import functools\n@functools.lru_cache\ndef double(x):\n    return 2 * x\n",
     "a helper of the prompt": "    return half(4 * x)",
     "types": "def double(x: float) -> float:\n    return 2 * x",

@@ -1,10 +1,13 @@
-"""The model against slow obvious references: attention, the loss and the whole network, forward and backward."""
+"""The model against slow obvious references: attention, the loss and the whole network, forward and
+backward.
+"""
 
 import math
 
 import pytest
 import torch
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from nanolab.model.attention import causal_attention
 from nanolab.model.gpt import GPT, norm, rotate
@@ -139,3 +142,21 @@ def test_the_same_seed_gives_the_same_weights():
     assert all(
         torch.equal(a, b) for a, b in zip(randomised().parameters(), randomised().parameters())
     )
+
+
+def test_no_norm_leaves_its_epsilon_to_the_device():
+    """float32's in every dtype: torch documents the input dtype's where none is given, 0.0078 in
+    bfloat16.
+    """
+    given = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, function, types, arguments=(), named=None):
+            if function is functional.rms_norm:
+                given.append({"eps": None, **(named or {})}["eps"])
+            return function(*arguments, **named or {})
+
+    with Watch(), torch.no_grad():
+        model = randomised().to(torch.bfloat16)
+        model.logits(model.trunk(torch.arange(6)[None]))
+    assert len(given) == 1 + 3 * CONFIG.depth + 1 and set(given) == {torch.finfo(torch.float32).eps}

@@ -74,7 +74,10 @@ def test_it_is_packed_anew_when_the_weight_changes(change):
     with torch.no_grad():
         found = module(x.to(module.weight.dtype))
         expected = functional.linear(x.to(module.weight.dtype), module.weight)
-    assert module.packed[1] is not old
+    if module.weight.dtype in linear.PACKED:
+        assert module.packed[1] is not old
+    else:  # bfloat16, on a processor that has no instructions for it
+        assert module.packed is None
     assert torch.allclose(found, expected, atol=1e-5 if found.dtype == torch.float32 else 0.02)
 
 

@@ -1,14 +1,16 @@
-"""The optimizers: which parameter belongs to which, learning rates, and that a saved state goes on exactly."""
+"""The optimizers: which parameter belongs to which, learning rates, and that a saved state goes on
+exactly.
+"""
 
 import copy
 
 import pytest
 import torch
 
-from nanolab.config import BaseTrainConfig
 from nanolab.model.gpt import GPT
 from nanolab.model.optim import Muon, build_optimizers
 from nanolab.model.scaling import derive
+from nanolab.settings.config import BaseTrainConfig
 
 SCALE = derive(
     BaseTrainConfig(depth=2, width=32, heads=2, steps=10, batch_size=2, sequence_length=16), 40

@@ -1,16 +1,17 @@
-"""The one dial: what depth gives, that every derived value can be overridden, and the counts against a real model."""
+"""The one dial: what depth gives, that every derived value can be overridden, and the counts
+against a real model.
+"""
 
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
 
-from nanolab.config import BaseTrainConfig
+from nanolab.errors import UserError
 from nanolab.model.gpt import GPT
 from nanolab.model.scaling import derive, flops_per_token, memory_bytes, parameters, peak_flops
-from nanolab.schema import UserError
+from nanolab.settings.config import BaseTrainConfig
 
 DERIVED = dict.fromkeys(
     ["width", "heads", "kv_heads", "batch_size", "matrix_lr", "embedding_lr", "head_lr"]
@@ -62,9 +63,11 @@ def test_every_derived_value_can_be_overridden_by_its_name():
 
 
 def test_tokens_per_parameter_set_the_horizon():
-    config = BaseTrainConfig(tokens_per_parameter=20.0, **{**DERIVED, "batch_size": 16})
+    config = BaseTrainConfig(
+        tokens_per_parameter=20.0, **{**DERIVED, "batch_size": 16, "steps": None}
+    )
     matrices = 4 * 12 * 96**2 + 1024 * 96
-    assert derive(replace(config, steps=None), 1024).steps == round(20 * matrices / 4096)
+    assert derive(config, 1024).steps == round(20 * matrices / 4096)
 
 
 @pytest.mark.parametrize(

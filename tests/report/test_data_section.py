@@ -1,4 +1,6 @@
-"""Claims: what the tokenizer evaluation records comes back in the report, and a study without it has none of these lines."""
+"""Claims: what the tokenizer evaluation records comes back in the report, and a study without it
+has none of these lines.
+"""
 
 import json
 import time
@@ -6,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from nanolab import tracking
-from nanolab.journal import Run
-from nanolab.report import canvas, collect, data_plots, data_section, markdown, plots
+from nanolab.figures import style, tokenizer
+from nanolab.report import data_section, document, store_values
 from nanolab.report.blocks import to_markdown
 from nanolab.stages import report as report_stage
+from nanolab.tracking import run_writer
+from nanolab.tracking.journal import Run
+from nanolab.tracking.store import client
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 KINDS = [
@@ -56,24 +60,24 @@ FOUND = {
 @pytest.fixture
 def execution(store):
     """An execution whose tokenizer evaluation recorded its tables and figure as the stage does."""
-    parent = tracking.open_execution({"experiment": "own"}, "own now", "scripts/run_all.py", {})
+    parent = run_writer.open_execution({"experiment": "own"}, "own now", "scripts/run_all.py", {})
     start = round(time.time() * 1000)
-    run_id = tracking.open_step("own", parent, "tok_eval", "0123456789ab", {}, {}, start)
+    run_id = run_writer.open_step(parent, "tok_eval", "0123456789ab", {}, {}, start)
     folder = store / "tables"
     with Run(folder, run_id) as run:
         run.table(KINDS, "bytes_per_token.json")
         run.table(OVERLAP, "overlap.json")
-        figure, data = data_plots.bytes_per_token(KINDS)
+        figure, data = tokenizer.bytes_per_token(KINDS)
         run.figure(figure, "plots/bytes_per_token.png", data)
     for path in (folder / "artifacts").rglob("*.*"):
         place = path.parent.relative_to(folder / "artifacts").as_posix()
-        tracking.client().log_artifact(run_id, str(path), None if place == "." else place)
-    tracking.log_metrics(
+        client().log_artifact(run_id, str(path), None if place == "." else place)
+    run_writer.log_metrics(
         run_id, {"final/bits_per_char": 2.5, "final/coverage": 96.0, "final/vocabulary_use": 89.75}
     )
     for key, value in (FOUND | {"compared_with": "gpt2"}).items():
-        tracking.set_tag(run_id, f"final/{key}", value)
-    tracking.close_run(run_id, "FINISHED", start + 1000)
+        run_writer.set_tag(run_id, f"final/{key}", value)
+    run_writer.close_run(run_id, "FINISHED", start + 1000)
     return parent
 
 
@@ -83,27 +87,31 @@ def test_tables_and_figure_come_back_from_mlflow_into_the_report(execution, tmp_
     text = (tmp_path / "report.md").read_text()
     evaluation = text.split("## Tokenizer evaluation\n")[1].split("\n## Base model training")[0]
     assert evaluation.startswith(
-        "- bits_per_char: 2.50\n- coverage: 96.0\n- vocabulary use, % of tokens: 89.8\n- compared with: gpt2\n"
+        "- bits_per_char: 2.50\n- coverage: 96.0\n- vocabulary use, % of tokens: 89.8\n- compared"
+        " with: gpt2\n"
     )
     assert "| prose | local, held out | 600,000 | 3.00 | 4.00 |" in evaluation
     assert (
-        "![Bytes per token by kind of text](figures/tok_eval_bytes_per_token.png)\n\n## Data: overlap"
-        in evaluation
+        "![Bytes per token by kind of text](figures/tok_eval_bytes_per_token.png)\n\n## Data:"
+        " overlap" in evaluation
     )
     assert (tmp_path / "figures" / "tok_eval_bytes_per_token.png").stat().st_size > 5000
     assert (
         len((tmp_path / "figures" / "tok_eval_bytes_per_token.csv").read_text().splitlines()) == 5
     )
     assert (
-        "| mmlu | 1000 | 1 (0.1%) | 45 (4.5%) | - | 0 | 0 | 3 (0.3%) | item 7 = speech:1: we   hold |"
-        in evaluation
+        "| mmlu | 1000 | 1 (0.1%) | 45 (4.5%) | - | 0 | 0 | 3 (0.3%) | item 7 = speech:1: we  "
+        " hold |" in evaluation
     )
 
 
 def test_the_data_section_says_what_was_read_what_is_clean_and_what_is_missing():
     head, _, rows = map(to_markdown, data_section.overlap_section(FOUND | {"overlap": OVERLAP}))
     assert head.splitlines()[1:] == [
-        "- training text compared with the benchmarks: 31,000,000 characters of 6,454 documents, all there is",
+        (
+            "- training text compared with the benchmarks: 31,000,000 characters of 6,454"
+            " documents, all there is"
+        ),
         "- no shared run of 8 words or more: gsm8k",
         "- not compared: core (no file tasks.json)",
     ]
@@ -122,19 +130,19 @@ def test_a_study_without_these_records_reports_as_before():
     values = json.loads((GOLDEN / "reference_values.json").read_text())
     assert data_section.overlap_section(values["steps"]["tok_eval"]) == []
     values["steps"]["tok_eval"] |= {"kinds": KINDS, "overlap": OVERLAP}
-    report, golden = markdown.render(values), (GOLDEN / "reference_report.md").read_text()
+    report, golden = document.render(values), (GOLDEN / "reference_report.md").read_text()
     added = report.split("\n\n| bytes per token")[1].split("\n\n## Base model training")[0]
     assert report.replace("\n\n| bytes per token" + added, "") == golden
-    assert collect.TABLES == {"kinds": "bytes_per_token.json", "overlap": "overlap.json"}
+    assert store_values.TABLES == {"kinds": "bytes_per_token.json", "overlap": "overlap.json"}
 
 
 @pytest.mark.parametrize(
     "rows", [KINDS, KINDS[::2], KINDS[:1], []], ids=["two", "ours alone", "one", "none"]
 )
 def test_the_figure_shows_every_number_and_fits_half_a_page(rows):
-    figure, frame = data_plots.bytes_per_token(rows)
-    assert figure.get_size_inches()[0] == canvas.SIZE[0] and len(frame) == len(rows)
-    assert plots.png(figure).startswith(b"\x89PNG")
+    figure, frame = tokenizer.bytes_per_token(rows)
+    assert figure.get_size_inches()[0] == style.SIZE[0] and len(frame) == len(rows)
+    assert style.png(figure).startswith(b"\x89PNG")
     (axis,) = figure.axes
     assert sorted(bar.get_height() for bar in axis.patches) == sorted(
         row["bytes_per_token"] for row in rows

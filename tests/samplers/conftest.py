@@ -1,17 +1,23 @@
-"""A plain driver for kernels on the toy: every request is answered from its table, one token at a time, without the scheduler."""
+"""A plain driver for kernels on the toy: every request is answered from its table, one token at a
+time, without the scheduler.
+"""
 
 import bisect
 import random
 
 import numpy
 import pytest
+from small_models import log_p_log_q
+from toy import END
 
-from nanolab.generation import Choices, Decode, Suffix, log_p_log_q, power_term
-from nanolab.samplers.toy import END
+from nanolab.inference.proposal import power_term
+from nanolab.inference.protocol import Choices, Decode, Suffix
 
 
 class PlainDriver:
-    """Runs kernels of one setting on a toy; handles are the completions themselves, uniforms come from one seeded stream."""
+    """Runs kernels of one setting on a toy; handles are the completions themselves, uniforms come
+    from one seeded stream.
+    """
 
     def __init__(self, toy, seed=0):
         self.toy, self.random, self.tables = toy, random.Random(seed), {}
@@ -41,34 +47,32 @@ class PlainDriver:
             else:
                 place = bisect.bisect_right(cumulative, self.random.random() * cumulative[-1])
             forced = self.toy.forced_after(tokens, ids[place])
-            count = len(forced)
-            suffix.tokens += [ids[place], *forced]
-            suffix.forced += [False] + [True] * count
-            for numbers, value in ((suffix.log_p, log_p), (suffix.log_q, log_q), (suffix.a, a)):
-                numbers += [value[place]] + [0.0] * count
-            suffix.choices += [choices] + [None] * count
+            suffix.append(ids[place], log_p[place], log_q[place], a[place])
+            suffix.append_forced(list(forced))
+            suffix.choices += [choices] + [None] * len(forced)
             suffix.ended = ids[place] == END
             tokens += (ids[place], *forced)
         suffix.handle = tokens
         return suffix
 
     def table(self, prefix, request):
-        key = prefix, request.temperature, request.top_k, request.alpha
+        temperature, top_k, alpha = request.sampling.law
+        key = prefix, temperature, top_k, alpha
         if key not in self.tables:
             row = self.toy.table[self.toy.number[prefix]][None]
             everything = list(range(self.toy.vocab_size))
             log_p, log_q, log_z = log_p_log_q(
-                row.expand(len(everything), -1), everything, request.temperature, request.top_k
+                row.expand(len(everything), -1), everything, temperature, top_k
             )
             ids = [token for token in everything if numpy.isfinite(log_q[token])]
-            a = power_term(log_p, log_z, request.temperature, request.alpha)
+            a = power_term(log_p, log_z, temperature, alpha)
             self.tables[key] = (
                 ids,
                 numpy.cumsum(numpy.exp(log_q[ids])).tolist(),
                 log_p[ids].tolist(),
                 log_q[ids].tolist(),
                 a[ids].tolist(),
-                Choices(request.top_k, numpy.array(ids), log_p[ids]),
+                Choices(top_k, numpy.array(ids), log_p[ids]),
             )
         return self.tables[key]
 

@@ -1,11 +1,11 @@
 """Best of n and majority vote."""
 
-from nanolab.generation import Completion
+from nanolab.inference.protocol import Draws
 from nanolab.samplers.baselines import best_of, majority
 
 
 def completion(*log_p):
-    return Completion([5] * len(log_p), [False] * len(log_p), list(log_p), list(log_p), True)
+    return Draws([5] * len(log_p), [False] * len(log_p), list(log_p), ended=True)
 
 
 def test_best_of_takes_the_highest_total():

@@ -6,16 +6,14 @@ import numpy
 import pytest
 
 from nanolab.samplers.diagnostics import (
-    acceptance,
     acceptance_by_step,
     autocorrelation,
     clustered_mean,
     convergence,
-    early_rejections,
-    effective_moves,
     effective_sample_size,
     mixing,
     r_hat,
+    step_share,
 )
 from nanolab.seeds import generator
 
@@ -42,12 +40,12 @@ def autoregressive(n, rho, *address):
 def test_shares_over_chains_and_steps():
     chains = [[info(True, True), info(False, early=True)], [info(True), info(True, True)]]
     assert (
-        acceptance(chains) == 0.75
-        and effective_moves(chains) == 0.5
-        and early_rejections(chains) == 0.25
+        step_share(chains, "accepted") == 0.75
+        and step_share(chains, "moved") == 0.5
+        and step_share(chains, "early_rejected") == 0.25
     )
     assert acceptance_by_step(chains) == [1.0, 0.5]
-    assert math.isnan(acceptance([])) and acceptance_by_step([[], []]) == []
+    assert math.isnan(step_share([], "accepted")) and acceptance_by_step([[], []]) == []
 
 
 def test_autocorrelation_of_an_autoregressive_chain():
@@ -79,6 +77,29 @@ def test_degenerate_chains():
     )
 
 
+@pytest.mark.parametrize("value", [0.1, -1.1, 1e9 / 3, 1e-9 / 7, 0.0, -math.inf])
+@pytest.mark.parametrize("length", [7, 10, 12, 30])
+def test_a_constant_chain_is_one_whatever_its_mean_is_rounded_to(value, length):
+    chain = [value] * length
+    assert numpy.isnan(autocorrelation(chain)).all()
+    assert effective_sample_size(chain) == 0
+    assert math.isnan(r_hat([chain, chain])) and math.isnan(r_hat([chain, [value - 1] * length]))
+    if math.isfinite(value):
+        assert clustered_mean(chain, range(length)) == (value, 0.0)
+
+
+def test_rounding_is_no_movement():
+    """The same sum added up in another order: no chain moved, and the chains agree."""
+    one, other = 0.1 + 0.2 + 0.3, 0.3 + 0.2 + 0.1
+    chain = [one, other, other, one, one, other, one, other]
+    assert one != other and effective_sample_size(chain) == 0
+    assert numpy.isnan(autocorrelation(chain)).all()
+    values = mixing([record(chain, chain[::-1]) for _ in range(5)])
+    assert values["r_hat"] == 1 and "autocorrelation_1" not in values and values["converged"] == 0
+    moving = [-3.0, -3.0 + 1e-6, -3.0, -3.0 + 1e-6, -3.0, -3.0 + 1e-6, -3.0, -3.0 + 1e-6]
+    assert effective_sample_size(moving) > 0 and autocorrelation(moving)[1] == pytest.approx(-7 / 8)
+
+
 def test_r_hat_tells_agreeing_chains_from_stuck_ones():
     good = [autoregressive(2000, 0.3, 2, c) for c in range(4)]
     assert r_hat(good) == pytest.approx(1, abs=0.01)
@@ -90,7 +111,9 @@ def record(*paths, steps=()):
 
 
 def study(number, trend=0.0, problems=30, chains=4, n=64):
-    """A study whose chains are stationary, each problem at its own level of log p, plus a straight trend over all steps."""
+    """A study whose chains are stationary, each problem at its own level of log p, plus a straight
+    trend over all steps.
+    """
     rise = trend * numpy.arange(n) / (n - 1)
     return [
         record(*(autoregressive(n, 0.3, number, i, c) + 10 * i + rise for c in range(chains)))
@@ -163,9 +186,10 @@ def test_one_chain_a_problem_that_never_moved_shows_nothing():
         values["log_p_drift"] == values["log_p_drift_se"] == values["converged"] == 0
         and "r_hat" not in values
     )
-    assert convergence(values) == (
-        "not converged: log p changes by +0.000 +- 0.000 nats (standard error) over the second half of the "
-        "steps; no chain moved"
+    assert (
+        convergence(values)
+        == "not converged: log p changes by +0.000 +- 0.000 nats (standard error) over the second"
+        " half of the steps; no chain moved"
     )
 
 
@@ -207,13 +231,15 @@ def test_the_sentence_reads_the_text_that_a_store_gives_back():
         "chains": "4",
         "converged": "0.0",
     }
-    assert convergence(values) == (
-        "not converged: log p still rises by 1.234 +- 0.100 nats (standard error) over the second half of the "
-        "steps; R-hat 1.42 over 4 chains"
+    assert (
+        convergence(values)
+        == "not converged: log p still rises by 1.234 +- 0.100 nats (standard error) over the"
+        " second half of the steps; R-hat 1.42 over 4 chains"
     )
-    assert convergence(values | {"log_p_drift": "0.1", "r_hat": "1.02", "converged": "1.0"}) == (
-        "no sign against convergence: log p changes by +0.100 +- 0.100 nats (standard error) over the second half of the steps; "
-        "R-hat 1.02 over 4 chains"
+    assert (
+        convergence(values | {"log_p_drift": "0.1", "r_hat": "1.02", "converged": "1.0"})
+        == "no sign against convergence: log p changes by +0.100 +- 0.100 nats (standard error)"
+        " over the second half of the steps; R-hat 1.02 over 4 chains"
     )
 
 

@@ -1,20 +1,26 @@
-"""Power sampling is exact: the kernel's own transition matrix, the chains of the driver, early rejection, and what a wrong kernel does.
+"""Power sampling is exact: the kernel's own transition matrix, the chains of the driver, early
+rejection, and what a wrong kernel does.
 
-A wrong kernel here is the production kernel fed with wrong numbers: `a` without log q, or an index law of 1 for every length.
+A wrong kernel here is the production kernel fed with wrong numbers: `a` without log q, or an index
+law of 1 for every length.
 """
 
 import functools
 import math
+from dataclasses import replace
 
 import numpy
 import pytest
 import scipy.stats
+from small_models import log_p_log_q
+from toy import END, ToyModel
 
-from nanolab.generation import Completion, Decode, Suffix, log_p_log_q, power_term
+from nanolab.errors import UserError
+from nanolab.inference.proposal import power_term
+from nanolab.inference.protocol import Decode, Draws, Suffix
 from nanolab.samplers import power_mh
-from nanolab.samplers.power_mh import PowerSettings, State, sample
-from nanolab.samplers.toy import END, ToyModel
-from nanolab.schema import UserError
+from nanolab.samplers.batch import Batch, sample
+from nanolab.samplers.power_mh import PowerSettings, State
 from nanolab.seeds import ACCEPT, INDEX, generator
 
 RIGHT, NO_LOG_Q, NO_INDEX = "right", "without log q", "without the index term"
@@ -39,7 +45,9 @@ def settings_of(toy, **changes):
 
 @functools.lru_cache(maxsize=64)
 def recorded(toy, alpha, temperature, top_k, kernel):
-    """log p, log q and a of every choice (prefix, token), by the plain function that the scheduler is held to."""
+    """log p, log q and a of every choice (prefix, token), by the plain function that the scheduler
+    is held to.
+    """
     found = {}
     for prefix, number in toy.number.items():
         for token in range(toy.vocab_size):
@@ -70,8 +78,11 @@ def parts(toy, completion, values, start=0):
     )
 
 
-def transition_matrix(toy, settings, limit, kernel=RIGHT, early_rejection=False):
-    """P over the reachable completions, from the log ratios of the production `step` driven through every (cut, suffix)."""
+def transition_matrix(toy, settings, limit, kernel=RIGHT):
+    """P over the reachable completions, from the log ratios of the production `step` driven through
+    every (cut, suffix).
+    """
+    settings = replace(settings, early_rejection=False)
     values = recorded(toy, settings.alpha, settings.temperature, settings.top_k, kernel)
     states = toy.completions(limit, settings.top_k)
     where = {x: i for i, x in enumerate(states)}
@@ -87,7 +98,8 @@ def transition_matrix(toy, settings, limit, kernel=RIGHT, early_rejection=False)
     }
     d = settings.restart_prob
     for x in states:
-        state = State(*parts(toy, x, values), ended=x[-1] == END, limit=limit)
+        draws = Draws(*parts(toy, x, values), ended=x[-1] == END)
+        state = State(draws, limit=limit)
         chosen = toy.model_positions(x)
         for j, t in enumerate(chosen):
             u = d / 2 if j == 0 and d else d + (1 - d) * (j + 0.5) / len(chosen)
@@ -98,7 +110,6 @@ def transition_matrix(toy, settings, limit, kernel=RIGHT, early_rejection=False)
                     state,
                     settings,
                     lambda address, script=script: script[address[2]],
-                    early_rejection,
                 )
                 request = next(run)
                 assert isinstance(request, Decode) and request.cut == t and request.limit == limit
@@ -125,7 +136,9 @@ def stationary_error(toy, settings, limit, kernel=RIGHT):
 @pytest.mark.parametrize("temperature", [0.25, 0.7, 1.0])
 @pytest.mark.parametrize("alpha", [1.0, 2.0, 4.0])
 def test_the_kernel_leaves_the_target_unchanged(toy, alpha, temperature, top_k, restart_prob):
-    """pi P = pi to 1e-12, for one block and for each of two (pi_b is p^alpha over completions limited to the block)."""
+    """pi P = pi to 1e-12, for one block and for each of two (pi_b is p^alpha over completions
+    limited to the block).
+    """
     for num_blocks in (1, 2):
         settings = settings_of(
             toy,
@@ -205,26 +218,22 @@ def initial_law(toy, settings, states):
 
 
 def last_states(toy, settings, chains, stage, batch_rows=1000):
-    """How often each completion is a chain's last state; in lots, so that only one lot's trajectories are held."""
+    """How often each completion is a chain's last state; in lots, so that only one lot's
+    trajectories are held.
+    """
     counts = {}
     for lot in range(chains // batch_rows):
-        for result in sample(
-            toy,
-            [toy.prompt],
-            settings,
-            0,
-            stage,
-            chains=batch_rows,
-            batch_rows=batch_rows,
-            examples=[lot],
-        ):
+        batch = Batch([toy.prompt], 0, stage, batch_rows, batch_rows, examples=[lot])
+        for result in sample(toy, batch, settings):
             key = tuple(result.final.tokens)
             counts[key] = counts.get(key, 0) + 1
     return counts
 
 
 def verdict(counts, states, pi, chains):
-    """Whether counts look like exact draws: TV below the 99.9% quantile of as many exact draws, and a goodness-of-fit p above 1e-3."""
+    """Whether counts look like exact draws: TV below the 99.9% quantile of as many exact draws, and
+    a goodness-of-fit p above 1e-3.
+    """
     seen = numpy.array([counts.get(x, 0) for x in states])
     assert seen.sum() == chains
     exact = generator(0, "exact draws").multinomial(chains, pi, size=4000)
@@ -263,7 +272,8 @@ def test_20000_chains_follow_the_target_and_wrong_kernels_do_not(toy, monkeypatc
         assert not verdict(last_states(toy, settings, chains, "no index"), states, pi, chains)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "nanolab.scheduler.power_term", lambda log_p, log_z, temperature, alpha: alpha * log_p
+            "nanolab.inference.proposal.power_term",
+            lambda log_p, log_z, temperature, alpha: alpha * log_p,
         )
         assert not verdict(last_states(toy, settings, chains, "no log q"), states, pi, chains)
 
@@ -282,9 +292,7 @@ def test_early_rejection_makes_the_decision_of_the_full_procedure(toy, changes):
     """At every step of every chain, and it saves work."""
     settings = settings_of(toy, num_steps=6, **changes)
     runs = [
-        sample(
-            toy, [toy.prompt], settings, 0, "early", chains=150, batch_rows=64, early_rejection=on
-        )
+        sample(toy, Batch([toy.prompt], 0, "early", 150), replace(settings, early_rejection=on))
         for on in (True, False)
     ]
     for fast, full in zip(*runs, strict=True):
@@ -306,61 +314,44 @@ def test_early_rejection_makes_the_decision_of_the_full_procedure(toy, changes):
     ],
 )
 def test_early_rejection_stays_away_where_it_is_not_exact(toy, changes):
-    results = sample(
-        toy, [toy.prompt], settings_of(toy, num_steps=5, **changes), 0, "never", chains=50
-    )
+    settings = settings_of(toy, num_steps=5, **changes)
+    results = sample(toy, Batch([toy.prompt], 0, "never", copies=50), settings)
     assert not any(info.early_rejected for result in results for info in result.infos)
 
 
 def test_a_chain_alone_equals_the_chain_among_others(toy):
     settings = settings_of(toy, num_steps=5, num_blocks=2)
-    together = sample(toy, [toy.prompt] * 20, settings, 3, "power", chains=2, batch_rows=7)
-    alone = sample(toy, [toy.prompt], settings, 3, "power", chains=2, examples=[13])
+    together = sample(toy, Batch([toy.prompt] * 20, 3, "power", copies=2, rows=7), settings)
+    alone = sample(toy, Batch([toy.prompt], 3, "power", copies=2, examples=[13]), settings)
     assert [r.states for r in alone] == [
-        [with_positions(s, t) for s, t in zip(r.states, a.states)]
+        [replace(s, positions=t.positions) for s, t in zip(r.states, a.states)]
         for r, a in zip(together[26:28], alone, strict=True)
-    ]
-
-
-def with_positions(state, like):
-    """The state with the position count of `like`: who pays for a shared prompt depends on the batch."""
-    return Completion(
-        state.tokens, state.forced, state.log_p, state.log_q, state.ended, like.positions
-    )
+    ]  # but for positions: who pays for a shared prompt depends on the batch
 
 
 def test_a_trajectory_holds_every_shorter_one(toy):
-    """All num_steps of a point are read from one trajectory: state s is the final state of a run of s steps."""
-    long = sample(toy, [toy.prompt] * 10, settings_of(toy, num_steps=8), 0, "power")
-    short = sample(toy, [toy.prompt] * 10, settings_of(toy, num_steps=3), 0, "power")
+    """All num_steps of a point are read from one trajectory: state s is the final state of a run of
+    s steps.
+    """
+    long = sample(toy, Batch([toy.prompt] * 10, 0, "power"), settings_of(toy, num_steps=8))
+    short = sample(toy, Batch([toy.prompt] * 10, 0, "power"), settings_of(toy, num_steps=3))
     assert [r.states[3] for r in long] == [r.final for r in short]
-    assert all(r.positions_by_step[3] == s.positions for r, s in zip(long, short, strict=True))
+    assert all(r.states[3].positions == s.positions for r, s in zip(long, short, strict=True))
 
 
 def test_no_steps_is_one_draw_from_q_and_alpha_one_at_t_one_accepts_all_but_the_index_term(toy):
-    results = sample(toy, [toy.prompt] * 5, settings_of(toy, num_steps=0), 0, "power")
+    results = sample(toy, Batch([toy.prompt] * 5, 0, "power"), settings_of(toy, num_steps=0))
     assert all(len(r.states) == 1 and not r.infos for r in results)
-    results = sample(
-        toy,
-        [toy.prompt] * 30,
-        settings_of(toy, alpha=1.0, temperature=1.0, restart_prob=1.0, num_steps=4),
-        0,
-        "power",
-    )
+    settings = settings_of(toy, alpha=1.0, temperature=1.0, restart_prob=1.0, num_steps=4)
+    results = sample(toy, Batch([toy.prompt] * 30, 0, "power"), settings)
     assert all(
         info.accepted and info.log_ratio == pytest.approx(0) for r in results for info in r.infos
     )
 
 
 def test_info_keeps_the_rejected_proposal(toy):
-    results = sample(
-        toy,
-        [toy.prompt] * 40,
-        settings_of(toy, alpha=4.0, num_steps=4),
-        0,
-        "power",
-        early_rejection=False,
-    )
+    settings = settings_of(toy, alpha=4.0, num_steps=4, early_rejection=False)
+    results = sample(toy, Batch([toy.prompt] * 40, 0, "power"), settings)
     for result in results:
         for before, info, after in zip(result.states, result.infos, result.states[1:]):
             assert info.log_p_old == pytest.approx(toy.log_p(tuple(before.tokens)))
@@ -372,7 +363,8 @@ def test_info_keeps_the_rejected_proposal(toy):
 
 
 def test_most_likely_is_the_best_state_visited(toy):
-    for result in sample(toy, [toy.prompt] * 10, settings_of(toy, num_steps=5), 0, "power"):
+    batch = Batch([toy.prompt] * 10, 0, "power")
+    for result in sample(toy, batch, settings_of(toy, num_steps=5)):
         assert result.most_likely.sum_log_p == max(state.sum_log_p for state in result.states)
 
 
@@ -397,4 +389,4 @@ def test_settings_out_of_range_are_refused(toy, changes, words):
 
 def test_a_completion_beyond_the_context_is_refused(toy):
     with pytest.raises(UserError, match="max_new_tokens = 5"):
-        sample(toy, [toy.prompt], settings_of(toy, max_new_tokens=5), 0, "power")
+        sample(toy, Batch([toy.prompt], 0, "power"), settings_of(toy, max_new_tokens=5))

@@ -1,15 +1,18 @@
-"""Power sampling with rollouts: exact when the futures are known, close when they are sampled, and cheap where nothing is open."""
+"""Power sampling with rollouts: exact when the futures are known, close when they are sampled, and
+cheap where nothing is open.
+"""
 
 import itertools
 import math
 
 import numpy
 import pytest
+from toy import END, ToyModel
 
-from nanolab.generation import log_mean
-from nanolab.samplers.power_rollout import RolloutSettings, run_completion, sample, token_law
-from nanolab.samplers.toy import END, ToyModel
-from nanolab.schema import UserError
+from nanolab.errors import UserError
+from nanolab.inference.proposal import log_mean
+from nanolab.samplers.batch import Batch, sample
+from nanolab.samplers.power_rollout import RolloutSettings, token_law
 from nanolab.seeds import generator
 
 
@@ -56,7 +59,9 @@ def test_with_the_true_futures_the_law_is_the_target(toy, alpha):
 
 
 def test_the_jackknife_takes_the_first_order_of_the_bias_away():
-    """Two tokens whose futures have two values each; the expectation over all rollouts is summed exactly."""
+    """Two tokens whose futures have two values each; the expectation over all rollouts is summed
+    exactly.
+    """
     outcomes = [numpy.log([0.2, 1.0]), numpy.log([0.5, 0.9])]
     log_p, alpha, count = numpy.log([0.5, 0.5]), 1.0, 4
     truth = numpy.array([0.6, 0.7]) / 1.3
@@ -72,12 +77,14 @@ def test_the_jackknife_takes_the_first_order_of_the_bias_away():
 
 
 def distance(plain_driver, toy, settings, count):
-    """TV of completions (production kernel, plain driver) to pi, and the 99.9% quantile of that of as many exact draws."""
+    """TV of completions (production kernel, plain driver) to pi, and the 99.9% quantile of that of
+    as many exact draws.
+    """
     law = toy.law(settings.alpha, settings.max_new_tokens, settings.top_k)
     where, pi = {x: i for i, x in enumerate(law)}, numpy.array(list(law.values()))
     seen, driver = numpy.zeros(len(pi)), plain_driver(toy)
     for _ in range(count):
-        seen[where[tuple(driver.run(run_completion(settings, driver.noise)).final.tokens)]] += 1
+        seen[where[tuple(driver.run(settings.kernel(driver.noise)).final.tokens)]] += 1
     exact = generator(0, "exact draws").multinomial(count, pi, size=2000)
     return numpy.abs(seen / count - pi).sum() / 2, numpy.quantile(
         numpy.abs(exact / count - pi).sum(1) / 2, 0.999
@@ -86,7 +93,9 @@ def distance(plain_driver, toy, settings, count):
 
 @pytest.mark.slow
 def test_many_rollouts_draw_from_the_target_and_no_lookahead_does_not(plain_driver, toy):
-    """32 whole futures a token: within the noise of exact draws. Futures of one token, without the rest: far from it."""
+    """32 whole futures a token: within the noise of exact draws. Futures of one token, without the
+    rest: far from it.
+    """
     found, noise_level = distance(plain_driver, toy, settings_of(toy, rollouts=32), 1000)
     assert found < noise_level
     short, noise_level = distance(
@@ -96,7 +105,7 @@ def test_many_rollouts_draw_from_the_target_and_no_lookahead_does_not(plain_driv
 
 
 def test_records_and_rows(toy):
-    results = sample(toy, [toy.prompt] * 60, settings_of(toy), 0, "records", batch_rows=9)
+    results = sample(toy, Batch([toy.prompt] * 60, 0, "records", rows=9), settings_of(toy))
     assert not toy.rows
     assert any(any(r.final.forced) for r in results) and any(not r.final.ended for r in results)
     for result in results:
@@ -114,10 +123,8 @@ def test_records_and_rows(toy):
 
 
 def test_a_completion_does_not_depend_on_its_batch(toy):
-    together = sample(toy, [toy.prompt] * 8, settings_of(toy), 5, "s", chains=2, batch_rows=3)
-    alone = sample(
-        toy, [toy.prompt], settings_of(toy), 5, "s", chains=2, batch_rows=64, examples=[6]
-    )
+    together = sample(toy, Batch([toy.prompt] * 8, 5, "s", copies=2, rows=3), settings_of(toy))
+    alone = sample(toy, Batch([toy.prompt], 5, "s", copies=2, examples=[6]), settings_of(toy))
     assert [r.final.tokens for r in together[12:14]] == [r.final.tokens for r in alone]
     assert [[i.law for i in r.infos] for r in together[12:14]] == [
         [i.law for i in r.infos] for r in alone
@@ -125,7 +132,7 @@ def test_a_completion_does_not_depend_on_its_batch(toy):
 
 
 def test_one_candidate_is_greedy_and_looks_at_nothing(toy):
-    (result,) = sample(toy, [toy.prompt], settings_of(toy, candidates=1), 0, "greedy")
+    (result,) = sample(toy, Batch([toy.prompt], 0, "greedy"), settings_of(toy, candidates=1))
     for info, t in zip(result.infos, toy.model_positions(tuple(result.final.tokens)), strict=True):
         assert result.final.tokens[t] == int(
             toy.table[toy.number[tuple(result.final.tokens[:t])]].argmax()
@@ -134,7 +141,8 @@ def test_one_candidate_is_greedy_and_looks_at_nothing(toy):
 
 
 def test_the_floor_keeps_the_likeliest_token_and_drops_the_unlikely(toy):
-    for result in sample(toy, [toy.prompt] * 10, settings_of(toy, candidate_floor=0.3), 0, "floor"):
+    batch = Batch([toy.prompt] * 10, 0, "floor")
+    for result in sample(toy, batch, settings_of(toy, candidate_floor=0.3)):
         for info in result.infos:
             assert info.log_p[0] == max(info.log_p)
             assert all(value >= math.log(0.3) for value in info.log_p[1:])
@@ -161,6 +169,6 @@ def test_settings_out_of_range_are_refused(changes, message):
 
 def test_too_long_a_completion_is_refused(toy):
     with pytest.raises(UserError, match="more than the context"):
-        sample(toy, [toy.prompt], RolloutSettings(max_new_tokens=50), 0, "s")
-    with pytest.raises(UserError, match="chains = 0"):
-        sample(toy, [toy.prompt], settings_of(toy), 0, "s", chains=0)
+        sample(toy, Batch([toy.prompt], 0, "s"), RolloutSettings(max_new_tokens=50))
+    with pytest.raises(UserError, match="copies = 0"):
+        sample(toy, Batch([toy.prompt], 0, "s", copies=0), settings_of(toy))

@@ -1,24 +1,27 @@
-"""Sequential Monte Carlo: its estimate of Z is unbiased, its draws approach p^alpha with the particles, and no row is lost."""
+"""Sequential Monte Carlo: its estimate of Z is unbiased, its draws approach p^alpha with the
+particles, and no row is lost.
+"""
 
+import itertools
 import math
 
 import numpy
 import pytest
 import scipy.stats
+from small_models import Work
+from toy import ToyModel
 
-from nanolab.generation import Program
+from nanolab.errors import UserError
+from nanolab.inference.protocol import Draws, Program, Suffix
+from nanolab.inference.scheduler import serve
 from nanolab.samplers import power_smc
+from nanolab.samplers.batch import Batch, sample
 from nanolab.samplers.power_smc import (
     Particle,
     SmcSettings,
     effective_sample_size,
-    run_population,
-    sample,
     systematic,
 )
-from nanolab.samplers.toy import ToyModel
-from nanolab.scheduler import serve
-from nanolab.schema import UserError
 from nanolab.seeds import generator, noise, uniform
 
 
@@ -49,16 +52,8 @@ def exact_z(toy, settings):
 def populations(toy, settings, count, stage, lot=500):
     """Results of `count` populations, in lots so that only one lot's states are held."""
     for first in range(0, count, lot):
-        yield from sample(
-            toy,
-            [toy.prompt],
-            settings,
-            0,
-            stage,
-            populations=min(lot, count - first),
-            batch_rows=1000,
-            examples=[first],
-        )
+        copies = min(lot, count - first)
+        yield from sample(toy, Batch([toy.prompt], 0, stage, copies, 1000, [first]), settings)
 
 
 def z_error(found, toy, settings):
@@ -70,7 +65,7 @@ def z_error(found, toy, settings):
 def driven(plain_driver, toy, settings, count, seed=0):
     """Results of `count` populations from the production kernel, answered by the plain driver."""
     driver = plain_driver(toy, seed)
-    return (driver.run(run_population(settings, driver.noise)) for _ in range(count))
+    return (driver.run(settings.kernel(driver.noise)) for _ in range(count))
 
 
 @pytest.mark.slow
@@ -107,6 +102,81 @@ def test_the_estimate_of_z_is_unbiased_whatever_the_schedule(plain_driver, toy, 
         )
         < 4
     )
+
+
+class ShortToy(ToyModel):
+    """A toy that mostly ends at once: resampling often leaves no particle that can grow."""
+
+    def _weights(self, seed, main, rest):
+        plain = super()._weights(seed, main, rest)
+        return {x: weight * 0.3 ** len(x) for x, weight in plain.items()}
+
+
+@pytest.mark.parametrize("particles", [4, 8, 16])
+def test_a_ramp_that_resampling_cuts_short_ends_at_alpha(plain_driver, particles):
+    """The mean of Z is exact, and so is that of Z where the draw has one token: the draw's law."""
+    toy, far = ShortToy(), {}
+    short = [x for x in toy.completions(toy.max_new_tokens) if len(x) == 1]
+    grid = itertools.product((2.0, 4.0, 8.0), (3, 4, 5, 6), (0.5, 0.9, 1.0))
+    for number, (alpha, ramp, threshold) in enumerate(grid):
+        settings = settings_of(
+            toy,
+            particles=particles,
+            alpha=alpha,
+            temperature=1.0,
+            ramp_tokens=ramp,
+            ess_threshold=threshold,
+        )
+        results = list(driven(plain_driver, toy, settings, 150, number))
+        assert {result.infos[-1].exponent for result in results} == {alpha}
+        found = numpy.array([math.exp(result.log_z) for result in results])
+        drawn = found * [len(result.final.tokens) == 1 for result in results]
+        exact = exact_z(toy, settings), sum(math.exp(alpha * toy.log_p(x)) for x in short)
+        for name, values, mean in zip(("Z", "law"), (found, drawn), exact, strict=True):
+            errors = (values.mean() - mean) / (values.std(ddof=1) / math.sqrt(len(values)))
+            if abs(errors) >= 4:
+                far[name, alpha, ramp, threshold] = float(errors)
+    assert not far
+
+
+def test_a_population_of_ended_particles_moves_its_weights_to_alpha():
+    """One stretch by hand: the living particle is dropped at exponent 2 of 4; the target is p^4."""
+    settings = SmcSettings(
+        alpha=4.0,
+        particles=3,
+        temperature=1.0,
+        top_k=None,
+        max_new_tokens=9,
+        ess_threshold=1.0,
+        stretch=3,
+        ramp_tokens=9,
+    )
+    kernel = settings.kernel(lambda address: 0.5)
+    assert len(next(kernel)) == 3
+    likely = Suffix(tokens=[0], forced=[False], log_p=[-0.1], log_q=[-0.1], a=[-0.3], ended=True)
+    lucky = Suffix(
+        tokens=[2, 0],
+        forced=[False] * 2,
+        log_p=[-1.0] * 2,
+        log_q=[-2.0] * 2,
+        a=[-2.0] * 2,
+        ended=True,
+    )
+    alive = Suffix(
+        tokens=[2] * 3, forced=[False] * 3, log_p=[-3.0] * 3, log_q=[-3.0] * 3, a=[-9.0] * 3
+    )
+    with pytest.raises(StopIteration) as stopped:
+        kernel.send([likely, lucky, alive])
+    result = stopped.value.value
+    (info,) = result.infos
+    assert info.resampled and info.ancestors == [0, 1, 1] and info.exponent == 4.0
+    assert [particle.tokens for particle in result.particles] == [[0], [2, 0], [2, 0]]
+    at_2, moved = numpy.exp([-0.1, 0.0, -9.0]).mean(), numpy.exp([2 * -0.1, 2 * -2.0, 2 * -2.0])
+    weights = at_2 * moved
+    assert numpy.exp(result.log_weights) == pytest.approx(weights)
+    assert result.log_z == pytest.approx(math.log(weights.mean()))
+    assert result.least_effective_size == pytest.approx(weights.sum() ** 2 / (weights**2).sum())
+    assert result.least_effective_size < info.effective_sample_size
 
 
 def test_the_estimate_of_z_is_unbiased_through_the_scheduler(toy):
@@ -150,7 +220,9 @@ def distance(results, toy, settings):
 
 @pytest.mark.slow
 def test_the_draws_approach_the_target_with_the_particles(plain_driver, toy):
-    """TV falls with N; at N = 256 it is within the noise of exact draws, at N = 1 (plain sampling from q) far outside."""
+    """TV falls with N; at N = 256 it is within the noise of exact draws, at N = 1 (plain sampling
+    from q) far outside.
+    """
     found = {}
     for particles in (1, 4, 256):
         settings = settings_of(toy, particles=particles, alpha=4.0, temperature=1.0)
@@ -207,9 +279,9 @@ def test_effective_sample_size():
 
 def test_a_population_does_not_depend_on_its_batch_and_gives_its_rows_back(toy):
     settings = settings_of(toy, particles=5, ess_threshold=0.9)
-    together = sample(toy, [toy.prompt] * 12, settings, 3, "s", populations=2, batch_rows=7)
+    together = sample(toy, Batch([toy.prompt] * 12, 3, "s", copies=2, rows=7), settings)
     assert not toy.rows
-    alone = sample(toy, [toy.prompt], settings, 3, "s", populations=2, examples=[9], batch_rows=64)
+    alone = sample(toy, Batch([toy.prompt], 3, "s", copies=2, examples=[9]), settings)
     for a, b in zip(together[18:20], alone, strict=True):
         assert [p.tokens for p in a.particles] == [p.tokens for p in b.particles]
         assert a.final.tokens == b.final.tokens and (a.log_weights == b.log_weights).all()
@@ -219,30 +291,29 @@ def test_a_population_does_not_depend_on_its_batch_and_gives_its_rows_back(toy):
 
 
 def test_a_particle_is_forwarded_once(toy):
-    """Positions: the prompt once, and every token but a completion's last once, however often particles are resampled."""
+    """Positions: the prompt once, and every token but a completion's last once, however often
+    particles are resampled.
+    """
     settings = settings_of(toy, particles=6, ess_threshold=0.0)
-    for result in sample(toy, [toy.prompt], settings, 1, "positions"):
+    for result in sample(toy, Batch([toy.prompt], 1, "positions"), settings):
         assert result.positions == 1 + sum(
             len(p.tokens) - 1 - _forced_at_the_end(p) for p in result.particles
         )
     uniforms = noise(0, "s", 0)
-    result, counts = serve(
+    work = Work(toy)
+    (result,) = serve(
         toy,
-        [
-            Program(
-                toy.prompt, run_population(settings_of(toy, ess_threshold=1.0), uniforms), uniforms
-            )
-        ],
+        [Program(toy.prompt, settings_of(toy, ess_threshold=1.0).kernel(uniforms), uniforms)],
         64,
     )
-    assert (
-        counts.positions == result[0].positions == sum(info.positions for info in result[0].infos)
-    )
-    assert 0 < counts.rows <= counts.decodes * 64
+    assert work.positions == result.positions == sum(info.positions for info in result.infos)
+    assert 0 < work.rows <= work.decodes * 64
 
 
 def _forced_at_the_end(completion):
-    """Forced tokens that end a completion at the limit: the token that called the tool was never forwarded, nor they."""
+    """Forced tokens that end a completion at the limit: the token that called the tool was never
+    forwarded, nor they.
+    """
     count = 0
     while completion.forced[len(completion.forced) - 1 - count]:
         count += 1
@@ -253,14 +324,16 @@ def test_ramped_exponents_end_at_alpha(toy):
     settings = settings_of(toy, alpha=4.0, ramp_tokens=3)
     assert [settings.exponent(n) for n in (0, 1, 2, 3, 4)] == [1, 2, 3, 4, 4]
     assert settings_of(toy, alpha=4.0, ramp_tokens=100).exponent(toy.max_new_tokens) == 4
-    particle = Particle(log_p=[-1.0, -2.0], log_q=[-0.5, -1.0], a=[4 * -1.0 + 0.5, 4 * -2.0 + 1.0])
+    particle = Particle(Draws(log_p=[-1.0, -2.0], a=[4 * -1.0 + 0.5, 4 * -2.0 + 1.0]))
     assert particle.value(2.0, 4.0) == pytest.approx(2 * -3.0 + 1.5)
     for result in populations(toy, settings, 20, "ramp"):
         assert result.infos[-1].exponent == 4
 
 
 def test_chosen_particles_follow_the_weights(toy):
-    """The final particle is drawn by weight: over many populations the picks' mean rank probability is uniform."""
+    """The final particle is drawn by weight: over many populations the picks' mean rank probability
+    is uniform.
+    """
     settings = settings_of(toy, particles=3, ess_threshold=0.0, alpha=1.0, temperature=1.0)
     picked = []
     for result in populations(toy, settings, 1500, "pick"):
@@ -292,6 +365,6 @@ def test_settings_out_of_range_are_refused(changes, message):
 
 def test_too_long_a_completion_is_refused(toy):
     with pytest.raises(UserError, match="more than the context"):
-        sample(toy, [toy.prompt], SmcSettings(max_new_tokens=50), 0, "s")
-    with pytest.raises(UserError, match="populations = 0"):
-        sample(toy, [toy.prompt], settings_of(toy), 0, "s", populations=0)
+        sample(toy, Batch([toy.prompt], 0, "s"), SmcSettings(max_new_tokens=50))
+    with pytest.raises(UserError, match="copies = 0"):
+        sample(toy, Batch([toy.prompt], 0, "s", copies=0), settings_of(toy))

@@ -3,8 +3,7 @@
 import math
 
 import pytest
-
-from nanolab.samplers.toy import END, TOOL, ToyModel, tool_output
+from toy import END, TOOL, ToyModel, tool_output
 
 
 def shares(toy, law):
@@ -19,7 +18,9 @@ def shares(toy, law):
 @pytest.mark.parametrize("top_k", [None, 3])
 @pytest.mark.parametrize("alpha", [1, 2, 4])
 def test_the_target_is_spread(alpha, top_k):
-    """Effective support of at least 8, and at least 2% for every length, with and without the tool."""
+    """Effective support of at least 8, and at least 2% for every length, with and without the
+    tool.
+    """
     toy = ToyModel()
     law = toy.law(alpha, toy.max_new_tokens, top_k)
     assert 1 / sum(mass**2 for mass in law.values()) >= 8
@@ -52,7 +53,9 @@ def test_the_tool_output_is_forced_and_cut_by_the_limit():
 
 
 def test_a_block_completes_a_forced_output():
-    """An inner limit of 2 lets a tool output that has begun run past it; the final limit does not."""
+    """An inner limit of 2 lets a tool output that has begun run past it; the final limit does
+    not.
+    """
     found = ToyModel(4).completions(2)
     assert (TOOL, *tool_output((TOOL,))) in found and (2, TOOL, *tool_output((2, TOOL))) in found
 

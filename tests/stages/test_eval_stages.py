@@ -1,15 +1,27 @@
-"""The evaluating stages and RL on an untrained tiny model: keys, records, resumption, and that GRPO raises what it rewards."""
+"""The evaluating stages and RL on an untrained tiny model: keys, records, resumption, and that GRPO
+raises what it rewards.
+"""
 
 import dataclasses
 import itertools
 import json
 import math
 
+import pandas
 import pytest
 import torch
 
-from nanolab import checkpoint
-from nanolab.config import (
+from nanolab import artefacts, results
+from nanolab.data.sources.source import open_source
+from nanolab.data.tasks import catalogue
+from nanolab.data.tokens.tokenizer import Tokenizer, train_tokenizer
+from nanolab.dist import World
+from nanolab.errors import UserError
+from nanolab.evals.evaluation import Evaluation
+from nanolab.model import checkpoint, scaling
+from nanolab.model.gpt import GPT
+from nanolab.results import Score
+from nanolab.settings.config import (
     BaseEvalConfig,
     BaseTrainConfig,
     ChatEvalConfig,
@@ -20,14 +32,9 @@ from nanolab.config import (
     RlConfig,
     StudyConfig,
 )
-from nanolab.data.sources import open_source
-from nanolab.data.tokenizer import Tokenizer, train_tokenizer
-from nanolab.dist import World
-from nanolab.journal import NullRun
-from nanolab.model import scaling
-from nanolab.model.gpt import GPT
-from nanolab.schema import UserError
-from nanolab.stages import base_eval, chat_eval, models, power_ablation, power_eval, rl
+from nanolab.settings.study_file import load_study
+from nanolab.stages import base_eval, chat_eval, power_ablation, power_eval, rl
+from nanolab.tracking.journal import NullRun
 
 WORLD = World(0, 1, torch.device("cpu"), torch.float32)
 STUDY = StudyConfig(
@@ -55,13 +62,23 @@ def inputs(tmp_path_factory):
     ):  # they start at zero
         torch.nn.init.normal_(matrix, std=0.2)
     checkpoint.save(folder / "checkpoints", 1, model, {}, {"tokenizer_digest": tokenizer.digest})
+    artefacts.write_result(folder, "sft", {}, 0.0)
     return dict.fromkeys(("tok_train", "base_train", "mid_train", "sft", "rl"), folder)
 
 
 def run(stage, step, config, folder, inputs):
     folder.mkdir(exist_ok=True)
     record = NullRun()
-    return stage.run(Job(step, STUDY, config, folder, inputs), WORLD, record), record
+    return kept(step, stage.run(Job(step, STUDY, config, folder, inputs), WORLD, record)), record
+
+
+def kept(step, result):
+    """The flat values of a result, which its rows give back from JSON and from MLflow."""
+    values = result.flat()
+    again = results.from_json(json.loads(json.dumps(results.to_json(result.rows))))
+    assert again == result.rows and results.flat(again).items() <= values.items()
+    assert results.flat(results.read_flat(step, values)) == results.flat(result.rows)
+    return values
 
 
 def check_metrics(metrics):
@@ -70,7 +87,9 @@ def check_metrics(metrics):
 
 
 def test_base_eval_gives_core_and_every_task_and_reenters_without_work(tmp_path, inputs, capsys):
-    config = BaseEvalConfig(core_examples=4, max_examples=4, max_new_tokens=8, num_samples=2)
+    config = BaseEvalConfig(
+        core_examples=4, max_examples=4, gsm8k_examples=5, max_new_tokens=8, num_samples=2
+    )
     metrics, record = run(base_eval, "base_eval", config, tmp_path, inputs)
     check_metrics(metrics)
     assert {f"{task}{key}" for task in TASKS for key in RESULT_KEYS} < set(metrics)
@@ -89,12 +108,43 @@ def test_base_eval_gives_core_and_every_task_and_reenters_without_work(tmp_path,
     assert set(before) == {path.name for path in (tmp_path / "records").iterdir()}
 
 
+def test_a_task_that_is_one_entry_of_the_catalogue_is_evaluated(tmp_path, inputs, monkeypatch):
+    """A made-up task, read from a folder and asked of a chat model and, after shots, of a base
+    model.
+    """
+    published = catalogue.Published("my-lab/sums", "main", "0" * 40, "main")
+    task = catalogue.Task(
+        "sums", "Sums", catalogue.PROBLEM, published, ("train", "test"), 4, (9, 9), (9, 9)
+    )
+    monkeypatch.setitem(catalogue.TASKS, "sums", task)
+    rows = [{"question": f"{i} + 1?", "answer": f"#### {i + 1}"} for i in range(4)]
+    folder = tmp_path / "data" / published.local_folder
+    folder.mkdir(parents=True)
+    for split in task.splits:
+        pandas.DataFrame(rows).to_parquet(folder / f"{split}.parquet")
+    study = dataclasses.replace(STUDY, data=DataConfig(source="local", root=str(tmp_path / "data")))
+    config = ChatEvalConfig(tasks=["sums"], max_new_tokens=8, num_samples=1)
+    record = NullRun()
+    found = chat_eval.run(Job("chat", study, config, tmp_path, inputs), WORLD, record).flat()
+    assert (
+        found["sums/n"] == 4 and found["sums/chance"] == 0 and found["chat_core"] == found["sums"]
+    )
+    assert record.tables["samples.json"][0]["prompt"] == "0 + 1?"
+    asked = BaseEvalConfig(tasks=["sums"], max_new_tokens=8, num_shots=2)
+    job = Job("base", study, asked, tmp_path, inputs)
+    evaluation = Evaluation.of(job, WORLD, NullRun(), "base")
+    questions = evaluation.questions("sums", rows, evaluation.asking())
+    assert questions.text(0).count("Question: ") == 3 and questions.text(0).endswith("1?\nAnswer:")
+
+
 def test_core_of_a_folder_says_what_its_mean_covers(tmp_path, inputs):
-    """Three of the four tasks of a small bundle have data; a second time every record is there already."""
+    """Three of the four tasks of a small bundle have data; a second time every record is there
+    already.
+    """
     study = dataclasses.replace(STUDY, data=DataConfig(source="local", root="tests/data/tiny"))
     job = Job("base_eval", study, BaseEvalConfig(core_examples=None), tmp_path, inputs)
-    source, subject = open_source(study.data), models.load_subject(job, WORLD, "base")
-    metrics = base_eval.evaluate_core(job, WORLD, NullRun(), source, subject)
+    evaluation = Evaluation.of(job, WORLD, NullRun(), "base")
+    metrics = base_eval.evaluate_core(evaluation).flat()
     assert (
         metrics["core_covers"]
         == "3 of 4 tasks; no data for tiny_absent; tiny_pronouns has 2 of 5 rows"
@@ -117,14 +167,13 @@ def test_core_of_a_folder_says_what_its_mean_covers(tmp_path, inputs):
     )
     path = tmp_path / "records" / "core_tiny_letters.jsonl"
     before = path.read_text()
-    assert (
-        base_eval.evaluate_core(job, WORLD, NullRun(), source, subject) == metrics
-        and path.read_text() == before
-    )
+    assert base_eval.evaluate_core(evaluation).flat() == metrics and path.read_text() == before
 
 
 def test_chat_eval_has_the_five_tasks_and_chat_core(tmp_path, inputs):
-    config = ChatEvalConfig(max_examples=5, max_new_tokens=8, num_samples=1, batch_rows=8)
+    config = ChatEvalConfig(
+        max_examples=5, gsm8k_examples=None, max_new_tokens=8, num_samples=1, batch_rows=8
+    )
     metrics, record = run(chat_eval, "chat_eval_sft", config, tmp_path, inputs)
     check_metrics(metrics)
     assert {f"{task}{key}" for task in TASKS for key in RESULT_KEYS} | {"chat_core"} < set(metrics)
@@ -133,11 +182,41 @@ def test_chat_eval_has_the_five_tasks_and_chat_core(tmp_path, inputs):
         record.logged_params["rows.gsm8k.test"].startswith("5 of ")
         and "the first; 0 repeat" in record.logged_params["rows.gsm8k.test"]
     )
-    other = ChatEvalConfig(max_examples=5, max_new_tokens=8, num_samples=1, batch_rows=2)
+    other = ChatEvalConfig(
+        max_examples=5, gsm8k_examples=None, max_new_tokens=8, num_samples=1, batch_rows=2
+    )
     assert run(chat_eval, "chat_eval_sft", other, tmp_path / "other", inputs)[0] == metrics
 
 
 POWER = PowerEvalConfig(num_steps=2, max_examples=6, max_new_tokens=8, best_of=3, batch_rows=8)
+
+
+def test_chat_models_are_asked_the_word_problems_of_power_sampling(tmp_path, inputs):
+    """So that the columns of the summary's GSM8K row are of the same problems, whatever the other
+    tasks take.
+    """
+    chat_config = ChatEvalConfig(
+        tasks=["gsm8k", "mmlu"], max_examples=4, gsm8k_examples=6, max_new_tokens=8, num_samples=1
+    )
+    chats, asked = run(chat_eval, "chat_eval_sft", chat_config, tmp_path, inputs)
+    power, drawn = run(power_eval, "power_eval", POWER, tmp_path / "power", inputs)
+    assert chats["gsm8k/n"] == power["total"] == 6 and chats["mmlu/n"] == 4
+    assert asked.logged_params["problems.gsm8k.test"] == drawn.logged_params["problems.gsm8k.test"]
+    assert asked.logged_params["problems.gsm8k.test"] != asked.logged_params["problems.mmlu.test"]
+    # and so greedy answers, asked at the same length, are the same ones
+    assert chats["gsm8k"] == power["greedy/accuracy"]
+
+
+def test_the_default_study_asks_every_model_the_same_word_problems():
+    study = load_study("smoke")
+    # and the curve of base training ends on the rows that base_loss measures
+    assert study.base_train.eval_tokens == study.base_eval.loss_tokens
+    counts = {
+        study.chat_eval.gsm8k_examples,
+        study.base_eval.gsm8k_examples,
+        study.power_eval.max_examples,
+    }
+    assert len(counts) == 1
 
 
 def test_power_eval_reports_every_method_on_the_same_problems_and_resumes(tmp_path, inputs):
@@ -189,6 +268,20 @@ def test_power_ablation_makes_a_point_of_every_setting_and_baseline(tmp_path, in
         keys = {key for key, _, step in point.logged_metrics if step is None}
         assert keys >= {"accuracy", "low", "high", "passed", "total", "positions_per_problem"}
         assert ("acceptance" in keys) == (point.logged_params["num_steps"] > 0)
+    best = max(
+        value
+        for point in power.values()
+        for key, value, step in point.logged_metrics
+        if key == "accuracy" and step is None
+    )
+    assert (
+        metrics["best_accuracy"] == best
+        and 0 <= metrics["best_low"] <= best <= metrics["best_high"] <= 1
+    )
+    assert (
+        metrics["baseline_positions_per_problem"] <= metrics["best_positions_per_problem"]
+        and 0 < metrics["baseline_p_value"] <= 1
+    )
     others = {
         (p.logged_params["method"], p.logged_params["samples"])
         for n, p in record.points.items()
@@ -227,6 +320,41 @@ def test_power_ablation_makes_a_point_of_every_setting_and_baseline(tmp_path, in
         set(record.figures) == {f"plots/{name}.png" for name in names}
         and (tmp_path / "ablation.csv").is_file()
     )
+
+
+def test_a_selected_point_stands_beside_the_best_baseline_at_no_more_cost():
+    def found(method, passed, positions, **setting):
+        records = [{"passed": index < passed} for index in range(10)]
+        of = {"method": method, "settings": setting, "positions": positions}
+        score = Score("accuracy", passed / 10, low=0.0, high=1.0, **of)
+        return power_ablation.Point(score, records)
+
+    points = [
+        found("power", 6, 400.0, alpha=4.0),
+        found("smc", 7, 900.0, alpha=4.0, n=16),
+        found("smc", 7, 500.0, alpha=2.0, n=4),
+    ]
+    beside = [
+        found("greedy", 3, 90.0, n=1),
+        found("majority", 5, 480.0, n=8),
+        found("best_of", 9, 501.0, n=16),
+    ]
+    metrics = results.flat(power_ablation.selected(points, beside))
+    assert (metrics["best_accuracy"], metrics["best_method"], metrics["best_alpha"]) == (
+        0.7,
+        "smc",
+        2.0,
+    )  # of equals the cheaper
+    assert (
+        metrics["baseline_accuracy"],
+        metrics["baseline_method"],
+        metrics["baseline_among"],
+    ) == (0.5, "majority of 8", 2)
+    assert metrics["baseline_p_value"] == 0.5  # two problems more, none less: 2 / 2^2
+    none = results.flat(power_ablation.selected(points, beside[2:]))
+    assert "baseline_accuracy" not in none and none["baseline_among"] == 0
+    four = results.flat(power_ablation.selected(points, [found("best_of", 5, 480.0, n=4)]))
+    assert four["baseline_method"] == "best of 4"
 
 
 def test_power_eval_runs_chains_and_particles_and_keeps_every_chains_life(tmp_path, inputs):
@@ -313,7 +441,7 @@ def test_power_eval_says_how_exact_its_recorded_numbers_are(tmp_path, inputs, dt
 
 
 def test_a_prompt_without_room_is_refused_with_the_numbers(tmp_path, inputs, monkeypatch):
-    monkeypatch.setattr("nanolab.stages.models.Subject.context", 20)
+    monkeypatch.setattr("nanolab.evals.subject.Subject.context", 20)
     with pytest.raises(
         UserError,
         match=r"gsm8k problem .* has a prompt of .* tokens, which leaves no room in the 20 tokens",
@@ -345,6 +473,7 @@ def test_logits_that_are_not_numbers_name_the_checkpoint(tmp_path, inputs):
     )
     torch.nn.init.constant_(model.head.weight, float("nan"))
     checkpoint.save(tmp_path / "checkpoints", 7, model, {}, {"tokenizer_digest": tokenizer.digest})
+    artefacts.write_result(tmp_path, "sft", {}, 0.0)
     with pytest.raises(UserError, match=r"logits of sft, step 7 of .*checkpoints are not finite"):
         run(
             power_eval,
@@ -413,21 +542,13 @@ RL = RlConfig(
 )
 
 
-def reward_low_ids(tokenizer, row, completion, plain=False):
+def reward_low_ids(tokenizer, row, completion):
     """A reward that an untrained model sometimes gets: the first token is a byte below 128."""
-    passed = completion.tokens[0] < 128
-    return {
-        "passed": passed,
-        "answer": None,
-        "expected": None,
-        "text": "",
-        "tokens": len(completion.tokens),
-        "log_p": completion.sum_log_p,
-    }
+    return float(completion.tokens[0] < 128)
 
 
 def test_grpo_raises_the_reward(tmp_path, inputs, monkeypatch):
-    monkeypatch.setattr(rl, "grade_problem", reward_low_ids)
+    monkeypatch.setattr(rl, "reward_of", reward_low_ids)
     config = dataclasses.replace(
         RL, steps=12, problems_per_step=4, group_size=8, max_new_tokens=2, checkpoint_every=50
     )
@@ -443,7 +564,7 @@ def test_grpo_raises_the_reward(tmp_path, inputs, monkeypatch):
 
 
 def test_rl_resumes_exactly(tmp_path, inputs, monkeypatch):
-    monkeypatch.setattr(rl, "grade_problem", reward_low_ids)
+    monkeypatch.setattr(rl, "reward_of", reward_low_ids)
     whole, _ = run(rl, "rl", RL, tmp_path / "whole", inputs)
 
     class Killed(Exception):
@@ -462,7 +583,8 @@ def test_rl_resumes_exactly(tmp_path, inputs, monkeypatch):
     monkeypatch.setattr(rl, "collect", collect)
     resumed, record = run(rl, "rl", RL, tmp_path / "parts", inputs)
     assert resumed == whole
-    assert [step for key, _, step in record.logged_metrics if key == "train/reward"] == [3, 4]
+    steps = [step for key, _, step in record.logged_metrics if key == "train/reward"]
+    assert steps == [1, 2, 3, 4]  # 1 and 2 from the checkpoint
     for name, value in (
         checkpoint.load_model(tmp_path / "whole" / "checkpoints")[0].state_dict().items()
     ):
@@ -472,7 +594,7 @@ def test_rl_resumes_exactly(tmp_path, inputs, monkeypatch):
 
 
 def test_no_update_where_no_rollout_is_better_than_its_group(tmp_path, inputs, monkeypatch):
-    monkeypatch.setattr(rl, "grade_problem", lambda *a, **k: reward_low_ids(*a) | {"passed": False})
+    monkeypatch.setattr(rl, "reward_of", lambda *given: 0.0)
     run(rl, "rl", RL, tmp_path, inputs)
     before, after = (
         checkpoint.load_model(folder / "checkpoints")[0].state_dict()
@@ -490,7 +612,7 @@ def test_no_update_where_no_rollout_is_better_than_its_group(tmp_path, inputs, m
     ],
 )
 def test_a_missing_or_foreign_model_is_one_clear_line(tmp_path, inputs, stage, step, config):
-    with pytest.raises(UserError, match="checkpoint"):
+    with pytest.raises(UserError, match="has no result"):
         run(stage, step, config, tmp_path / "a", inputs | {"sft": tmp_path})
     train_tokenizer(
         iter(
@@ -499,5 +621,6 @@ def test_a_missing_or_foreign_model_is_one_clear_line(tmp_path, inputs, stage, s
         ),
         280,
     ).save(tmp_path / "tokenizer")
+    artefacts.write_result(tmp_path, "tok_train", {}, 0.0)
     with pytest.raises(UserError, match="tokenizer"):
         run(stage, step, config, tmp_path / "b", inputs | {"tok_train": tmp_path})

@@ -7,13 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from nanolab.config import Job, StudyConfig, TokenizerConfig
-from nanolab.data.sources import CoreTask, Document
-from nanolab.data.tokenizer import Tokenizer, train_tokenizer
-from nanolab.journal import NullRun
-from nanolab.report import canvas
-from nanolab.schema import UserError
+from nanolab import artefacts
+from nanolab.data.sources.source import CoreTask, Document
+from nanolab.data.tokens import tokenizer
+from nanolab.data.tokens.tokenizer import Tokenizer, train_tokenizer
+from nanolab.errors import UserError
+from nanolab.figures import style
+from nanolab.settings.config import Job, StudyConfig, TokenizerConfig
 from nanolab.stages import tok_eval, tok_train
+from nanolab.tracking.journal import NullRun
 
 WORLD = SimpleNamespace(rank=0, size=1)
 TEXTS = {
@@ -49,7 +51,7 @@ class OwnSource:
             raise UserError(f"no file for {name}")
         return ROWS[name][split]
 
-    def task_splits(self, name):
+    def splits(self, name):
         return tuple(ROWS.get(name, ()))
 
     def chats(self, split):
@@ -89,9 +91,16 @@ def job(tmp_path, monkeypatch):
     return Job("tok_train", StudyConfig(), config, tmp_path, {"tok_train": tmp_path})
 
 
+def finished(job):
+    """The metrics of the trained tokenizer, with its result written."""
+    metrics = tok_train.run(job, WORLD, NullRun()).flat()
+    artefacts.write_result(job.folder, "tok_train", metrics, 0.0)
+    return metrics
+
+
 def test_training_reads_max_chars_and_leaves_a_tokenizer(job):
     run = NullRun()
-    metrics = tok_train.run(job, WORLD, run)
+    metrics = tok_train.run(job, WORLD, run).flat()
     tokenizer = Tokenizer.load(job.folder / "tokenizer")
     assert metrics["vocab_size"] == tokenizer.vocab_size == 330
     assert metrics["max_chars"] == metrics["characters"] == 5000 and metrics["data"] == "local"
@@ -117,10 +126,33 @@ def test_training_reads_max_chars_and_leaves_a_tokenizer(job):
     )
 
 
-def test_evaluation_agrees_with_a_count_by_hand(job):
-    trained = tok_train.run(job, WORLD, NullRun())
+def test_a_long_run_of_blanks_is_said_and_a_panic_in_training_names_the_document(
+    job, monkeypatch, capfd
+):
+    """Each step that tokenises takes it, the held-out text and the public tokenizers among them."""
+    blanks = "red" + " " * 1_000_100 + "blue"
+    monkeypatch.setitem(TEXTS, "train", [*TEXTS["train"][:9], blanks, *TEXTS["train"][9:]])
+    monkeypatch.setitem(TEXTS, "validation", [blanks])
+    untrained = Tokenizer([bytes([value]) for value in range(256)])
+    public = {"public": untrained._encoding}
+    monkeypatch.setattr(tok_eval, "public_encodings", lambda: (public, []))
+    config = TokenizerConfig(vocab_size=330, max_chars=2_000_000, eval_chars=2_000_000)
+    job = Job("tok_train", StudyConfig(), config, job.folder, job.inputs)
+    finished(job)
+    assert "document 9 has over 100,000 blanks in a row" in capfd.readouterr().out
     run = NullRun()
-    metrics = tok_eval.run(job, WORLD, run)
+    assert tok_eval.run(job, WORLD, run).flat()["eval_chars"] == len(blanks)
+    rows = {(row["kind"], row["encoding"]): row for row in run.tables["bytes_per_token.json"]}
+    assert rows["prose", "public"]["tokens"] == len(blanks)
+    monkeypatch.setattr(tokenizer, "LONGEST_BLANKS", 10**7)  # as if the library took less
+    with pytest.raises(UserError, match="document 9: the training text cannot be tokenised"):
+        tok_train.run(job, WORLD, NullRun())
+
+
+def test_evaluation_agrees_with_a_count_by_hand(job):
+    trained = finished(job)
+    run = NullRun()
+    metrics = tok_eval.run(job, WORLD, run).flat()
     tokenizer, texts = (
         Tokenizer.load(job.folder / "tokenizer"),
         tok_train.held_out(OwnSource(), 600),
@@ -151,7 +183,7 @@ def test_evaluation_agrees_with_a_count_by_hand(job):
         "plots/bytes_per_token.png",
     }
     assert all(
-        figure.get_size_inches()[0] == canvas.SIZE[0] for figure, _ in run.figures.values()
+        figure.get_size_inches()[0] == style.SIZE[0] for figure, _ in run.figures.values()
     )  # the style of all figures
     lengths = run.figures["plots/token_length.png"][1]
     assert lengths["share_of_vocabulary"].sum() == pytest.approx(1) and lengths[
@@ -171,9 +203,9 @@ def test_bytes_per_token_are_counted_by_kind_and_missing_public_tokenizers_are_s
     job, monkeypatch, tmp_path, capsys
 ):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "empty"))
-    tok_train.run(job, WORLD, NullRun())
+    finished(job)
     run = NullRun()
-    metrics = tok_eval.run(job, WORLD, run)
+    metrics = tok_eval.run(job, WORLD, run).flat()
     tokenizer, rows = Tokenizer.load(job.folder / "tokenizer"), run.tables["bytes_per_token.json"]
     assert [row["kind"] for row in rows] == ["prose", "code", "numbers", "other scripts"]
     assert {row["encoding"] for row in rows} == {"this study"}
@@ -193,9 +225,9 @@ def test_bytes_per_token_are_counted_by_kind_and_missing_public_tokenizers_are_s
 
 
 def test_shared_runs_of_words_are_counted_and_missing_benchmarks_are_said(job):
-    tok_train.run(job, WORLD, NullRun())
+    finished(job)
     run = NullRun()
-    metrics = tok_eval.run(job, WORLD, run)
+    metrics = tok_eval.run(job, WORLD, run).flat()
     by_name = {row["benchmark"]: row for row in run.tables["overlap.json"]}
     assert set(by_name) == {"gsm8k", "humaneval", "core/own"}
     assert (
@@ -219,13 +251,13 @@ def test_shared_runs_of_words_are_counted_and_missing_benchmarks_are_said(job):
     )
     run = NullRun()
     assert (
-        not any(key.startswith("overlap") for key in tok_eval.run(none, WORLD, run))
+        not any(key.startswith("overlap") for key in tok_eval.run(none, WORLD, run).flat())
         and "overlap.json" not in run.tables
     )
 
 
 def test_more_ranks_work_once(job):
-    assert tok_train.run(job, SimpleNamespace(rank=1, size=2), NullRun()) == {}
+    assert tok_train.run(job, SimpleNamespace(rank=1, size=2), NullRun()).flat() == {}
     assert not (job.folder / "tokenizer").exists()
 
 
@@ -244,4 +276,8 @@ def test_no_held_out_text_is_a_clear_line(job, monkeypatch):
 
 def test_evaluation_without_a_tokenizer_is_a_clear_line(job):
     with pytest.raises(UserError, match="no tokenizer"):
+        Tokenizer.load(job.folder / "tokenizer")
+    with pytest.raises(
+        UserError, match=r"has no result.json: its step is not finished; run the same command again"
+    ):
         tok_eval.run(job, WORLD, NullRun())

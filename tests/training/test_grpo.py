@@ -1,4 +1,8 @@
-"""The policy gradient equals an obvious reference token by token, and leaves forced tokens and equal groups alone."""
+"""The policy gradient equals an obvious reference token by token, and leaves forced tokens and
+equal groups alone.
+"""
+
+import itertools
 
 import pytest
 import torch
@@ -89,6 +93,10 @@ def test_forced_and_padded_positions_have_no_target():
 def test_equal_rewards_have_no_advantage_and_no_gradient():
     assert grpo.advantages([1.0, 1.0, 1.0]) == [0, 0, 0]
     assert grpo.advantages([1.0, 0.0, 0.0, 0.0]) == [0.75, -0.25, -0.25, -0.25]
+    for reward, count in itertools.product((0.1, 0.7, -1 / 3, 1e-5), range(1, 33)):  # rounded means
+        assert grpo.advantages([reward] * count) == [0.0] * count
+    unequal = [0.3, 0.1, 0.1, 0.7]
+    assert grpo.advantages(unequal) == [reward - sum(unequal) / 4 for reward in unequal]
     model = TinyModel()
     facts = grpo.policy_gradient(WORLD, model, ROLLOUTS[3:], temperature=1.0, rows=2)
     assert facts == {"loss": 0, "tokens": 1, "useful": 0} and all(

@@ -1,4 +1,6 @@
-"""The loop: schedules, exact resumption after a kill, the same losses in any world, and what a diverging run says."""
+"""The loop: schedules, exact resumption after a kill, the same losses in any world, and what a
+diverging run says.
+"""
 
 import json
 import math
@@ -10,15 +12,18 @@ import sys
 import pytest
 import torch
 
-from nanolab import checkpoint
-from nanolab.config import BaseTrainConfig
+from nanolab import artefacts
 from nanolab.dist import World
-from nanolab.journal import NullRun
+from nanolab.errors import UserError
+from nanolab.evals.bpb import BitsPerByte
+from nanolab.model import checkpoint
 from nanolab.model.gpt import GPT
 from nanolab.model.optim import build_optimizers
 from nanolab.model.scaling import derive
-from nanolab.schema import UserError
-from nanolab.training.loop import Schedule, learning_rate_multiplier, train
+from nanolab.results import flat
+from nanolab.settings.config import BaseTrainConfig
+from nanolab.tracking.journal import NullRun
+from nanolab.training.loop import Schedule, Trainer
 
 SCALE = derive(
     BaseTrainConfig(
@@ -39,7 +44,9 @@ WORLD = World(0, 1, torch.device("cpu"), torch.float32)
 
 
 class CountedRows:
-    """Rows that follow from their number, a third of the targets without loss; counts what it gave, as a real cursor would."""
+    """Rows that follow from their number, a third of the targets without loss; counts what it gave,
+    as a real cursor would.
+    """
 
     length = 16
 
@@ -62,23 +69,37 @@ class CountedRows:
         self.next = state["next"]
 
 
-def trained(folder, schedule=SCHEDULE, rows=None, world=WORLD, validate=lambda: 2.5, seed=0):
-    """A run from the same initial weights; gives the metrics returned, the run's record and the model."""
+def trainer(model, folder, schedule, rows, world, run, validate, made_by="test"):
+    optimizers, facts = build_optimizers(model, SCALE), {"made_by": made_by}
+    return Trainer(
+        model=model,
+        optimizers=optimizers,
+        rows=rows,
+        schedule=schedule,
+        validate=validate,
+        world=world,
+        run=run,
+        folder=folder,
+        facts=facts,
+    )
+
+
+def trained(
+    folder,
+    schedule=SCHEDULE,
+    rows=None,
+    world=WORLD,
+    validate=lambda: BitsPerByte(2.5, 0.25, 96, 8),
+    seed=0,
+):
+    """A run from the same initial weights; gives the metrics returned, the run's record and the
+    model.
+    """
     torch.manual_seed(seed)
     model, run = GPT(SCALE.model), NullRun()
-    optimizers = build_optimizers(model, SCALE)
-    metrics = train(
-        model,
-        optimizers,
-        rows or CountedRows(),
-        world,
-        run,
-        folder,
-        schedule,
-        validate,
-        {"made_by": "test"},
-    )
-    return metrics, run, model
+    rows = rows or CountedRows()
+    metrics = trainer(model, folder, schedule, rows, world, run, validate).train()
+    return flat(metrics), run, model
 
 
 def curve(run, key="train/loss"):
@@ -97,15 +118,28 @@ def test_a_run_learns_logs_validates_and_leaves_checkpoints(tmp_path, capsys):
         metrics["steps"],
         metrics["batch_size"],
     ) == (20, 8)
+    assert metrics["loss_steps"] == 2 and metrics["loss_se"] == pytest.approx(
+        abs(losses[19] - losses[20]) / 2
+    )
+    assert metrics["loss_tokens"] == 2 * 8 * 10  # of 16 targets a row every third has no loss
     assert (
         metrics["validation_bits_per_byte"] == 2.5
         and metrics["tokens"] == 20 * 8 * 16
         and metrics["tokens_per_second"] > 0
     )
-    assert sorted(curve(run, "validation/bits_per_byte")) == [6, 12, 18, 20]
+    assert (
+        metrics["validation_bits_per_byte_se"],
+        metrics["validation_tokens"],
+        metrics["validation_rows"],
+    ) == (0.25, 96, 8)
+    assert (
+        sorted(curve(run, "validation/bits_per_byte"))
+        == [6, 12, 18, 20]
+        == sorted(curve(run, "validation/bits_per_byte_se"))
+    )
     assert curve(run, "train/learning_rate_multiplier")[20] == pytest.approx(0.1)
     assert set(curve(run, "train/tokens_per_second")) == set(losses)
-    assert checkpoint.steps(tmp_path) == [5, 10, 15, 20]
+    assert artefacts.checkpoint_steps(tmp_path) == [5, 10, 15, 20]
     last, facts = checkpoint.load_model(tmp_path)
     assert facts["made_by"] == "test" and all(
         torch.equal(a, b) for a, b in zip(last.parameters(), model.parameters())
@@ -130,15 +164,20 @@ def test_a_killed_run_goes_on_with_the_very_losses_of_an_uninterrupted_one(tmp_p
         trained(tmp_path / "killed", rows=KilledRows())
     metrics, resumed, other = trained(tmp_path / "killed", seed=1)  # the seed no longer matters
     assert "resuming after step 10" in capsys.readouterr().out
-    assert curve(resumed) == {step: loss for step, loss in curve(whole).items() if step > 10}
+    assert curve(resumed) == curve(whole)  # what its journal lacks comes from the checkpoint
+    rates = "train/learning_rate_multiplier"
+    assert curve(resumed, rates) == curve(whole, rates)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters()))
-    assert metrics["loss"] == (curve(whole)[19] + curve(whole)[20]) / 2
+    assert (
+        metrics["loss"] == (curve(whole)[19] + curve(whole)[20]) / 2
+        and metrics["loss_tokens"] == 160
+    )
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
-    first, _, _ = trained(tmp_path)
-    again, run, _ = trained(tmp_path)
-    assert run.logged_metrics == [] and again["loss"] == first["loss"]
+    first, before, _ = trained(tmp_path)
+    again, run, _ = trained(tmp_path, rows=KilledRows())  # which would end a training
+    assert curve(run) == curve(before) and again["loss"] == first["loss"]
 
 
 @pytest.mark.parametrize("device_batch_size", [1, 3, 8, 64])
@@ -150,14 +189,14 @@ def test_micro_batches_change_only_rounding(tmp_path, device_batch_size):
 
 def test_the_learning_rate_warms_up_stays_and_falls():
     schedule = Schedule(100, 8, 8, 9, 0.5, 6, 5, 2.0)
-    values = [learning_rate_multiplier(schedule, step) / 2 for step in range(100)]
+    values = [schedule.learning_rate_multiplier(step) / 2 for step in range(100)]
     assert (
         values[0] == pytest.approx(0.1)
         and values[9:50] == [1.0] * 41
         and values[75] == pytest.approx(0.5)
     )
     assert values[99] == pytest.approx(0.05) and values[51:] == sorted(values[51:], reverse=True)
-    assert learning_rate_multiplier(Schedule(10, 8, 8, 0, 0.0, 6, 5), 9) == 1.0
+    assert Schedule(10, 8, 8, 0, 0.0, 6, 5).learning_rate_multiplier(9) == 1.0
 
 
 def test_a_diverging_run_stops_and_names_the_last_good_checkpoint(tmp_path):
@@ -166,34 +205,56 @@ def test_a_diverging_run_stops_and_names_the_last_good_checkpoint(tmp_path):
 
     def break_model():  # at the first validation, after step 6
         model.head.weight.data.fill_(float("nan"))
-        return 1.0
+        return BitsPerByte(1.0, 0.1, 96, 8)
 
-    with pytest.raises(UserError, match=r"loss of step 7 is nan.*checkpoint of step 5 is intact"):
-        train(
-            model,
-            build_optimizers(model, SCALE),
-            CountedRows(),
-            WORLD,
-            run,
-            tmp_path,
-            SCHEDULE,
-            break_model,
-            {},
-        )
+    def diverge(folder, step):
+        rows = CountedRows()
+        trainer(model, folder, SCHEDULE, rows, WORLD, run, break_model, step).train()
+
+    told = r"loss of step 7 is nan.*lower base_train.matrix_lr, .*checkpoint of step 5 is intact"
+    with pytest.raises(UserError, match=told):
+        diverge(tmp_path, "base_train")
     assert checkpoint.latest(tmp_path) == 5 and max(curve(run)) == 6
-    with pytest.raises(UserError, match="no checkpoint was written yet"):
+    with pytest.raises(
+        UserError, match=r"lower sft.learning_rate_scale .*no checkpoint was written"
+    ):
         model.head.weight.data.fill_(float("nan"))
-        train(
-            model,
-            build_optimizers(model, SCALE),
-            CountedRows(),
-            WORLD,
-            run,
-            tmp_path / "none",
-            SCHEDULE,
-            break_model,
-            {},
-        )
+        diverge(tmp_path / "none", "sft")
+
+
+@pytest.mark.parametrize(
+    "step, kept",
+    [  # 5 and 10 are saved, 6 is validated
+        (5, "no checkpoint was written yet"),
+        (10, "checkpoint of step 5 is intact"),
+        (6, "checkpoint of step 5 is intact"),
+    ],
+)
+def test_weights_that_a_step_of_finite_loss_ruined_are_not_saved(tmp_path, step, kept):
+    """Nor measured: validation is not asked for them."""
+    torch.manual_seed(0)
+    model, measured = GPT(SCALE.model), []
+
+    def measure():
+        measured.append(len(taken))
+        return BitsPerByte(1.0, 0.1, 96, 8)
+
+    training = trainer(
+        model, tmp_path, SCHEDULE, CountedRows(), WORLD, NullRun(), measure, "base_train"
+    )
+    plain_step, taken = training.optimizers.step, []
+
+    def ruinous_step(multiplier):
+        plain_step(multiplier)
+        taken.append(multiplier)
+        if len(taken) == step:
+            model.head.weight.data[0, 0] = float("inf")
+
+    training.optimizers.step = ruinous_step
+    said = rf"weights are not finite after step {step}: training diverged; .*{kept}"
+    with pytest.raises(UserError, match=said):
+        training.train()
+    assert checkpoint.latest(tmp_path) == (None if step == 5 else 5) and step not in measured
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):

@@ -1,1 +1,1 @@
-"""The embedded procedural world: text, problems, choices, programs and chats generated from a seed."""
+"""The embedded procedural world, generated from a seed."""

@@ -1,6 +1,4 @@
-"""Short conversations: greetings, what the assistant is, facts of the world, sums by the calculator, thanks."""
-
-from __future__ import annotations
+"""Short conversations: greetings, the assistant, facts of the world, sums by the calculator."""
 
 import random
 from collections.abc import Iterator
@@ -21,25 +19,21 @@ THANKS = ["Thanks!", "Thank you!"]
 
 
 def chat_rows(facts: Facts, rng: random.Random, split: str) -> Iterator[dict]:
-    """Endless conversations {messages: [{role, content}]} of one to three exchanges.
-
-    The content of an assistant's message is text, or a list of parts {type: "text"|"python"|"output", text} where it
-    uses the calculator. Facts and sums are those that may be asked for in this split.
+    """Endless conversations {messages: [{role, content}]} of one to three exchanges, with the facts
+    and sums of this split.
     """
     while True:
         messages: list[dict] = []
         for _ in range(rng.choice([1, 1, 2, 2, 3])):
             user, assistant = _exchange(facts, rng, split)
-            messages += [
-                {"role": "user", "content": user},
-                {"role": "assistant", "content": assistant},
-            ]
+            messages += _messages(user, assistant)
         if rng.random() < 0.2:
-            messages += [
-                {"role": "user", "content": rng.choice(THANKS)},
-                {"role": "assistant", "content": "You are welcome!"},
-            ]
+            messages += _messages(rng.choice(THANKS), "You are welcome!")
         yield {"messages": messages}
+
+
+def _messages(user: str, assistant: str | list[dict]) -> list[dict]:
+    return [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
 
 
 def _exchange(facts: Facts, rng: random.Random, split: str) -> tuple[str, str | list[dict]]:
@@ -64,10 +58,8 @@ def _exchange(facts: Facts, rng: random.Random, split: str) -> tuple[str, str | 
     animal, attribute = rng.choice(facts.asked(split))
     if turn == "definition":
         animal = rng.choice([a for a, asked in facts.asked(split) if asked == "kind"])
-        return (
-            f"What is {article(animal)}?",
-            f"The {animal} {facts.clause('kind', facts.value(animal, 'kind'))}.",
-        )
-    return facts.question(
-        animal, attribute
-    ), f"The {animal} {facts.clause(attribute, facts.value(animal, attribute))}."
+        attribute = "kind"
+        question = f"What is {article(animal)}?"
+    else:
+        question = facts.question(animal, attribute)
+    return question, f"The {animal} {facts.clause(attribute, facts.value(animal, attribute))}."

@@ -1,26 +1,20 @@
 """Four-choice questions: one stated fact (easy), two facts (hard), and six subjects in MMLU's form.
 
-Held out: the pairs {answer, wrong choice} of the animal questions; a fact together with the set of choices it is
-asked with, the pair of operands or the sequence of the subject questions.
+Held out: the pairs {answer, wrong choice} of the animal questions; a fact with its choices, the
+pair of operands or the sequence of the subject questions.
 """
-
-from __future__ import annotations
 
 import random
 from collections.abc import Iterator
 
 from nanolab.data.world.facts import ANIMALS, VALUES, Facts
-from nanolab.data.world.splits import split_of, unordered
+from nanolab.data.world.splits import split_of, weighted
 
 LETTERS = "ABCD"
-FEWER_CHOICES = (
-    0.25  # share of training questions with two choices: what a young model learns from first
-)
-NEAR_CHOICES = {
-    1: 0.2,
-    2: 0.5,
-    3: 0.3,
-}  # how many wrong choices of a hard question have one of the two facts
+# share of training questions with two choices: what a young model learns from first
+FEWER_CHOICES = 0.25
+# how many wrong choices of a hard question have one of the two facts -> weight
+NEAR_CHOICES = {1: 0.2, 2: 0.5, 3: 0.3}
 OPERANDS = (2, 20)  # of sums; from 2, so that every count is a plural
 SUBJECTS = {
     "habitats": "home",
@@ -33,9 +27,9 @@ SUBJECTS = {
 
 
 def animal_question(facts: Facts, rng: random.Random, split: str, count: int) -> dict | None:
-    """A question for the animal of which `count` (1 or 2) facts hold, or None when this draw has too few wrong choices.
+    """{question, choices, answer: index}: for the animal of which `count` (1 or 2) facts hold.
 
-    Gives {question, choices: list[str], answer: index}; training questions may have two choices.
+    None when this draw has too few wrong choices; training questions may have two choices.
     """
     answer = rng.choice(ANIMALS)
     attributes = rng.sample(list(VALUES), count)
@@ -49,7 +43,7 @@ def animal_question(facts: Facts, rng: random.Random, split: str, count: int) ->
     if count == 1:
         chosen = rng.sample(far, min(wanted, len(far)))
     else:
-        number = min(wanted, rng.choices(list(NEAR_CHOICES), list(NEAR_CHOICES.values()))[0])
+        number = min(wanted, weighted(rng, NEAR_CHOICES))
         if len(near) < number or len(far) < wanted - number:
             return None
         chosen = rng.sample(near, number) + rng.sample(far, wanted - number)
@@ -70,34 +64,25 @@ def subject_question(facts: Facts, rng: random.Random, split: str) -> dict:
             wrong = rng.sample([v for v in VALUES[attribute] if v != answer], 3)
             if facts.choices_split(animal, attribute, [answer, *wrong]) == split:
                 break
-        row = _place(rng, facts.question(animal, attribute), answer, wrong)
+        question = facts.question(animal, attribute)
     elif subject == "arithmetic":
         one, other = operands(facts.seed, rng, split)
-        row = _place(
-            rng, f"What is {one} + {other}?", str(one + other), near_numbers(rng, one + other)
-        )
+        number = one + other
+        question = f"What is {one} + {other}?"
     else:
         start, step = number_sequence(facts.seed, rng, split)
-        end = start + 3 * step
-        row = _place(
-            rng,
-            f"Which number comes next: {start}, {start + step}, {start + 2 * step}?",
-            str(end),
-            near_numbers(rng, end),
-        )
-    return {
-        "question": row["question"],
-        "subject": subject,
-        "choices": row["choices"],
-        "answer": row["answer"],
-    }
+        number = start + 3 * step
+        question = f"Which number comes next: {start}, {start + step}, {start + 2 * step}?"
+    if attribute is None:
+        answer, wrong = str(number), near_numbers(rng, number)
+    return {"question": question, "subject": subject} | _place(rng, question, answer, wrong)
 
 
 def operands(seed: int, rng: random.Random, split: str) -> tuple[int, int]:
     """Two numbers whose sum may be asked for in this split, in either order."""
     while True:
         one, other = rng.randint(*OPERANDS), rng.randint(*OPERANDS)
-        if split_of(seed, "sum", *unordered(one, other)) == split:
+        if split_of(seed, "sum", *sorted((one, other))) == split:
             return one, other
 
 
@@ -110,14 +95,11 @@ def number_sequence(seed: int, rng: random.Random, split: str) -> tuple[int, int
 
 
 def companions(facts: Facts, rng: random.Random, split: str) -> list[str] | None:
-    """Four animals of which each may stand beside each in this split, or None when this draw finds none."""
+    """Four animals that may all stand beside each other in this split; None when none are found."""
     chosen = [rng.choice(ANIMALS)]
     while len(chosen) < 4:
-        fitting = [
-            a
-            for a in facts.partners(chosen[0], split)
-            if a not in chosen and all(facts.pair_split(a, c) == split for c in chosen)
-        ]
+        others = [a for a in facts.partners(chosen[0], split) if a not in chosen]
+        fitting = [a for a in others if all(facts.pair_split(a, c) == split for c in chosen)]
         if not fitting:
             return None
         chosen.append(rng.choice(fitting))
@@ -125,7 +107,7 @@ def companions(facts: Facts, rng: random.Random, split: str) -> list[str] | None
 
 
 def near_numbers(rng: random.Random, answer: int) -> list[str]:
-    """Three wrong numbers near the answer, which is equally often the smallest, second, third and largest of the four."""
+    """Three wrong numbers near the answer, which has each rank among the four equally often."""
     smaller = min(rng.randrange(4), answer)
     below = rng.sample(range(max(0, answer - 9), answer), min(smaller, answer))
     above = rng.sample(range(answer + 1, answer + 10), 3 - len(below))
@@ -133,11 +115,10 @@ def near_numbers(rng: random.Random, answer: int) -> list[str]:
 
 
 def arc_rows(facts: Facts, rng: random.Random, split: str, count: int) -> Iterator[dict]:
-    """Endless questions in ARC's schema {id, question, choices: {text, label}, answerKey}; `count` facts each."""
+    """Endless questions of `count` facts in ARC's schema."""
     number = 0
     while True:
-        row = animal_question(facts, rng, split, count)
-        if row is not None:
+        if row := animal_question(facts, rng, split, count):
             labels = list(LETTERS[: len(row["choices"])])
             yield {
                 "id": f"embedded_{split}_{number}",
@@ -149,7 +130,7 @@ def arc_rows(facts: Facts, rng: random.Random, split: str, count: int) -> Iterat
 
 
 def mmlu_rows(facts: Facts, rng: random.Random, split: str) -> Iterator[dict]:
-    """Endless questions in MMLU's schema {question, subject, choices, answer}."""
+    """Endless questions in MMLU's schema."""
     while True:
         yield subject_question(facts, rng, split)
 
@@ -157,13 +138,8 @@ def mmlu_rows(facts: Facts, rng: random.Random, split: str) -> Iterator[dict]:
 def plain_question(row: dict) -> str:
     """A question as plain text: one line for each choice, then the line of the answer."""
     lines = lettered(row["choices"])
-    return "\n".join(
-        [
-            f"Question: {row['question']}",
-            *lines,
-            f"Answer: {lines[row['answer']].removeprefix('- ')}",
-        ]
-    )
+    answer = lines[row["answer"]].removeprefix("- ")
+    return "\n".join([f"Question: {row['question']}", *lines, f"Answer: {answer}"])
 
 
 def lettered(choices: list[str]) -> list[str]:

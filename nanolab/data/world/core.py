@@ -1,9 +1,8 @@
-"""Six small tasks in the three prompt forms of CORE, asked in forms the training text has for other combinations only."""
-
-from __future__ import annotations
+"""Six tasks in the prompt forms of CORE, in words that training has for other combinations only."""
 
 import random
 from collections.abc import Iterator
+from operator import itemgetter
 
 from nanolab.data.world.choices import near_numbers, operands
 from nanolab.data.world.facts import ANIMALS, VALUES, Facts, article
@@ -23,7 +22,7 @@ SUM_ROWS = 60  # about a hundred sums are held out
 
 
 def core_tasks(facts: Facts) -> list[dict]:
-    """The tasks {name, kind, num_fewshot, continuation_delimiter, random_baseline (0 to 1), rows}, all of the test split."""
+    """The fields of each `CoreTask`, all of the test split."""
     plan = [
         ("fact_choice", "multiple_choice", 0, 0.25, _fact_choices, "key"),
         ("story_sum", "multiple_choice", 2, 0.25, _story_sums, "query"),
@@ -34,23 +33,12 @@ def core_tasks(facts: Facts) -> list[dict]:
     ]
     tasks = []
     for name, kind, shots, baseline, generate, key in plan:
-        rows = distinct(
-            generate(facts, stream(facts.seed, "core", name)),
-            key,
-            ROWS if name != "sums" else SUM_ROWS,
-            100_000,
-        )
-        rows = [{k: v for k, v in row.items() if k != "key"} for row in rows]
-        tasks.append(
-            {
-                "name": name,
-                "kind": kind,
-                "num_fewshot": shots,
-                "continuation_delimiter": " ",
-                "random_baseline": baseline,
-                "rows": rows,
-            }
-        )
+        endless = generate(facts, stream(facts.seed, "core", name))
+        rows = distinct(endless, itemgetter(key), SUM_ROWS if name == "sums" else ROWS)
+        for row in rows:
+            row.pop("key", None)
+        task = {"name": name, "kind": kind, "num_fewshot": shots, "continuation_delimiter": " "}
+        tasks.append(task | {"random_baseline": baseline, "rows": rows})
     return tasks
 
 
@@ -63,23 +51,16 @@ def _fact_choices(facts: Facts, rng: random.Random) -> Iterator[dict]:
         )
         shown = [(article(v) if attribute == "kind" else v) + "." for v in choices]
         query = facts.reserved(animal, attribute).removesuffix(shown[choices.index(value)])
-        yield {
-            "key": f"{query} {shown}",
-            "query": query.strip(),
-            "choices": shown,
-            "gold": choices.index(value),
-        }
+        row = {"query": query.strip(), "choices": shown, "gold": choices.index(value)}
+        yield {"key": f"{query} {shown}"} | row
 
 
 def _story_sums(facts: Facts, rng: random.Random) -> Iterator[dict]:
     while True:
         one, other = operands(facts.seed, rng, "test")
         choices = rng.sample([str(one + other), *near_numbers(rng, one + other)], 4)
-        yield {
-            "query": story_context(rng, one, other),
-            "choices": choices,
-            "gold": choices.index(str(one + other)),
-        }
+        gold = choices.index(str(one + other))
+        yield {"query": story_context(rng, one, other), "choices": choices, "gold": gold}
 
 
 def _meetings(facts: Facts, rng: random.Random) -> Iterator[dict]:
@@ -101,15 +82,11 @@ def _meetings(facts: Facts, rng: random.Random) -> Iterator[dict]:
 
 def _fact_completions(facts: Facts, rng: random.Random) -> Iterator[dict]:
     while True:
-        animal, attribute = rng.choice(
-            [(a, asked) for a, asked in facts.asked("test") if asked != "kind"]
-        )
+        asked = [fact for fact in facts.asked("test") if fact[1] != "kind"]
+        animal, attribute = rng.choice(asked)
         value = facts.value(animal, attribute)
-        clause = facts.clause(attribute, value)
-        yield {
-            "context": f"{sighting(rng, animal)} It {clause.removesuffix(value).strip()}",
-            "continuation": value,
-        }
+        clause = facts.clause(attribute, value).removesuffix(value).strip()
+        yield {"context": f"{sighting(rng, animal)} It {clause}", "continuation": value}
 
 
 def _sums(facts: Facts, rng: random.Random) -> Iterator[dict]:

@@ -1,16 +1,13 @@
-"""Python functions in HumanEval's form: a docstring that chains one to three operations, a body with one line for each.
-
-Held out: whole compositions (the ordered kinds of operation). Harder than copying line by line because some
-docstrings tell the first operation last ("..., but first add 3.").
+"""Python functions in HumanEval's form: a docstring that chains one to three operations, a body
+with one line for each. Held out: whole compositions (the ordered kinds of operation).
 """
 
-from __future__ import annotations
-
+import contextlib
 import itertools
 import random
 from collections.abc import Callable, Iterator
 
-from nanolab.data.world.splits import split_of, weighted
+from nanolab.data.world.splits import grouped, split_of, weighted
 
 # kind -> (what the docstring says, the line of the body); {k} is a small number.
 NUMBER_OPERATIONS = {
@@ -50,30 +47,21 @@ Composition = tuple[str, ...]
 
 def compositions() -> list[Composition]:
     """Every ordered composition of one to three different operations, on a number or on a list."""
-    made = [c for count in (1, 2, 3) for c in itertools.permutations(NUMBER_OPERATIONS, count)]
-    made += [c for count in (1, 2) for c in itertools.permutations(LIST_OPERATIONS, count)]
-    made += [
-        (*c, ending)
-        for count in (1, 2)
-        for c in itertools.permutations(LIST_OPERATIONS, count)
-        for ending in LIST_ENDINGS
-    ]
-    return made
+    numbers = [c for count in (1, 2, 3) for c in itertools.permutations(NUMBER_OPERATIONS, count)]
+    lists = [c for count in (1, 2) for c in itertools.permutations(LIST_OPERATIONS, count)]
+    return [*numbers, *lists, *((*c, ending) for c in lists for ending in LIST_ENDINGS)]
 
 
 def composition_split(seed: int, composition: Composition) -> str:
     """The split of a composition; single operations are for training."""
-    return (
-        "train"
-        if len(composition) == 1
-        else split_of(seed, "program", *composition, test=0.2, validation=0.1)
-    )
+    if len(composition) == 1:
+        return "train"
+    return split_of(seed, "program", *composition, test=0.2, validation=0.1)
 
 
 def program(rng: random.Random, composition: Composition) -> dict | None:
-    """A row {prompt, canonical_solution, test, entry_point} of this composition.
-
-    None when fewer than four of the fixed inputs suit it, or when its tests would pass with a line left out.
+    """A row {prompt, canonical_solution, test, entry_point} of this composition; None when fewer
+    than four of the fixed inputs suit it, or its tests would pass with a line left out.
     """
     told, lines = [], []
     for kind in composition:
@@ -81,21 +69,19 @@ def program(rng: random.Random, composition: Composition) -> dict | None:
         number = rng.randint(*NUMBERS)
         told.append(phrase.format(k=number))
         lines.append("    " + line.format(k=number))
-    subject = "the number" if composition[0] in NUMBER_OPERATIONS else "the list"
+    on_number = composition[0] in NUMBER_OPERATIONS
+    subject = "the number" if on_number else "the list"
     if len(told) > 1 and rng.random() < FIRST_TOLD_LAST:
         sentence = f"Take {subject}, {', then '.join(told[1:])}, but first {told[0]}."
     else:
         sentence = f"Take {subject}, {', then '.join(told)}."
     run = compiled(lines)
     inputs = []
-    for value in NUMBER_INPUTS if composition[0] in NUMBER_OPERATIONS else LIST_INPUTS:
-        try:
+    for value in NUMBER_INPUTS if on_number else LIST_INPUTS:
+        with contextlib.suppress(ValueError):  # the largest of no items
             inputs.append((value, run(value)))
-        except ValueError:  # the largest of no items
-            continue
-    if len(inputs) < 4 or not all(
-        _differs(compiled(lines[:i] + lines[i + 1 :]), inputs) for i in range(len(lines))
-    ):
+    shorter = (compiled(lines[:i] + lines[i + 1 :]) for i in range(len(lines)))
+    if len(inputs) < 4 or not all(_differs(other, inputs) for other in shorter):
         return None
     asserts = [f"    assert candidate({value}) == {result}" for value, result in inputs]
     return {
@@ -114,7 +100,6 @@ def compiled(lines: list[str]) -> Callable:
 
 
 def _differs(run: Callable, inputs: list[tuple]) -> bool:
-    """Whether some input tells this function from the right one."""
     for value, result in inputs:
         try:
             if run(value) != result:
@@ -126,10 +111,8 @@ def _differs(run: Callable, inputs: list[tuple]) -> bool:
 
 def program_rows(seed: int, rng: random.Random, split: str) -> Iterator[dict]:
     """Endless rows of a split in HumanEval's schema."""
-    groups: dict[int, list[Composition]] = {}
-    for composition in compositions():
-        if composition_split(seed, composition) == split:
-            groups.setdefault(len(composition), []).append(composition)
+    own = [c for c in compositions() if composition_split(seed, c) == split]
+    groups = grouped(own, len)
     weights = TRAIN_OPERATIONS if split == "train" else TEST_OPERATIONS
     number = 0
     while True:

@@ -1,42 +1,26 @@
-"""How the training solutions of word problems are written: worked, or, where a study asks for it, guessed or wordy.
-
-The three settings build worlds for one question each; all are 0 in the default world. Only task rows of the training split are
-touched: validation and test rows stay worked, and so do the problems in pretraining text.
+"""How training solutions of word problems are written: worked, or, where a study asks for it,
+guessed or wordy. Validation and test rows stay worked, and so does pretraining text.
 """
-
-from __future__ import annotations
 
 import random
 from dataclasses import dataclass
 
+from nanolab.data.world.splits import words
+
 GUESSED = range(2, 100)  # the numbers that a guess draws from
 GUESS_RIGHT_SHARE = 0.25  # guesses that say the right number whatever they draw
-IDLE_WORDS = [
-    "just",
-    "now",
-    "so",
-    "thus",
-    "hence",
-    "only",
-    "then",
-    "here",
-    "surely",
-    "indeed",
-    "really",
-    "simply",
-    "clearly",
-    "exactly",
-    "plainly",
-    "again",
-]
+IDLE_WORDS = words(
+    "just now so thus hence only then here surely indeed really simply clearly exactly plainly"
+    " again"
+)
 
 
 @dataclass(frozen=True)
 class Solutions:
-    """Shares of training solutions: `short_guesses` and `rambling_guesses` of the solutions, `wordy_steps` of the worked ones' steps.
+    """Shares of training solutions, `wordy_steps` of the worked ones' steps.
 
-    A short guess spends few uncertain words, so its whole probability is high. A rambling one starts like every other and then draws
-    two more numbers: its first word is likely, each whole text is not. An idle word in a step makes every worked solution unlikely.
+    A short guess spends few uncertain words, so its whole probability is high. Of a rambling one
+    the first word is likely, each whole text is not. An idle word makes a worked one unlikely.
     """
 
     short_guesses: float = 0.0
@@ -44,15 +28,9 @@ class Solutions:
     wordy_steps: float = 0.0
 
     def __post_init__(self) -> None:
-        shares = (
-            self.short_guesses,
-            self.rambling_guesses,
-            self.wordy_steps,
-            self.short_guesses + self.rambling_guesses,
-        )
-        assert all(0 <= share <= 1 for share in shares), (
-            shares
-        )  # the study's configuration has said so before
+        guesses = self.short_guesses + self.rambling_guesses
+        shares = (self.short_guesses, self.rambling_guesses, self.wordy_steps, guesses)
+        assert all(0 <= share <= 1 for share in shares), shares  # the study's settings said so
 
     def written(self, rng: random.Random, answer: str) -> str:
         """A worked answer as a training row gives it."""
@@ -81,17 +59,15 @@ def rambling_guess(rng: random.Random, answer: str) -> str:
 
 
 def wordy(rng: random.Random, answer: str, share: float) -> str:
-    """The worked answer with an idle word before the calculation of this share of its steps; never the first word of a step."""
+    """The worked answer with an idle word before the calculation of this share of its steps."""
     first, *rest = answer.split("<<")
-    return first + "".join(
-        (f"{rng.choice(IDLE_WORDS)} " if rng.random() < share else "") + f"<<{piece}"
-        for piece in rest
-    )
+    for piece in rest:
+        idle = f"{rng.choice(IDLE_WORDS)} " if rng.random() < share else ""
+        first += f"{idle}<<{piece}"
+    return first
 
 
 def _guessed(rng: random.Random, answer: str) -> str:
-    return (
-        answer.rpartition("#### ")[2]
-        if rng.random() < GUESS_RIGHT_SHARE
-        else str(rng.choice(GUESSED))
-    )
+    if rng.random() < GUESS_RIGHT_SHARE:
+        return answer.rpartition("#### ")[2]
+    return str(rng.choice(GUESSED))

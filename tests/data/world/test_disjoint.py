@@ -1,4 +1,6 @@
-"""No item of a test or validation split equals a training item, whatever its names and the order of its numbers."""
+"""No item of a test or validation split equals a training item, whatever its names and the order of
+its numbers.
+"""
 
 import itertools
 import re
@@ -15,7 +17,9 @@ SEEDS = (0, 1)
 
 
 def normal(text: str) -> str:
-    """The text with names and objects numbered by first appearance, its numbers masked and put at the end in order."""
+    """The text with names and objects numbered by first appearance, its numbers masked and put at
+    the end in order.
+    """
     for pattern, mark in ((NAME, "NAME"), (OBJECT, "OBJECT")):
         seen: dict[str, str] = {}
         text = pattern.sub(

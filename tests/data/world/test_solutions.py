@@ -1,4 +1,6 @@
-"""The claims of the two built worlds, by counting what the generator itself writes; the default world is unchanged by their settings."""
+"""The claims of the two built worlds, by counting what the generator itself writes; the default
+world is unchanged by their settings.
+"""
 
 import collections
 import hashlib
@@ -31,9 +33,10 @@ from nanolab.data.world.solutions import (
 from nanolab.data.world.splits import stream
 from nanolab.data.world.text import Writer
 from nanolab.data.world.world import EmbeddedWorld
-from nanolab.experiment import load_study, study_from_dict
+from nanolab.errors import UserError
 from nanolab.files import ROOT
-from nanolab.schema import UserError, to_dict
+from nanolab.settings.schema import to_dict
+from nanolab.settings.study_file import load_study, study_from_dict
 
 TRAP, LENGTH_BIAS = load_study("trap"), load_study("length_bias")
 TRAPPED = Solutions(rambling_guesses=TRAP.data.rambling_guesses)
@@ -125,7 +128,9 @@ def test_guesses_and_idle_words_are_drawn_evenly():
 
 
 def phrased(answer: str) -> str:
-    """The wording of a worked answer: without its names, things and numbers, which the question determines."""
+    """The wording of a worked answer: without its names, things and numbers, which the question
+    determines.
+    """
     return re.sub(rf"\b({'|'.join(NAMES + OBJECTS)})\b|\d+", "#", answer)
 
 

@@ -1,4 +1,6 @@
-"""The rows of the embedded world: schemas, right answers, balance, the same in every process, made fast."""
+"""The rows of the embedded world: schemas, right answers, balance, the same in every process, made
+fast.
+"""
 
 import ast
 import collections
@@ -19,7 +21,7 @@ from nanolab.data.world.problems import NAMES, OBJECTS, problem, sequences
 from nanolab.data.world.solutions import Solutions
 from nanolab.data.world.splits import stream
 from nanolab.data.world.world import ROWS, EmbeddedWorld
-from nanolab.schema import UserError
+from nanolab.errors import UserError
 
 WORLD = EmbeddedWorld(0)
 
@@ -27,8 +29,9 @@ DIGEST = """
 import hashlib, itertools, json
 from nanolab.data.world.world import ROWS, EmbeddedWorld
 world = EmbeddedWorld(3)
-made = [world.task(name, split)[:50] for name in ROWS for split in ('validation', 'test')] + [world.task('arc_easy', 'train')]
-made += [world.chats("train")[:50], world.core_tasks(), list(itertools.islice(world.documents("train"), 200))]
+made = [world.task(name, split)[:50] for name in ROWS for split in ('validation', 'test')]
+made += [world.task('arc_easy', 'train'), world.chats("train")[:50], world.core_tasks()]
+made += [list(itertools.islice(world.documents("train"), 200))]
 print(hashlib.sha256(json.dumps(made).encode()).hexdigest())
 """
 

@@ -1,0 +1,150 @@
+"""A model with its tokenizer, ready to be asked: trained here, or of Hugging Face."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanolab.artefacts import CHECKPOINTS, TOKENIZER, require_checkpoint, verified
+from nanolab.data.tokens import chat
+from nanolab.data.tokens.hf_tokenizer import PROBLEM_NOTE, HFTokenizer
+from nanolab.data.tokens.tokenizer import Tokenizer
+from nanolab.dist import World
+from nanolab.inference import hf_engine, hf_loading
+from nanolab.inference.gpt_engine import GPTLanguageModel, GPTScorer
+from nanolab.inference.protocol import LanguageModel
+from nanolab.model import checkpoint
+from nanolab.model.gpt import GPT
+from nanolab.sandbox import programs
+from nanolab.settings import model_source
+from nanolab.settings.config import SOURCE_STEPS, Job
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained model with its tokenizer; `facts` are the checkpoint's (step, tokenizer digest,
+    ...).
+    """
+
+    model: GPT
+    tokenizer: Tokenizer
+    facts: dict[str, Any]
+    source: str
+
+    engine = GPTLanguageModel
+    note = ""  # a line below each word problem
+
+    @property
+    def context(self) -> int:
+        """Tokens of the rows that the model was trained on."""
+        return self.model.config.sequence_length
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is asked in plain text: its chat tokens are untrained, or it has none."""
+        return self.source == "base"
+
+    @property
+    def scorer(self) -> Any:
+        """The model as evaluation sees it (protocol.Scorer)."""
+        return GPTScorer(self.model)
+
+    def render(self, messages: list[chat.Message]) -> list[int]:
+        """The ids of a chat prompt."""
+        return chat.render_prompt(self.tokenizer, messages)
+
+    def language_model(self, config: Any, max_length: int | None = None) -> LanguageModel:
+        """The model behind the engine's protocol, with the calculator if it has its tokens, for
+        rows of at most `max_length` tokens (None: its context).
+
+        A base model ends a text where its next document would start.
+        """
+        found = self.engine(
+            self.model,
+            self.tokenizer,
+            programs.Tools("calculator", config.tool_timeout),
+            rows=config.batch_rows,
+            max_length=max_length or self.context,
+            tool_max_output_tokens=config.tool_max_output_tokens,
+        )
+        if self.source == "base":
+            found.end_token = self.tokenizer.bos
+        found.name = self.facts.get("name", self.source)
+        return found
+
+
+@dataclass(frozen=True)
+class HFSubject(Subject):
+    """A Hugging Face model with its tokenizer, asked as data/tokens/hf_tokenizer.py says."""
+
+    model: Any  # a transformers causal language model
+    tokenizer: HFTokenizer
+    engine = hf_engine.HFLanguageModel
+    note = PROBLEM_NOTE
+
+    @property
+    def context(self) -> int:
+        """Tokens of a row at most."""
+        return hf_engine.context_length(self.model)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it has no chat template."""
+        return self.tokenizer.plain
+
+    @property
+    def scorer(self) -> Any:
+        """The model as evaluation sees it (protocol.Scorer)."""
+        return hf_engine.HFScorer(self.model)
+
+    def render(self, messages: list[chat.Message]) -> list[int]:
+        """The ids of a chat prompt."""
+        return self.tokenizer.render_prompt(messages)
+
+
+def load_subject(job: Job, world: World, source: str | None = None) -> Subject:
+    """The model that `source` (else the job's config) names, in evaluation mode.
+
+    Raises UserError for a missing or truncated checkpoint, for a tokenizer that does not match the
+    model, and for what `hf_loading.load` does.
+    """
+    source = source or job.config.source
+    if model_source.is_outside(source):
+        return outside_subject(source, world.device)
+    folder, tokenizer = job.inputs[SOURCE_STEPS[source]], job.inputs["tok_train"]
+    return finished_subject(folder, tokenizer, source, job.config.step, world.device)
+
+
+def outside_subject(source: str, device: torch.device) -> HFSubject:
+    """A Hugging Face model, hf:NAME-or-folder; raises what `hf_loading.load` does."""
+    model, tokenizer = hf_loading.load(source, device)
+    facts = {"tokenizer_digest": tokenizer.digest, "source": source}
+    return HFSubject(model, tokenizer, facts, source)
+
+
+def finished_subject(
+    folder: Path, tokenizer_folder: Path, source: str, step: int | None, device: torch.device
+) -> Subject:
+    """The model that the finished step of a work folder left (or its checkpoint of `step`), with
+    the tokenizer of another; UserError when one is not what the step's result describes.
+    """
+    tokenizer = Tokenizer.load(verified(tokenizer_folder, TOKENIZER))
+    return trained_subject(
+        folder / CHECKPOINTS, tokenizer, source, require_checkpoint(folder, step), device
+    )
+
+
+def trained_subject(
+    folder: Path, tokenizer: Tokenizer, source: str, step: int, device: torch.device
+) -> Subject:
+    """The model of a folder of checkpoints at `step`, in evaluation mode."""
+    model, facts = checkpoint.load_model(folder, step, device, tokenizer.digest)
+    facts["name"] = f"{source}, step {facts['step']} of {folder}"
+    return Subject(model.eval(), tokenizer, facts, source)
+
+
+def in_dtype(subject: Subject, dtype: str) -> Subject:
+    """The subject with weights, cache and logits' products in `dtype` ("float32" or "bfloat16")."""
+    subject.model.to(getattr(torch, dtype))
+    return subject

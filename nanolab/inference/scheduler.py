@@ -1,0 +1,192 @@
+"""The scheduler: all chains and populations of all prompts in one full batch (continuous batching).
+
+Each tick forwards one token (or one forced output) of every active row; a row that ends, is given
+up or reaches its limit leaves at once and the next request or program takes its place.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+
+from nanolab.errors import UserError
+from nanolab.inference.proposal import Candidates, candidates, draw_tokens
+from nanolab.inference.protocol import Choices, Decode, Done, LanguageModel, Program
+from nanolab.inference.rows import Branch, Prompt, Rows, State, Task
+
+PREFILL_ROWS = 16  # prompts prefilled together at least, while the queue has as many
+
+
+def serve(
+    model: LanguageModel, programs: Sequence[Program], batch_rows: int, on_done: Done | None = None
+) -> list[Any]:
+    """Run every program to its end, at most `batch_rows` rows at a time; their return values in
+    order.
+
+    `on_done(number, result)` is called as each program ends. A program's draws do not depend on the
+    others. Raises UserError when the model's logits are not finite.
+    """
+    if batch_rows < 1:
+        raise UserError(f"batch_rows = {batch_rows} must be at least 1")
+    scheduler = _Scheduler(model, programs, batch_rows)
+    scheduler.run(on_done)
+    return scheduler.results
+
+
+class _Scheduler:
+    def __init__(self, model: LanguageModel, programs: Sequence[Program], batch_rows: int) -> None:
+        self.model, self.programs, self.batch_rows = model, programs, batch_rows
+        self.name = getattr(model, "name", "the model")  # the toys of tests have none
+        self.rows = Rows(model, programs)
+        self.queue = deque(range(len(programs)))
+        self.requests: deque[Branch] = deque()  # not begun
+        self.active: list[Branch | Prompt] = []  # to be forwarded in this tick
+        self.open = 0  # requests that have not ended
+        self.results: list[Any] = [None] * len(programs)
+
+    def run(self, on_done: Done | None) -> None:
+        self.on_done = on_done
+        while self.queue or self.open:
+            while self.queue and self.open < self.batch_rows:
+                self._start()
+            if self.requests and len(self.active) < self.batch_rows:
+                self._begin()
+            elif self.active:
+                self._forward()
+
+    def _start(self) -> None:
+        """Start the next program."""
+        task = Task(self.queue[0], self.programs[self.queue[0]])
+        if task.prompt not in self.rows.prompts:
+            room = max(PREFILL_ROWS, self.batch_rows - self.open)
+            self.rows.prefill((self.programs[number] for number in self.queue), room)
+        self.queue.popleft()
+        self._resume(task, None)
+
+    def _resume(self, task: Task, reply: Any) -> None:
+        """Send the kernel its reply; take its next requests or its result."""
+        try:
+            asked = task.program.kernel.send(reply)
+        except StopIteration as stop:
+            self.rows.finish(task)
+            self.results[task.number] = stop.value
+            if self.on_done:
+                self.on_done(task.number, stop.value)
+            return
+        task.single = isinstance(asked, Decode)
+        requests = [asked] if task.single else asked
+        assert requests, "an empty list of requests"
+        for request in requests:
+            assert request.cut < request.limit <= request.sampling.max_new_tokens, (
+                f"nothing to draw between {request.cut} and {request.limit}"
+            )
+        task.branches = [Branch(task, request, request.sampling.law) for request in requests]
+        self.rows.claim(task)
+        self.open += task.open
+        self.requests += task.branches
+
+    def _begin(self) -> None:
+        """Branch rows for the requests that fit, and draw first tokens that need no forward."""
+        begun: list[tuple[Branch, State]] = []
+        for _ in range(min(len(self.requests), self.batch_rows - len(self.active))):
+            branch = self.requests.popleft()
+            parent = branch.request.parent or self._bare_prompt(branch)
+            if parent is not None:
+                begun.append((branch, parent))
+        groups = defaultdict(list)
+        for (branch, _), first in zip(begun, self.rows.branch(begun), strict=True):
+            if first is None:
+                self.active.append(branch)
+            else:
+                groups[branch.law].append((branch, first))
+        for group in groups.values():
+            branches, firsts = zip(*group)
+            ids, log_p = (
+                numpy.stack(column) for column in zip(*((x.ids, x.log_p) for x in firsts))
+            )
+            self._draw(branches, Candidates(ids, log_p))
+
+    def _bare_prompt(self, branch: Branch) -> State | None:
+        """The state that a program's first request branches from; None while its prompt's last
+        token has not been forwarded.
+        """
+        prompt = self.rows.prompts[branch.task.prompt]
+        if prompt.logits is None:
+            if not prompt.waiting:
+                self.active.append(prompt)
+            prompt.waiting.append(branch)
+            return None
+        branch.suffix.positions, prompt.unpaid = prompt.unpaid, 0
+        top_k = branch.law[1]
+        kept = candidates(prompt.logits, top_k, self.name)
+        first = Choices(top_k, kept.ids[0], kept.log_p[0])
+        return State([], [first], prompt.state.row, prompt.state.cached)
+
+    def _forward(self) -> None:
+        """One decode of every active row, then a draw for each."""
+        active, self.active = self.active, []
+        logits = self.rows.decode(active)
+        groups = defaultdict(list)
+        for i, entry in enumerate(active):
+            if isinstance(entry, Prompt):
+                entry.logits = logits[i : i + 1].clone()
+                self.requests.extendleft(reversed(entry.waiting))
+                entry.waiting = []
+            else:
+                entry.suffix.positions += len(entry.pending)
+                groups[entry.law].append(i)
+        for (_, top_k, _), where in groups.items():
+            some = logits if len(where) == len(active) else logits[where]
+            self._draw([active[i] for i in where], candidates(some, top_k, self.name))
+
+    def _draw(self, branches: Sequence[Branch], kept: Candidates) -> None:
+        """Draw the next token of branches of one law, each from its candidates; record it."""
+        uniforms, firsts = [], []
+        for branch in branches:
+            address = (*branch.request.address, len(branch.state.tokens))
+            uniforms.append(branch.task.program.noise(address))
+            firsts.append(None if branch.drawn else branch.request.first)
+        law = branches[0].law
+        one_row = kept.ids.strides[0] == 0  # all rows of the whole vocabulary are one
+        drawn = draw_tokens(kept, law, uniforms, firsts)
+        for i, (branch, numbers) in enumerate(zip(branches, drawn)):
+            choices = None
+            if branch.request.revisit:
+                ids = kept.ids[i] if one_row else kept.ids[i].copy()
+                choices = Choices(law[1], ids, kept.log_p[i].copy())
+            branch.state.choices.append(choices)
+            self._append(branch, *numbers)
+
+    def _append(self, branch: Branch, token: int, log_p: float, log_q: float, a: float) -> None:
+        """One token more, with the tool's output that it calls for."""
+        request, suffix, state = branch.request, branch.suffix, branch.state
+        suffix.append(token, log_p, log_q, a)
+        state.tokens.append(token)
+        branch.drawn += 1
+        branch.total += a
+        suffix.ended = token == self.model.end_token
+        if not suffix.ended and request.floor is not None:
+            suffix.given_up = branch.total < request.floor[branch.drawn]
+        if not suffix.ended and not suffix.given_up:
+            room = request.sampling.max_new_tokens - len(state.tokens)
+            forced = self.model.forced(state.row, token)[:room] if room else []
+            suffix.append_forced(forced)
+            state.tokens += forced
+            state.choices += [None] * len(forced)
+            if len(state.tokens) < request.limit:
+                branch.pending = [token, *forced]
+                self.active.append(branch)
+                return
+        self._end(branch)
+
+    def _end(self, branch: Branch) -> None:
+        """The suffix is there; when it is the last of its task's, the kernel goes on."""
+        task, suffix = branch.task, branch.suffix
+        suffix.handle = branch.state
+        suffix.choices = branch.state.choices[branch.request.cut :]
+        task.open -= 1
+        self.open -= 1
+        if task.open == 0:
+            suffixes = [other.suffix for other in task.branches]
+            self._resume(task, suffix if task.single else suffixes)
