@@ -92,6 +92,10 @@ MLFLOW = {
 LONG = {
     "sandbox.runner": 389,
 }
+# functions with more than 6 parameters, and why
+MANY_PARAMETERS = {
+    "export.lm_eval_adapter.__init__": "the harness names them in --model_args",
+}
 # tests of what several files do together, or of what lies outside of the package
 TESTS_OF_MORE = {
     "commands/test_main", "commands/test_mistakes", "data/world/test_disjoint",
@@ -180,10 +184,16 @@ def test_mlflow_has_one_door(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_files_are_short_and_have_a_name_of_their_own(path):
+def test_files_and_functions_are_short_and_have_a_name_of_their_own(path):
     text = path.read_text()
     assert len(text.splitlines()) <= LONG.get(name_of(path), 350)
     assert path.stem not in ("utils", "common", "helpers")
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            own = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            count = sum(one.arg not in ("self", "cls") for one in own)
+            assert node.end_lineno - node.lineno < 60, f"{node.name} has more than 60 lines"
+            assert count <= 6 or f"{name_of(path)}.{node.name}" in MANY_PARAMETERS, node.name
     if path.name == "__init__.py":  # a re-export would pull a package into every fingerprint
         assert not imported(path), f"{path} imports something"
 

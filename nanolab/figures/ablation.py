@@ -180,7 +180,7 @@ def _cost_lines(
         label = f"power α={alpha:g}, T={temperature:g}"
         coloured.append((first, label, Look(BLUE, "P", 2.2, 0.5)))
         grey += others
-    for method, (label, colour, marker) in METHOD_STYLES.items():
+    for method, (label, colour, marker, _) in METHOD_STYLES.items():
         own = other[other["method"] == method]
         by = [*SETTING, *(key for key in OTHER_SETTINGS if key in own)]
         by += ["num_steps"] if own["n"].nunique() > 1 else []

@@ -19,20 +19,6 @@ Record = Mapping[str, Any]  # one problem with its "chains", or with its "sample
 BINS = 10
 SINGLE_CHAINS = 4  # that are drawn faint, of each kind
 NORMAL_95 = 1.959964  # standard errors of a 95% interval
-# what a bar is filled with, in the order of the bars: they stay apart in black and white (greedy is
-# white, power is full)
-HATCHES = {
-    "greedy": None,
-    "low_temperature": "....",
-    "plain": "////",
-    "best_of": "\\\\\\\\",
-    "majority": "xxxx",
-    "power": None,
-    "smc": "||||",
-    "rollout": "----",
-    "chain_vote": "++++",
-    "most_likely": "oo",
-}
 ENDS = {"right": (BLUE, "o", "-"), "wrong": (RED, "s", (0, (5, 2)))}  # how a chain ends
 TRAJECTORY = ["ends", "step", "chains", "mean", "low", "high"]
 RELIABILITY = [
@@ -283,10 +269,10 @@ def methods_by_model(rows: Iterable[Row]) -> Drawn:
         frame["model"].unique(),
         key=lambda model: (known.index(model) if model in known else len(known), model),
     )
-    methods = [method for method in HATCHES if method in set(frame["method"])]
+    methods = [method for method in METHOD_STYLES if method in set(frame["method"])]
     width, places = style.bar_places(len(methods), len(models), 0.84)
     for method, own_places in zip(methods, places):
-        label, colour, _ = METHOD_STYLES.get(method, style.POWER_STYLE)
+        label, colour, _, hatch = METHOD_STYLES[method]
         own = frame[frame["method"] == method].drop_duplicates("model", keep="last")
         own = own.set_index("model").reindex(models)
         fill = {"color": colour, "edgecolor": "white", "linewidth": 0}
@@ -297,7 +283,7 @@ def methods_by_model(rows: Iterable[Row]) -> Drawn:
             own["accuracy"],
             width * 0.9,
             label=label,
-            hatch=HATCHES[method],
+            hatch=hatch,
             yerr=style.interval_errors(own),
             error_kw={"elinewidth": 0.9, "capsize": 1.5, "ecolor": BLACK},
             **fill,

@@ -87,15 +87,14 @@ def accuracy_by_cost(rows: dict[str, list[Row]]) -> Drawn:
         frame = pandas.DataFrame(own).assign(study=study)
         frames.append(frame)
         for method, point in frame.groupby("method", sort=False):
-            power = method == "power"
-            label, colour, marker = style.POWER_STYLE if power else style.METHOD_STYLES[method]
+            label, colour, marker, _ = style.METHOD_STYLES[method]
             handles[label] = axis.errorbar(
                 point["positions_per_problem"].astype(float),
                 point["accuracy"],
                 yerr=style.interval_errors(point),
                 color=colour,
                 marker=marker,
-                markersize=8 if power else 6,
+                markersize=8 if method == "power" else 6,
                 elinewidth=0.8,
                 capsize=2,
                 linestyle="none",

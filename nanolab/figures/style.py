@@ -39,20 +39,23 @@ COLOURS, MARKERS = [BLUE, RED, GREEN, PINK, ORANGE, SKY, BLACK], "osD^vPX<"
 GREY, PALE, PURPLE, OLIVE = "#767676", "#BBBBBB", "#5D3A9B", "#7A6A00"
 MODEL_COLOURS = {"base": GREY, "mid": SKY, "sft": BLUE, "rl": RED}
 TASK_NAMES = TASKS | {"arc_challenge": "ARC-Chall."}
+# method -> colour, marker, and the hatch of its bars, in their order; bars stay apart in black and
+# white (greedy is white, power is full)
 METHOD_LOOKS = {
-    "greedy": (BLACK, "*"),
-    "low_temperature": (GREEN, "D"),
-    "plain": (SKY, "o"),
-    "best_of": (ORANGE, "s"),
-    "majority": (PINK, "^"),
-    "smc": (RED, "v"),
-    "rollout": (OLIVE, "X"),
-    "chain_vote": (PURPLE, "<"),
-    "most_likely": (GREY, ">"),
+    "greedy": (BLACK, "*", None),
+    "low_temperature": (GREEN, "D", "...."),
+    "plain": (SKY, "o", "////"),
+    "best_of": (ORANGE, "s", "\\\\\\\\"),
+    "majority": (PINK, "^", "xxxx"),
+    "power": (BLUE, "P", None),
+    "smc": (RED, "v", "||||"),
+    "rollout": (OLIVE, "X", "----"),
+    "chain_vote": (PURPLE, "<", "++++"),
+    "most_likely": (GREY, ">", "oo"),
 }
-# what stands beside power sampling -> label, colour, marker
-METHOD_STYLES = {name: (METHOD_LABELS[name], *look) for name, look in METHOD_LOOKS.items()}
-POWER_STYLE = ("power", BLUE, "P")
+LABELS = {"power": "power", **METHOD_LABELS}
+# method -> label, colour, marker, hatch
+METHOD_STYLES = {name: (LABELS[name], *look) for name, look in METHOD_LOOKS.items()}
 MARKER_SIZES = {"*": 8, "P": 7, "X": 6.5}  # points; the others 5
 SIZE = (4.6, 3.2)  # inches
 MIDDLE = {"ha": "center", "va": "center"}

@@ -116,10 +116,7 @@ def run_python(
             "start": len(code),
             "program_bytes": len(program),
             "entry_point": check.entry_point,
-            "memory_bytes": memory_mb << 20,
-            "cpu_seconds": int(timeout) + 2,
-            "file_bytes": max(FILE_BYTES, max_output + 1),
-            "processes": MAX_PROCESSES,
+            **_limits(timeout, memory_mb, max_output),
             "verdict": verdict.fileno(),
             "folders": python_folders(),
             **level.settings(),
@@ -148,6 +145,15 @@ def run_python(
     if said == word and not timed_out:
         return PythonResult(True, text, None)
     return PythonResult(False, text, _error(said, process.returncode, timed_out, size))
+
+
+def _limits(timeout: float, memory_mb: int, max_output: int) -> dict[str, int]:
+    return {
+        "memory_bytes": memory_mb << 20,
+        "cpu_seconds": int(timeout) + 2,
+        "file_bytes": max(FILE_BYTES, max_output + 1),
+        "processes": MAX_PROCESSES,
+    }
 
 
 def _error(said: str, code: int, timed_out: bool, size: int) -> str:

@@ -5,7 +5,6 @@ Step mid_train: midtraining on chats, tool use, multiple choice and programs.
 Step sft: supervised fine-tuning on the assistant's tokens.
 """
 
-import functools
 import shutil
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from nanolab.data.sources.source import DataSource, open_source
 from nanolab.data.tokens.batches import (
     CORPORA,
     ChatMixture,
+    Mix,
     PackedText,
     Rows,
     chat_conversations,
@@ -125,19 +125,14 @@ def _chat(job: Job, world: World, run: Run, source: DataSource, tokenizer: Token
         name = task or "chat"
         if shares[kind] and source.has(name, "train"):
             run.dataset(name, source.describe(name), sha256_text(source.identity()), "training")
-    mixture = functools.partial(
-        ChatMixture,
-        shares=shares,
-        tokenizer=tokenizer,
-        sequence_length=length,
-        shuffled=study.data.row_order == "shuffled",
-    )
+    mix = Mix(shares, study.data.row_order == "shuffled", config.share_text)
+    own, other = (study.seed, job.step), (study.seed, f"{job.step}/validation")
     return Parts(
         tokenizer,
         model,
         derive(study.base_train, tokenizer.vocab_size),
-        mixture(training, address=(study.seed, job.step), text=text, text_share=config.share_text),
-        mixture(validation, address=(study.seed, f"{job.step}/validation")),
+        ChatMixture(training, mix, tokenizer, length, own, text),
+        ChatMixture(validation, mix._replace(text_share=0.0), tokenizer, length, other),
     )
 
 

@@ -108,9 +108,18 @@ class PackedText:
             self._next_row, self._place = state["row"], tuple(state["place"])
 
 
+class Mix(NamedTuple):
+    """What a mixture's rows hold: conversations of each kind by `shares`, in every row in an order
+    of its own where `shuffled`; `text_share` of the rows, spread evenly, are text.
+    """
+
+    shares: dict[str, float]
+    shuffled: bool = False
+    text_share: float = 0.0
+
+
 class ChatMixture:
-    """Conversations of several kinds by their shares, packed whole into rows; `text_share` of the
-    rows, spread evenly, are text.
+    """Conversations of several kinds, packed whole into rows as a `Mix` says.
 
     Conversation n takes its kind at address (seed, stage, "kind", n); each kind is gone through in
     an order of its own, pass after pass. A row starts with the conversation that has waited longest
@@ -122,14 +131,13 @@ class ChatMixture:
     def __init__(
         self,
         conversations: dict[str, list[list[dict]]],
-        shares: dict[str, float],
+        mix: Mix,
         tokenizer: Tokenizer,
         sequence_length: int,
         address: tuple[int, str],
         text: PackedText | None = None,
-        text_share: float = 0.0,
-        shuffled: bool = False,
-    ) -> None:  # what the rows are made of and how; `address` is (seed, stage)
+    ) -> None:  # `address` is (seed, stage)
+        shares = mix.shares
         self._kinds = [kind for kind, share in shares.items() if share > 0]
         for kind in self._kinds:
             if not conversations.get(kind):
@@ -138,13 +146,13 @@ class ChatMixture:
                     f"{key} = {shares[kind]}, but the data has no {kind} to train on; set {key} "
                     "to 0"
                 )
-        assert (text is not None) == (text_share > 0)
+        assert (text is not None) == (mix.text_share > 0)
         total = sum(shares[kind] for kind in self._kinds)
         prefixes = [self._kinds[: i + 1] for i in range(len(self._kinds))]
         self._bounds = [sum(map(shares.get, kinds)) / total for kinds in prefixes]
         self._conversations, self._tokenizer = conversations, tokenizer
         self.length, self._address = sequence_length, address
-        self._text, self._text_share, self._shuffled = text, text_share, shuffled
+        self._text, self._text_share, self._shuffled = text, mix.text_share, mix.shuffled
         self._orders: dict[str, tuple[int, list[int]]] = {}  # kind -> a pass and its order
         self._begin()
 

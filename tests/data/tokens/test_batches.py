@@ -13,7 +13,7 @@ from nanolab.data.sources.blocks import GeneratedBlocks
 from nanolab.data.sources.published import Document
 from nanolab.data.sources.source import open_source
 from nanolab.data.tokens import chat
-from nanolab.data.tokens.batches import ChatMixture, PackedText, chat_conversations
+from nanolab.data.tokens.batches import ChatMixture, Mix, PackedText, chat_conversations
 from nanolab.data.tokens.token_files import TokenBlocks
 from nanolab.data.tokens.tokenizer import train_tokenizer
 from nanolab.errors import UserError
@@ -95,15 +95,10 @@ def test_a_source_without_documents_is_refused(tokenizer):
 
 
 def mixture(tokenizer, conversations, **changes):
-    values = {"shares": SHARES, "sequence_length": 200, "seed": 0, "stage": "sft"} | changes
-    return ChatMixture(
-        conversations[0],
-        values.pop("shares"),
-        tokenizer,
-        values.pop("sequence_length"),
-        (values.pop("seed"), values.pop("stage")),
-        **values,
-    )
+    made = {"sequence_length": 200, "address": (0, "sft"), "text": None}
+    own = {key: changes.pop(key) for key in made if key in changes}
+    mix = Mix(**{"shares": SHARES} | changes)
+    return ChatMixture(conversations[0], mix, tokenizer, **made | own)
 
 
 def split(row, bos):
@@ -258,7 +253,7 @@ def test_a_share_without_data_is_refused_and_another_seed_gives_other_rows(
         mixture(tokenizer, ({**conversations[0], "programs": []}, {}))
     assert not torch.equal(
         mixture(tokenizer, conversations).rows(0, 2)[0],
-        mixture(tokenizer, conversations, seed=1).rows(0, 2)[0],
+        mixture(tokenizer, conversations, address=(1, "sft")).rows(0, 2)[0],
     )
 
 
