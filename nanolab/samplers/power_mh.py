@@ -30,12 +30,11 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from nanolab.errors import UserError
 from nanolab.inference.proposal import Target
 from nanolab.inference.protocol import Decode, Draws, Kernel, Suffix
 from nanolab.samplers.batch import Result
 from nanolab.seeds import ACCEPT, INDEX, Noise
-from nanolab.settings.kinds import Count, Natural, Share
+from nanolab.settings.kinds import Count, Natural, Share, check_blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +52,7 @@ class PowerSettings(Target):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_blocks > self.max_new_tokens:
-            raise UserError(
-                f"num_blocks = {self.num_blocks} must be at most max_new_tokens ="
-                f" {self.max_new_tokens}"
-            )
+        check_blocks(self.num_blocks, self.max_new_tokens)
 
     @property
     def rejects_early(self) -> bool:

@@ -22,6 +22,7 @@ from nanolab.settings.kinds import (
     Share,
     Temperature,
     Text,
+    check_blocks,
     range_of,
 )
 from nanolab.settings.model_source import HF, SOURCE_STEPS, is_outside
@@ -129,13 +130,6 @@ class PowerSampling(ModelChoice):
     )
     dtype: SamplingDtype = setting("float32", "of the weights and the cache while sampling")
 
-    def check_blocks(self, num_blocks: int) -> None:
-        """Raises UserError for more blocks than tokens."""
-        if num_blocks > self.max_new_tokens:
-            raise UserError(
-                f"num_blocks = {num_blocks} must be at most max_new_tokens = {self.max_new_tokens}"
-            )
-
 
 @dataclass(frozen=True)
 class PowerEvalConfig(PowerSampling):
@@ -157,7 +151,7 @@ class PowerEvalConfig(PowerSampling):
         super().__post_init__()
         if self.particles == 1:
             raise UserError("particles = 1 is a plain sample: give 0 (left out) or at least 2")
-        self.check_blocks(self.num_blocks)
+        check_blocks(self.num_blocks, self.max_new_tokens)
 
 
 @dataclass(frozen=True)
@@ -191,7 +185,7 @@ class PowerAblationConfig(PowerSampling):
     def __post_init__(self) -> None:
         super().__post_init__()
         for point in grid.expand(self.grid, self):
-            self.check_blocks(point.get("num_blocks", 1))
+            check_blocks(point.get("num_blocks", 1), self.max_new_tokens)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
+from nanolab.errors import UserError
+
 SCIENTIFIC = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # of a study: of its folder, experiment and model
 LARGEST = 2**63 - 1  # whole numbers of arrays, of random generators and of the store have 64 bits
@@ -124,6 +126,14 @@ def range_of(kind: Any) -> Range | None:
         return kind
     found = map(range_of, typing.get_args(kind))
     return next((limits for limits in found if limits), None)
+
+
+def check_blocks(num_blocks: int, max_new_tokens: int) -> None:
+    """Raises UserError for a schedule of more blocks than tokens."""
+    if num_blocks > max_new_tokens:
+        raise UserError(
+            f"num_blocks = {num_blocks} must be at most max_new_tokens = {max_new_tokens}"
+        )
 
 
 def written(value: Any) -> str:
