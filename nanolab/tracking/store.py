@@ -54,6 +54,8 @@ def _client(uri: str, mlruns: Path) -> Any:
     if reason := unreachable(uri):  # MLflow itself would try for minutes without a word
         raise UserError(faults.away_line(uri, reason))
     address.lend_credentials()
+    import mlflow.tracking  # noqa: F401  here: its seconds are not the store's
+
     return GuardedClient(guarded(uri, lambda: _opened(uri, mlruns)), uri)
 
 
