@@ -8,10 +8,15 @@ import random
 import numpy
 import pytest
 from small_models import log_p_log_q
-from toy import END
+from toy import END, ToyModel
 
 from nanolab.inference.proposal import power_term
 from nanolab.inference.protocol import Choices, Decode, Suffix
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return ToyModel()
 
 
 class PlainDriver:

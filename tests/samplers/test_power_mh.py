@@ -26,11 +26,6 @@ from nanolab.seeds import ACCEPT, INDEX, generator
 RIGHT, NO_LOG_Q, NO_INDEX = "right", "without log q", "without the index term"
 
 
-@pytest.fixture(scope="module")
-def toy():
-    return ToyModel()
-
-
 def settings_of(toy, **changes):
     values = dict(
         alpha=2.0,

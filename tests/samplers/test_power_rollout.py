@@ -7,18 +7,13 @@ import math
 
 import numpy
 import pytest
-from toy import END, ToyModel
+from toy import END
 
 from nanolab.errors import UserError
 from nanolab.inference.proposal import log_mean
 from nanolab.samplers.batch import Batch, sample
 from nanolab.samplers.power_rollout import RolloutSettings, token_law
 from nanolab.seeds import generator
-
-
-@pytest.fixture(scope="module")
-def toy():
-    return ToyModel()
 
 
 def settings_of(toy, **changes):

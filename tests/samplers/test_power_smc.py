@@ -25,11 +25,6 @@ from nanolab.samplers.power_smc import (
 from nanolab.seeds import generator, noise, uniform
 
 
-@pytest.fixture(scope="module")
-def toy():
-    return ToyModel()
-
-
 def settings_of(toy, **changes):
     values = dict(
         alpha=2.0,
