@@ -138,8 +138,8 @@ def is_full(error: BaseException | str) -> bool:
     raise errors of their own then, so their words count, and whether less than a MiB is free.
     """
     is_error = isinstance(error, BaseException)
-    texts = [_words(one) for one in causes(error)] if is_error else [error]
-    if any(words in text for text in texts for words in FULL_WORDS):
+    texts = [words(one) for one in causes(error)] if is_error else [error]
+    if any(sign in text for text in texts for sign in FULL_WORDS):
         return True
     return is_error and MLRUNS.is_dir() and shutil.disk_usage(MLRUNS).free < 2**20
 
@@ -148,11 +148,12 @@ def last_line(error: BaseException) -> str:
     """An error's kind and words in one line; of a group the first error that is no group."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    words = " ".join(_words(error).split())
-    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+    said = " ".join(words(error).split())
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
-def _words(error: BaseException) -> str:
+def words(error: BaseException) -> str:
+    """What an error says, also where it cannot."""
     try:
         return str(error)
     except Exception as broken:
@@ -173,9 +174,11 @@ def mistake_of(error: BaseException) -> UserError | None:
         return UserError(full_line())
     for one in causes(error):
         if isinstance(one, OSError) and one.errno in DENIED and one.filename:
+            read_only = one.errno == errno.EROFS
+            fix = "its disk is mounted for reading" if read_only else "change its owner or mode"
             return UserError(
-                f"{one.filename} may not be used ({one.strerror}): change its owner "
-                f"or mode; results go to {MLRUNS}, or where NANOLAB_MLRUNS says"
+                f"{one.filename} may not be used ({one.strerror}): {fix}; results go to {MLRUNS},"
+                " or where NANOLAB_MLRUNS says"
             )
     return None
 
@@ -239,17 +242,18 @@ def verify_complete(folder: Path | str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def file_lock(path: Path, wait: bool = True) -> Iterator[Callable[[str], int]]:
+def file_lock(path: Path, wait: float = -1) -> Iterator[Callable[[str], int]]:
     """Holds an exclusive lock on `path`; gives a function that writes into the file who holds it.
 
-    With wait=False raises BlockingIOError when another has it for longer than a look takes.
+    Raises BlockingIOError when another has it for longer than `wait` seconds (-1: for ever) and
+    than a look takes.
     """
     from filelock import FileLock, Timeout  # most commands lock nothing
 
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=-1 if wait else GLANCE_SECONDS)
+        lock.acquire(timeout=max(wait, GLANCE_SECONDS) if wait >= 0 else -1)
     except Timeout as error:
         raise BlockingIOError(errno.EAGAIN, "held by another", str(path)) from error
     try:

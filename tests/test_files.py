@@ -1,5 +1,6 @@
 """Files are written whole or not at all, and a damaged one is named."""
 
+import errno
 import fcntl
 import multiprocessing
 import threading
@@ -108,6 +109,8 @@ def test_errors_in_a_circle_or_a_group_are_looked_at_once(tmp_path, monkeypatch)
     assert str(files.mistake_of(group)).startswith(files.FULL)
     denied = PermissionError(13, "Permission denied", "/a/b")
     assert "/a/b may not be used (Permission denied): change" in str(files.mistake_of(denied))
+    read_only = PermissionError(errno.EROFS, "Read-only file system", "/a/b")
+    assert "system): its disk is mounted for reading" in str(files.mistake_of(read_only))
     assert files.mistake_of(ValueError("x")) is None
 
 
@@ -138,12 +141,12 @@ def test_a_lock_tells_its_holder_and_is_freed_when_the_holder_is_killed(tmp_path
     )
     process.start()
     assert held.wait(30)
-    with pytest.raises(BlockingIOError), files.file_lock(tmp_path / "lock", wait=False):
+    with pytest.raises(BlockingIOError), files.file_lock(tmp_path / "lock", wait=0):
         pass
     assert (tmp_path / "lock").read_text() == "holder"
     process.kill()
     process.join()
-    with files.file_lock(tmp_path / "lock", wait=False):
+    with files.file_lock(tmp_path / "lock", wait=0):
         pass
 
 
@@ -152,13 +155,13 @@ def test_looking_at_a_lock_keeps_nobody_from_taking_it(tmp_path):
     assert not files.is_locked(path) and not path.exists()
     with files.file_lock(path):
         assert files.is_locked(path)
-        with pytest.raises(BlockingIOError), files.file_lock(path, wait=False):
+        with pytest.raises(BlockingIOError), files.file_lock(path, wait=0):
             pass
     assert not files.is_locked(path)
     with open(path) as look:
         fcntl.flock(look, fcntl.LOCK_SH)
         threading.Timer(0.03, fcntl.flock, (look, fcntl.LOCK_UN)).start()
-        with files.file_lock(path, wait=False):
+        with files.file_lock(path, wait=0):
             pass
 
 

@@ -107,19 +107,15 @@ def register_arguments(parser: argparse.ArgumentParser) -> None:
 
 def register(given: argparse.Namespace) -> int:
     """Registers the model, and prints its version and how to serve it."""
-    import shlex
-
     from nanolab.export import registry
     from nanolab.plan.steps import experiment_name
-    from nanolab.tracking.address import has_credentials, store_uri
+    from nanolab.tracking.address import as_variable
 
     study = experiment_name(given.study)
     line = registry.register(study)
-    # an address with a password is shown to nobody: the variable that has it is set already
-    address = "" if has_credentials() else f"MLFLOW_TRACKING_URI={shlex.quote(store_uri())} "
     print(
         f"{line}\nserve it (with the environment's bin folder on the PATH, for MLflow starts"
-        f" uvicorn from there):\n  {address}mlflow models serve -m {registry.uri_of(study)}"
+        f" uvicorn from there):\n  {as_variable()}mlflow models serve -m {registry.uri_of(study)}"
         " --env-manager local --port 5001"
     )
     return 0

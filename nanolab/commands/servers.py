@@ -6,6 +6,7 @@ import argparse
 import errno
 import os
 import sys
+import tempfile
 
 from nanolab.errors import UserError
 
@@ -79,5 +80,13 @@ def lab(given: argparse.Namespace) -> int:
     if os.geteuid() == 0:  # as in most containers: Jupyter refuses it without the option
         print("JupyterLab runs as root: it is open to this machine only", flush=True)
         command += ["--allow-root", "--ip=127.0.0.1"]
+    environment = interpreter.environment() | interpreter.kernel_search()
+    if not os.access(os.path.expanduser("~"), os.W_OK):  # of a user id that a container is given
+        environment["HOME"] = tempfile.mkdtemp(prefix="nanolab-home-")
+        print(
+            "this user has no home folder that can be written: JupyterLab keeps its settings in "
+            f"{environment['HOME']}",
+            flush=True,
+        )
     os.chdir(ROOT)
-    os.execve(sys.executable, command, interpreter.environment() | interpreter.kernel_search())
+    os.execve(sys.executable, command, environment)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nanolab.errors import UserError
+from nanolab.files import ROOT
 from nanolab.pipeline.failures import Failure, first_failure
 from nanolab.plan import interpreter
 from nanolab.settings.config import LaunchConfig
@@ -92,6 +93,7 @@ class Stage:
         self._last: collections.deque[str] = collections.deque(maxlen=15)
         self.process = subprocess.Popen(
             arguments,
+            cwd=ROOT,  # first on the path of `-m`: this clone's code, wherever the command is given
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -41,8 +41,7 @@ def execute(
     try:
         with _local_kernels() as kernel:
             papermill.execute_notebook(
-                str(notebook),
-                str(output),
+                *(str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, output)),
                 parameters=values,
                 kernel_name="python3",
                 progress_bar=False,

@@ -22,7 +22,7 @@ def study_lock(experiment: str, owner: str = "") -> Iterator[Callable[[str], Non
     path = _lock_file(experiment)
     with contextlib.ExitStack() as stack:
         try:
-            announce = stack.enter_context(files.file_lock(path, wait=False))
+            announce = stack.enter_context(files.file_lock(path, wait=0))
             announce(f"{owner or '-'} process {os.getpid()}")
         except BlockingIOError as error:
             holder, _, who = path.read_text().partition(" ")

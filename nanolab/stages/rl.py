@@ -102,11 +102,8 @@ class Policy(Training):
         and the last updates decide.
         """
         config = self.job.config
-        state = self.restore() or {"rewards": []}
-        rewards = list(state["rewards"])
-        for done, reward in enumerate(rewards, 1):  # what a power cut took of the journal
-            self.run.metrics({"train/reward": reward}, done)
-        for done in range(len(rewards) + 1, config.steps + 1):
+        self.restore()
+        for done in range(len(self.curve) + 1, config.steps + 1):
             started = time.perf_counter()
             rollouts, reward = collect(self.job, self.world, self.subject, problems, done - 1)
             sampled = time.perf_counter() - started
@@ -121,11 +118,10 @@ class Policy(Training):
             if learned["useful"]:
                 self.optimizers.step(config.learning_rate_scale * (1 - (done - 1) / config.steps))
             self.optimizers.zero_grad()
-            rewards.append(reward)
             seconds, loss = time.perf_counter() - started, learned["loss"]
             tokens = learned["tokens"]
             point = {"reward": reward, "loss": loss, "tokens": tokens, "seconds": seconds}
-            self.run.metrics({f"train/{key}": value for key, value in point.items()}, done)
+            self.record(done, {f"train/{key}": value for key, value in point.items()})
             self.run.progress("training", done, config.steps, "updates")
             self.say(
                 f"update {done}/{config.steps}: reward {reward:.3f}, loss {loss:+.4f},"
@@ -133,8 +129,8 @@ class Policy(Training):
             )
             if done % config.checkpoint_every == 0 or done == config.steps:
                 self.check_weights(done)
-                self.save(done, rewards=rewards)
-        return rewards
+                self.save(done)
+        return [point["train/reward"] for _, point in self.curve]
 
 
 def reward_of(tokenizer: Tokenizer, row: dict[str, Any], completion: Draws) -> float:

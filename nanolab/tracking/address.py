@@ -5,6 +5,7 @@ It is escaped: in `sqlite:///my%3Fruns/mlflow.db` the folder is named `my?runs`.
 
 import os
 import re
+import shlex
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
@@ -57,8 +58,11 @@ def _fault(given: str, scheme: str, rest: str) -> str:
                 "needs three slashes before a path that starts at the repository root, four before "
                 "an absolute one"
             )
-        if "\0" in name or (mark and not re.fullmatch("[^=&]+=[^&]*(&[^=&]+=[^&]*)*", options)):
-            return "is no path with options: of a file or folder with ? in its name write %3F"
+        if "\0" in name or (mark and not re.fullmatch(r"timeout=\d+(\.\d+)?", options)):
+            return (
+                "has another option than timeout=SECONDS: of a file or folder with ? in its name "
+                "write %3F"
+            )
         if name == "/:memory:" or name.startswith("/file:"):
             return "is no file that several processes can share"
         return ""
@@ -131,6 +135,13 @@ def has_credentials() -> bool:
     return masked(given) != given or (is_server(given.lower()) and "@" in urlsplit(given).netloc)
 
 
+def as_variable() -> str:
+    """The variable that names the store, to stand before a command of MLflow; "" where that would
+    show a password: it is set already.
+    """
+    return "" if has_credentials() else f"{VARIABLE}={shlex.quote(store_uri())} "
+
+
 def lend_credentials() -> None:
     """Hands user and password of a server's address to MLflow's variables."""
     given = _given()
@@ -143,16 +154,20 @@ def lend_credentials() -> None:
 def masked(text: str) -> str:
     """`text` without the passwords and tokens of the store, and of any address in it."""
     for secret in sorted(_secrets(), key=len, reverse=True):
-        text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
+        begin = r"(?:(?<!\w)|(?<=%[0-9A-Fa-f]{2}))"
+        text = re.sub(rf"{begin}{re.escape(secret)}(?!\w)", "***", text)
     text = re.sub(r"(://[^\s/:@]*):[^\s/]*@", r"\1:***@", text)
     text = re.sub(r"(https?://)[^\s/:@]+@", r"\1***@", text, flags=re.IGNORECASE)
     return re.sub(rf"([?&;]{SECRET_OPTIONS}=)[^&;\s'\"]+", r"\1***", text, flags=re.IGNORECASE)
 
 
 def _secrets() -> set[str]:
-    location, _, query = _given().partition("://")[2].partition("?")
+    given = _given()
+    location, _, query = (given.partition("://")[2] or given).partition("?")
     user = location.rpartition("@")[0]
     options = parse_qsl(query)
+    # ODBC's own options stand in the value of one: PWD=...;
+    options += [pair for _, text in options for pair in parse_qsl(text, separator=";")]
     found = {
         os.environ.get(PASSWORD, ""),
         os.environ.get(TOKEN, ""),

@@ -23,7 +23,7 @@ NOTE = "note: "  # how such a line begins where several programs print
 PAUSE_SECONDS = 1.0  # between two tries
 LIBRARIES = (
     "sqlite3", "sqlalchemy", "alembic", "mlflow", "requests", "urllib3", "psycopg", "psycopg2",
-    "pymysql", "MySQLdb", "pyodbc",
+    "pymysql", "MySQLdb", "pyodbc", "google",
 )  # fmt: skip
 LOCKED = r"database (table |schema )?is locked"
 AWAY = (
@@ -36,6 +36,8 @@ REFUSED = (
     r"error code 40[13]\b|authentication failed|Access denied|no password supplied|"
     r"not authenticated|no pg_hba"
 )
+# an answer that is none of MLflow's
+STRANGER = r"valid JSON format|error code \d+ != 200|INTERNAL_ERROR: Response: \{|Failed to parse"
 CLOSED = r"readonly database|unable to open database file|[Rr]ead-only file system"
 SCHEMA = r"out-of-date database schema|Can't locate revision"
 DAMAGED = (
@@ -127,14 +129,11 @@ def fault(error: BaseException, uri: str) -> str | None:
         return schema_line(where, uri, words)
     if re.search(CLOSED, words):
         return (
-            f"the store {where} cannot be written ({why}): change its owner or mode, or name "
-            "another folder with NANOLAB_MLRUNS"
+            f"the store {where} cannot be written ({why}): change its owner or mode, or copy its "
+            "folder to where you may write, and name that in NANOLAB_MLRUNS"
         )
     if path is not None and re.search(LOCKED, words):
-        return (
-            f"the store {where} has been locked by another process for {duration(WAIT_SECONDS)}: "
-            f"stop that (`fuser {shlex.quote(where)}` names it), then the same command goes on"
-        )
+        return locked_line(where)
     if path is not None and re.search(DAMAGED, words):
         return damaged_line(where, why)
     if re.search(REFUSED, words):
@@ -145,6 +144,11 @@ def fault(error: BaseException, uri: str) -> str | None:
         )
     if re.search(AWAY, words):
         return away_line(uri, why)
+    if is_server(uri) and re.search(STRANGER, words):
+        return (
+            f"the tracking server {where} answers, but not as MLflow does ({why}): give its own "
+            "address, without what belongs to another program, or unset MLFLOW_TRACKING_URI"
+        )
     if any(_library(one) in ("sqlalchemy", "sqlite3", "alembic") for one in causes):
         page = "docs/troubleshooting.md, The tracking store"
         return f"the store {where} cannot serve ({why}): see {page}"
@@ -157,6 +161,14 @@ def away_line(uri: str, why: str) -> str:
     return (
         f"the {what} {masked(uri)} does not answer ({masked(why)}): start it, then the same command"
         " goes on; or unset MLFLOW_TRACKING_URI"
+    )
+
+
+def locked_line(where: str) -> str:
+    """The line for a file that another process does not let go of."""
+    return (
+        f"the store {where} has been locked by another process for {duration(WAIT_SECONDS)}: "
+        f"stop that (`fuser {shlex.quote(where)}` names it), then the same command goes on"
     )
 
 
@@ -176,9 +188,10 @@ def schema_line(where: str, uri: str, words: str) -> str:
     found = re.search(r"(?:found version |revision identified by ')(\w+)", words)
     version = found[1] if found else "unknown"
     if version in schema_versions():
+        shown = shlex.quote(uri) if masked(uri) == uri else '"$MLFLOW_TRACKING_URI"'
         return (
             f"the store {where} has the schema {version} of an older MLflow: copy the file or "
-            f"dump the database, then run `.venv/bin/mlflow db upgrade {masked(uri)}`"
+            f"dump the database, then run `{sys.executable} -m mlflow db upgrade {shown}`"
         )
     return (
         f"the store {where} has the schema {version}, which this MLflow does not know: a newer one "
@@ -201,7 +214,7 @@ def schema_versions() -> dict[str, bool]:
 def _words(error: BaseException) -> str:
     causes = files.causes(error)
     return "\n".join(
-        str(one) for one in causes if isinstance(one, OSError) or _library(one) in LIBRARIES
+        files.words(one) for one in causes if isinstance(one, OSError) or _library(one) in LIBRARIES
     )
 
 
@@ -211,8 +224,9 @@ def _library(error: BaseException) -> str:
 
 def _reason(error: BaseException) -> str:
     """The shortest words that tell the fault, at most a line of them."""
-    texts = [" ".join(str(one).split()) for one in files.causes(error) if str(one).strip()]
-    kinds = f"{LOCKED}|{AWAY}|{REFUSED}|{CLOSED}|{SCHEMA}|{DAMAGED}"
+    said = (" ".join(files.words(one).split()) for one in files.causes(error))
+    texts = [text for text in said if text]
+    kinds = f"{LOCKED}|{AWAY}|{REFUSED}|{STRANGER}|{CLOSED}|{SCHEMA}|{DAMAGED}"
     known = [text for text in texts if re.search(kinds, text)]
     text = min(known or texts or [type(error).__name__], key=len)
     return text if len(text) <= 200 else f"{text[:197]}..."

@@ -4,6 +4,7 @@ import getpass
 import json
 import os
 import platform
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from nanolab import files
 from nanolab.data.sources.published import mlflow_source
 from nanolab.errors import UserError
 from nanolab.tracking import environment, run_reader
-from nanolab.tracking.address import database_path, folder_address, store_uri
+from nanolab.tracking.address import as_variable, database_path, folder_address, store_uri
 from nanolab.tracking.store import client
 
 Point = tuple[str, float, int, int]  # of a curve: key, value, time in milliseconds, step
@@ -31,8 +32,9 @@ def experiment_id(name: str) -> str:
         return client().create_experiment(name, artifact_location=place if own else None)
     if found.lifecycle_stage == "deleted":
         raise UserError(
-            f"the MLflow experiment {name!r} is deleted: restore it with `mlflow experiments"
-            f" restore -x {found.experiment_id}` or give the study another name"
+            f"the MLflow experiment {name!r} is deleted: restore it with `{as_variable()}"
+            f"{sys.executable} -m mlflow experiments restore -x {found.experiment_id}` or give the"
+            " study another name"
         )
     return found.experiment_id
 

@@ -63,18 +63,26 @@ def _opened(uri: str, mlruns: Path) -> Any:
     path = address.database_path(uri)
     if path is not None:
         _make_place(path)
-        if address.is_own(uri) or _is_empty(path):
-            with files.file_lock(path.parent / ".store.lock"):  # two at once break it
-                if _is_empty(path):
-                    _create_store(path, mlruns)
-                if address.is_own(uri):
-                    _relocate(path, mlruns)
+        if _is_empty(path) or (address.is_own(uri) and _moved_from(path, mlruns)):
+            _make_or_move(path, mlruns, address.is_own(uri))
     from mlflow.store.db import utils
     from mlflow.tracking import MlflowClient
 
     logging.getLogger(utils.__name__).setLevel(logging.CRITICAL)  # it logs what it raises, too
     utils.MAX_RETRY_COUNT = 1  # it would try a damaged file for two minutes
-    return MlflowClient(tracking_uri=uri)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _make_or_move(database: Path, mlruns: Path, is_own: bool) -> None:
+    try:
+        # two at once break it
+        with files.file_lock(database.parent / ".store.lock", faults.WAIT_SECONDS):
+            if _is_empty(database):
+                _create_store(database, mlruns)
+            if is_own:
+                _relocate(database, mlruns)
+    except BlockingIOError as error:
+        raise UserError(faults.locked_line(error.filename)) from error
 
 
 def _make_place(database: Path) -> None:
@@ -144,14 +152,22 @@ def _create_store(database: Path, mlruns: Path) -> None:
     os.replace(temporary, database)
 
 
-def _relocate(database: Path, mlruns: Path) -> None:
-    """Rewrites the absolute paths that MLflow records, for a repository that was moved."""
-    new = address.folder_address(mlruns)
+def _moved_from(database: Path, mlruns: Path) -> set[str]:
+    """The folders other than `mlruns` in which the store says that its artifacts are."""
+    own = {address.folder_address(mlruns)}
     with contextlib.closing(sqlite3.connect(database, timeout=30)) as connection:
         rows = connection.execute(
             "select artifact_location, '/artifacts/' || name from experiments"
         )
-        for old in {place.removesuffix(end) for place, end in rows if place.endswith(end)} - {new}:
+        return {place.removesuffix(end) for place, end in rows if place.endswith(end)} - own
+
+
+def _relocate(database: Path, mlruns: Path) -> None:
+    """Rewrites the absolute paths that MLflow records, for a repository that was moved."""
+    new = address.folder_address(mlruns)
+    moved = _moved_from(database, mlruns)
+    with contextlib.closing(sqlite3.connect(database, timeout=30)) as connection:
+        for old in moved:
             for table, column in URI_COLUMNS:
                 connection.execute(
                     f"update {table} set {column} = ? || substr({column}, ?) "

@@ -74,8 +74,18 @@ class Training:
     folder: Path  # of its checkpoints
     facts: dict[str, Any]  # kept in each checkpoint; made_by is the step of the study
 
+    # (step, metrics) of every point of the curves, those of earlier attempts included
+    curve: list[tuple[int, dict[str, float]]] = field(default_factory=list, init=False)
+
+    def record(self, step: int, point: dict[str, float]) -> None:
+        """Record metrics of a step (from 1), for the run and for the next checkpoint."""
+        self.curve.append((step, point))
+        self.run.metrics(point, step)
+
     def restore(self) -> dict[str, Any] | None:
-        """Go back to the newest complete checkpoint; returns its state, None without one."""
+        """Go back to the newest complete checkpoint, and record its curves again: a power cut may
+        have taken some of the journal. Returns its state, None without one.
+        """
         step = checkpoint.latest(self.folder)
         if step is None:
             return None
@@ -86,6 +96,8 @@ class Training:
         state = checkpoint.load_state(self.folder, step)
         self.optimizers.load_state_dict(state["optimizers"])
         torch.set_rng_state(state["random"])
+        for done, point in state["curve"]:
+            self.record(done, point)
         self.say(f"resuming after step {step}")
         return state
 
@@ -110,6 +122,7 @@ class Training:
         if self.world.rank == 0:
             self.run.flush()
             state |= {
+                "curve": self.curve,
                 "optimizers": self.optimizers.state_dict(),
                 "random": torch.get_rng_state(),
             }
@@ -157,7 +170,7 @@ class Trainer(Training):
                 self.check_weights(self.done)
             self.measure_speed(self.done - first, working)
             self.run.progress("training", self.done, schedule.steps, "steps")
-            self.log(self.done)
+            self.log()
             if validates:
                 self.measure()
             if saves:
@@ -179,8 +192,6 @@ class Trainer(Training):
             return
         self.rows.restore(state["rows"])
         self.losses, self.supervised = list(state["losses"]), list(state["supervised"])
-        for done in range(1, self.done + 1):  # what a power cut took of the journal
-            self.log(done)
 
     def batches(self) -> Iterator[tuple[Batch, dict[str, Any]]]:
         """This rank's batch of each step to come, and the rows' cursor after it. A thread makes the
@@ -222,12 +233,11 @@ class Trainer(Training):
             used = speed * flops_per_token(self.model.config)
             self.speed["mfu"] = used / (peak * self.world.size)
 
-    def log(self, done: int) -> None:
-        """Record step number `done` (from 1)."""
-        multiplier = self.schedule.learning_rate_multiplier(done - 1)
-        point = {"loss": self.losses[done - 1], "learning_rate_multiplier": multiplier}
-        point |= self.speed
-        self.run.metrics({f"train/{key}": value for key, value in point.items()}, done)
+    def log(self) -> None:
+        """Record the step that was just done."""
+        multiplier = self.schedule.learning_rate_multiplier(self.done - 1)
+        point = {"loss": self.losses[-1], "learning_rate_multiplier": multiplier, **self.speed}
+        self.record(self.done, {f"train/{key}": value for key, value in point.items()})
 
     def measure(self) -> None:
         """Validate the model and record a point of the validation curve."""
@@ -235,7 +245,7 @@ class Trainer(Training):
         point = {"validation/bits_per_byte": self.bits.value}
         if self.bits.standard_error is not None:
             point["validation/bits_per_byte_se"] = self.bits.standard_error
-        self.run.metrics(point, self.done)
+        self.record(self.done, point)
 
     def print_progress(self, seconds_per_step: float) -> None:
         steps = self.schedule.steps

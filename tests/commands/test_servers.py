@@ -49,6 +49,20 @@ def test_root_may_open_it_for_this_machine_alone_and_kernels_are_this_environmen
     assert KernelSpecManager().get_kernel_spec("python3").resource_dir.startswith(sys.prefix)
 
 
+def test_a_user_without_a_home_folder_is_given_one(tmp_path, monkeypatch, capsys):
+    """A number without a name, as containers give it: Jupyter would write to / or end."""
+    monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
+    monkeypatch.chdir(tmp_path)
+    started = []
+    monkeypatch.setattr(os, "execve", lambda *given: started.append(given) or sys.exit(0))
+    with pytest.raises(SystemExit):
+        main(["lab", "--no-browser"])
+    ((_, _, environment),) = started
+    assert os.access(environment["HOME"], os.W_OK)
+    assert f"keeps its settings in {environment['HOME']}" in capsys.readouterr().out
+    os.rmdir(environment["HOME"])
+
+
 def test_make_lab_is_this_command():
     # as from a shell: within `make test` it would tell of its folder as well
     own = {

@@ -273,3 +273,15 @@ def test_a_kernel_is_this_interpreters_meets_no_other_and_ends_with_an_interrupt
     assert all(
         os.path.isabs(manager.ip) and len(f"{manager.ip}-99999") <= 103 for manager, _, _ in made
     ), "of a socket's path 103 bytes count"
+
+
+def test_folders_with_braces_are_no_templates(tmp_path):
+    """papermill fills parameters into the paths that it is given."""
+    place = tmp_path / "a{b} c}"
+    place.mkdir()
+    cell = {"cell_type": "code", "id": "1", "metadata": {}, "outputs": [], "execution_count": None}
+    notebook = json.loads(PATHS[0].read_text()) | {"cells": [cell | {"source": "1 + 1"}]}
+    (place / "in.ipynb").write_text(json.dumps(notebook))
+    notebooks.execute(place / "in.ipynb", place / "out.ipynb", {})
+    (done,) = json.loads((place / "out.ipynb").read_text())["cells"]
+    assert done["outputs"][0]["data"]["text/plain"] in ("2", ["2"])

@@ -12,11 +12,11 @@ from nanolab.plan import interpreter
 
 @pytest.fixture
 def other(tmp_path, monkeypatch):
-    """A folder in PYTHONPATH with another package of the name."""
+    """A folder in PYTHONPATH, and the working one, with another package of the name."""
     (tmp_path / "other" / "nanolab").mkdir(parents=True)
     (tmp_path / "other" / "nanolab" / "__init__.py").write_text("")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "other"))
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path / "other")
     return tmp_path / "other"
 
 

@@ -55,6 +55,9 @@ def named(monkeypatch):
         f"postgresql://bob:{SECRET}@host:99999/db",
         *(f"http://bob:{SECRET}{mark}more@host" for mark in "/?#"),
         f"postgresql://bob:{SECRET}/more@host/db",
+        *(f"{start}bob:{SECRET}@host" for start in ("", "//", "http:", "http//")),
+        "sqlite:////srv/x.db?timeout=abc",
+        "sqlite:////srv/x.db?mode=ro",
     ],
 )
 def test_an_address_that_no_run_can_be_kept_at_is_one_line_without_its_secret(uri, named, capsys):
@@ -133,6 +136,18 @@ def test_no_secret_is_shown(text, named):
     named(f"http://bob:{SECRET}@host")
     assert SECRET not in address.masked(text) and "***" in address.masked(text)
     assert address.masked("http://host/a@b of nanolab") == "http://host/a@b of nanolab"
+
+
+def test_a_secret_among_odbc_options_is_not_shown(named):
+    given = f"mssql+pyodbc:///?odbc_connect=DRIVER%3DX%3BUID%3Dbob%3BPWD%3D{SECRET}%3B"
+    named(given)
+    assert address.has_credentials() and address.as_variable() == ""
+    assert shown_uri() == given.replace(SECRET, "***")
+
+
+def test_models_are_registered_where_runs_are_kept(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "foo://elsewhere")
+    assert list(client().search_registered_models()) == []
 
 
 def test_what_a_plan_and_a_browser_are_told_has_no_password(named, monkeypatch):

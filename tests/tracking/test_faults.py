@@ -4,7 +4,9 @@ is waited for, and that is said.
 
 import contextlib
 import sqlite3
+import subprocess
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -84,7 +86,7 @@ def test_the_next_run_makes_a_store_that_was_moved_away_and_records_what_is_fini
     [
         (
             "451aebb31d03",
-            "of an older MLflow: copy the file .* `.venv/bin/mlflow db upgrade sqlite:",
+            "of an older MLflow: copy the file .* -m mlflow db upgrade sqlite:",
         ),
         ("0000000000ff", "which this MLflow does not know: a newer one made it"),
     ],
@@ -131,7 +133,7 @@ def test_a_store_that_may_not_be_written_is_one_line(store):
 
     with pytest.raises(
         UserError,
-        match=r"cannot be written .*readonly database.*: change its owner or mode, or name",
+        match=r"cannot be written .*readonly database.*: change its owner or mode, or copy",
     ):
         faults.guarded(store_uri(), write)
 
@@ -174,6 +176,85 @@ def test_a_store_that_stays_locked_or_away_ends_in_one_line(told, monkeypatch):
             "http://host", lambda: fails(ConnectionRefusedError(111, "Connection refused"))
         )
     assert len(told) == 2
+
+
+def test_a_store_that_is_there_is_read_without_a_lock(store, monkeypatch):
+    """As on a disk that is mounted for reading, where no file of a lock can be opened."""
+    run_writer.open_execution({"experiment": "tiny"}, "now", "source")
+    tracking_store._client.cache_clear()
+    monkeypatch.setattr(files, "file_lock", lambda *given: 1 / 0)
+    assert client().get_experiment_by_name("tiny")
+
+
+def test_a_store_that_another_process_makes_for_ever_ends_in_one_line(told, tmp_path, monkeypatch):
+    monkeypatch.setattr(faults, "WAIT_SECONDS", 0.2)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/new.db")
+    with (
+        files.file_lock(tmp_path / ".store.lock"),
+        pytest.raises(UserError, match=r"\.store\.lock has been locked by another process for 0"),
+    ):
+        client()
+
+
+@pytest.mark.parametrize(
+    "status, body",
+    [
+        (200, "<html>"),
+        (200, "[]"),
+        (200, '{"experiments": 3}'),
+        (404, "<html>"),
+        (404, "{}"),
+        (405, "no"),
+        (302, ""),
+    ],
+)
+def test_a_server_that_is_not_mlflows_is_one_line(status, body, monkeypatch, capsys):
+    class Stranger(BaseHTTPRequestHandler):
+        def do_GET(self):
+            health = self.path == "/health"
+            self.send_response(200 if health else status)
+            self.send_header("Content-Length", str(0 if health else len(body)))
+            self.end_headers()
+            self.wfile.write(b"" if health else body.encode())
+
+        do_POST = do_GET
+
+        def log_message(self, *words):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Stranger)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    uri = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    try:
+        with pytest.raises(UserError, match=f"{uri} answers, but not as MLflow does .*: give its"):
+            client().search_experiments()
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_advice_on_a_deleted_experiment_restores_it(store):
+    run_writer.open_execution({"experiment": "tiny"}, "now", "source")
+    found = client().get_experiment_by_name("tiny")
+    client().delete_experiment(found.experiment_id)
+    with pytest.raises(UserError, match="is deleted: restore it with `") as caught:
+        run_writer.experiment_id("tiny")
+    advice = str(caught.value).split("`")[1]
+    subprocess.run(advice, shell=True, check=True, cwd=store.parent, capture_output=True)
+    assert run_writer.experiment_id("tiny") == found.experiment_id
+
+
+def test_an_error_that_cannot_say_itself_is_raised_as_it_is(told):
+    class Mute(OSError):
+        def __str__(self):
+            raise RuntimeError("no words")
+
+    def fails():
+        raise Mute
+
+    with pytest.raises(Mute):
+        faults.guarded("http://host", fails)
 
 
 def test_an_error_that_is_no_fault_of_the_store_is_raised_as_it_is(told):

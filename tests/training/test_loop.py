@@ -41,6 +41,7 @@ SCHEDULE = Schedule(
     checkpoint_every=5,
 )
 WORLD = World(0, 1, torch.device("cpu"), torch.float32)
+VALIDATION = ("validation/bits_per_byte", "validation/bits_per_byte_se")
 
 
 class CountedRows:
@@ -165,8 +166,9 @@ def test_a_killed_run_goes_on_with_the_very_losses_of_an_uninterrupted_one(tmp_p
     metrics, resumed, other = trained(tmp_path / "killed", seed=1)  # the seed no longer matters
     assert "resuming after step 10" in capsys.readouterr().out
     assert curve(resumed) == curve(whole)  # what its journal lacks comes from the checkpoint
-    rates = "train/learning_rate_multiplier"
-    assert curve(resumed, rates) == curve(whole, rates)
+    for other_curve in ("train/learning_rate_multiplier", *VALIDATION):
+        assert curve(resumed, other_curve) == curve(whole, other_curve) != {}
+    assert list(curve(resumed, "train/tokens_per_second")) == list(range(1, 21))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters()))
     assert (
         metrics["loss"] == (curve(whole)[19] + curve(whole)[20]) / 2
@@ -178,6 +180,17 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     first, before, _ = trained(tmp_path)
     again, run, _ = trained(tmp_path, rows=KilledRows())  # which would end a training
     assert curve(run) == curve(before) and again["loss"] == first["loss"]
+    assert all(curve(run, name) == curve(before, name) != {} for name in VALIDATION)
+
+
+def test_the_curves_are_on_the_disk_before_a_checkpoint_that_would_go_on_behind_them(
+    tmp_path, monkeypatch
+):
+    done, save = [], checkpoint.save
+    monkeypatch.setattr(NullRun, "flush", lambda run: done.append("curves"))
+    monkeypatch.setattr(checkpoint, "save", lambda *given: done.append("weights") or save(*given))
+    trained(tmp_path)
+    assert done == ["curves", "weights"] * 4  # after 5, 10, 15 and 20 steps
 
 
 @pytest.mark.parametrize("device_batch_size", [1, 3, 8, 64])

@@ -13,7 +13,7 @@ from nanolab.errors import UserError
 
 BLOCK_DOCUMENTS = 512  # documents a block at most
 LOOK_BYTES = 1 << 30  # of text that is looked through whole before any of it is used: some seconds
-FORM = "a parquet file with a column text"
+FORM = "a parquet file with one column text"
 
 
 class Blocks(Protocol):
@@ -193,7 +193,7 @@ class ParquetBlocks(Blocks):
         place = self._places[file][1]
         here = isinstance(place, Path)
         opened = self._read(file, lambda: ParquetFile(place if here else place(), pre_buffer=True))
-        if "text" not in opened.schema_arrow.names:
+        if opened.schema_arrow.names.count("text") != 1:
             raise UserError(f"{self._where(file)} must be {FORM}")
         self._open = file, opened
         fits = is_text(opened.schema_arrow.field("text").type)

@@ -36,8 +36,8 @@ class LocalSource(DataSource):
         files = sorted((self.root / "text").glob(f"{split}-*.parquet"))
         if not files:
             raise UserError(
-                f"no file {self.root}/text/{split}-*.parquet; put parquet files with a column text"
-                " there"
+                f"no file {self.root}/text/{split}-*.parquet; put parquet files with one column"
+                " text there"
             )
         return ParquetBlocks([(path.name, path) for path in files], "local")
 

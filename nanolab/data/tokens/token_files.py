@@ -44,11 +44,11 @@ class TokenBlocks:
         path = self._folder / f"{number:07d}.npy"
         if not path.is_file():
             for ahead in range(self._size):
-                self._make(number + (self._rank + ahead) % self._size, wait=False)
-            self._make(number, wait=True)
+                self._make(number + (self._rank + ahead) % self._size, wait=0)
+            self._make(number, wait=-1)
         return np.load(path, mmap_mode="r")
 
-    def _make(self, number: int, wait: bool) -> None:
+    def _make(self, number: int, wait: float) -> None:
         path = self._folder / f"{number:07d}.npy"
         if path.is_file():
             return

@@ -180,6 +180,10 @@ def test_broken_files_are_named(local, folder):
     )
     with pytest.raises(UserError, match="column text"):
         list(local.documents("validation"))
+    twice = pyarrow.table([["x"], ["y"]], names=["text", "text"])
+    pyarrow.parquet.write_table(twice, folder / "text" / "validation-00000-of-00001.parquet")
+    with pytest.raises(UserError, match=r"00001\.parquet must be a parquet file with one column"):
+        list(local.documents("validation"))
     pyarrow.parquet.write_table(
         pyarrow.Table.from_pylist([{"question": "x"}]),
         folder / "openai" / "gsm8k" / "main" / "train.parquet",
