@@ -58,10 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # as stderr: a locale without UTF-8 must not end a run that says "→"
         sys.stdout.reconfigure(errors="backslashreplace")
+    from nanolab import files
+
     try:
         given = parser(arguments[0] if arguments else None).parse_args(arguments)
-        from nanolab import files
-
         files.check_mlruns()
         status = given.action(given)
         sys.stdout.flush()

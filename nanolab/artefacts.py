@@ -148,8 +148,8 @@ def verified(folder: Path, part: str = "") -> Path:
 
 
 def require_checkpoint(folder: Path, step: int | None) -> int:
-    """`step`, or for None that of the checkpoint that a finished step's result names, which must be
-    the one that is there; its parts are read by whoever loads it.
+    """The step of the checkpoint to read: `step`, or for None the final one, which must be what the
+    result says. Whoever loads it reads its parts.
     """
     final = final_checkpoint(folder)
     if final is None:

@@ -276,7 +276,7 @@ def _row_of(key: str, value: float, task: str) -> Score:
 
 
 def _detailed(row: Score, values: Mapping[str, Any]) -> Score:
-    """A row with what flat values have of it besides."""
+    """The row, completed from the flat values."""
     found = {one: values[name] for one, name in _names(row)[1].items() if name in values}
     if row.moment == "before":
         found.pop("p_value", None)

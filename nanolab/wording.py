@@ -95,9 +95,10 @@ def short(number: float) -> str:
     """1,234,567 as 1.23M; "-" for nothing."""
     if not number:
         return "-"
+    rounded = float(f"{number:.3g}")  # 999,999 is 1M
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{letter}"
+        if rounded >= size:
+            return f"{rounded / size:.3g}{letter}"
     return f"{number:.0f}"
 
 
@@ -126,7 +127,7 @@ def duration(seconds: float | None) -> str:
         return "-"
     if seconds < 120:
         return f"{seconds:.0f} s"
-    minutes = round(seconds / 3600 * 60)
+    minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
 
 

@@ -18,7 +18,7 @@ from nanolab.settings.schema import own_first, to_dict
 PAGE = ROOT / "docs" / "settings.md"
 START = """# Every setting of a study
 
-*Written by `python scripts/write_settings_page.py` from `nanolab/settings/config.py`.*
+*Written by `python scripts/write_settings_page.py` from the classes of `nanolab/settings/`.*
 
 A study is a YAML file in `experiments/`. What it leaves out has the default below; a key that is
 not here is refused, with the nearest valid one.

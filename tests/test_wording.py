@@ -10,3 +10,11 @@ from nanolab import wording
 )
 def test_a_measured_time_is_said_as_a_person_says_it(seconds, text):
     assert wording.clock(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "-"), (999, "999"), (1234, "1.23k"), (999_499, "999k"), (999_999, "1M"), (2.5e12, "2.5T")],
+)
+def test_a_large_number_is_short(number, text):
+    assert wording.short(number) == text

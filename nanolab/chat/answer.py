@@ -8,7 +8,7 @@ from typing import Any, Literal
 from nanolab.data.tasks.catalogue import ANNOTATION
 from nanolab.data.tokens import chat
 from nanolab.errors import UserError
-from nanolab.settings.kinds import Alpha, Count, Natural, Positive, Share
+from nanolab.settings.kinds import Alpha, Count, Natural, Share, Temperature
 from nanolab.settings.schema import Settings, build, setting
 
 Part = dict[str, str]  # type: text, python (a tool call) or output; text
@@ -23,7 +23,7 @@ class ChatSettings(Settings):
         "greedy; sample: one draw; power: Metropolis-Hastings on p^alpha; best_of: the likeliest of"
         " some samples; majority: the answer that most of them give",
     )
-    temperature: Positive = setting(0.7, "of samples, and of power sampling's proposal")
+    temperature: Temperature = setting(0.7, "of samples, and of power sampling's proposal")
     top_k: Count | None = setting(50, "tokens kept when drawing; null: all")
     alpha: Alpha = setting(4.0, "exponent of power sampling's target p^alpha")
     num_steps: Natural = setting(10, "Metropolis-Hastings steps")

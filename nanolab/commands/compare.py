@@ -70,12 +70,13 @@ def _tables(settings: list[Row], rows: list[Row]) -> list[Table]:
     tables = [Table(("setting", "a", "b"), cells, title=title)]
     if accuracies:
         tables.append(_accuracies(accuracies))
-    header, numbers = ("step", "metric", "a", "b", "b - a"), ("a", "b", "b - a")
+    header, numbers = ("step", "metric", "a", "b", "b - a", "note"), ("a", "b", "b - a")
     cells = [
         [
             *(row["step"], row["metric"]),
             *(measured(row, "a"), measured(row, "b")),
             f"{row['difference']:+.4g}",
+            row["note"],
         ]
         for row in metrics
         if row["metric"] in COMPARED
@@ -90,7 +91,7 @@ def _tables(settings: list[Row], rows: list[Row]) -> list[Table]:
         ]
         for row in costs
     ]
-    return [*tables, Table(header, cells, numbers, "cost")]
+    return [*tables, Table(header[:-1], cells, numbers, "cost")]
 
 
 def _accuracies(rows: list[Row]) -> Table:

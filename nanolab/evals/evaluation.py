@@ -57,19 +57,21 @@ class Evaluation:
         """
         every = self.source.task(task, split, subset)
         rows = chosen_rows(self.source, every, task, split, count)
-        digest = sha256_text(json.dumps(rows, sort_keys=True, default=str))
+        digest = self.digest(task, split, rows)
         self.run.dataset(task, self.source.describe(task), digest, split, len(rows))
         order = "the first" if self.source.exchangeable else "drawn by the fixed seed 0"
         if len(rows) == len(every):
             order = "all"
         repeated = f"{repeated_rows(rows)} repeat another and are kept"
-        self.run.params(
-            {
-                f"problems.{task}.{split}": digest[:12],  # equal where two models were asked alike
-                f"rows.{task}.{split}": f"{len(rows)} of {len(every)}, {order}; {repeated}",
-            }
-        )
+        said = f"{len(rows)} of {len(every)}, {order}; {repeated}"
+        self.run.params({f"rows.{task}.{split}": said})
         return rows
+
+    def digest(self, task: str, split: str, rows: list[Row]) -> str:
+        """The SHA-256 of rows, whose start is recorded: equal where two models were asked alike."""
+        digest = sha256_text(json.dumps(rows, sort_keys=True, default=str))
+        self.run.params({f"problems.{task}.{split}": digest[:12]})
+        return digest
 
     def asking(self, **changes: Any) -> Asking:
         """How the model is asked by the job's config; `changes` replace single fields.

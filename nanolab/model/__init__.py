@@ -1,1 +1,1 @@
-"""The GPT, its cache, its optimizers and the scaling rules."""
+"""The GPT, its optimizers and the scaling rules."""

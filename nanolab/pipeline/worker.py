@@ -24,7 +24,7 @@ def main(job_file: str) -> int:
     except Exception as error:
         is_told = isinstance(error, UserError)
         mistake = error if is_told else files.mistake_of(error)
-        line = mistake or traceback.format_exception_only(error)[-1].splitlines()[0]
+        line = mistake or files.last_line(error)
         if (
             folder / JOB
         ).is_file():  # before this process ends: the others' errors follow from that
@@ -32,8 +32,7 @@ def main(job_file: str) -> int:
         if not is_told:
             traceback.print_exc()
         # the last line says why: a group's trace ends in +--
-        last = files.last_line(error) if mistake is None else f"error: {mistake}"
-        print(last, file=sys.stderr, flush=True)
+        print(f"error: {mistake}" if mistake else line, file=sys.stderr, flush=True)
         return 1 if mistake is None else launch.MISTAKE
     return 0
 

@@ -86,8 +86,8 @@ def parameters(stage: str, variables: Mapping[str, Any]) -> dict[str, Any]:
 def check(
     cls: type, values: dict[str, Any], stage: str = "", settings: dict[str, Any] | None = None
 ) -> None:
-    """Raises UserError for values that `cls`, and for settings that a stage whose fields are
-    parameters too, cannot have, for names that they do not know, and in a kernel of another clone.
+    """Raises UserError for a value out of its kind, an unknown name, or a kernel of another clone.
+    `settings` are those of the stage `stage`, whose fields are parameters too.
     """
     interpreter.check_clone()
     earlier, injected = _injection()

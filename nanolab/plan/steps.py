@@ -196,7 +196,7 @@ def _foreign_step(study: str, name: str, model: str) -> Step:
 
 def newest_result(study: str, step: str) -> Path | None:
     """The work folder of a step of a study with the newest result, set aside ones left out; None
-    where there is none. Whether what it names is still there say `artefacts`.
+    where there is none. `artefacts.is_finished` says whether it is whole.
     """
     found = (files.MLRUNS / "work" / study / step).glob(f"*/{RESULT}")
     found = [path for path in found if not is_aside(path.parent)]

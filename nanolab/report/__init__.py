@@ -1,1 +1,1 @@
-"""From MLflow runs to report.md and figures."""
+"""From MLflow runs to report.md, report.html and results.csv."""

@@ -18,9 +18,10 @@ from nanolab.report.provenance import hourly_rate, seconds
 from nanolab.report.store_values import recorded_environment, step_runs
 from nanolab.settings.study_file import find_study, load_study
 from nanolab.statistics import mcnemar_exact, newcombe, newcombe_paired
-from nanolab.tracking import run_reader
+from nanolab.tracking import comparable, run_reader
 from nanolab.tracking.address import shown_uri
 from nanolab.tracking.run_reader import RunRecord
+from nanolab.wording import or_dash
 
 Row = dict[str, Any]
 Outcomes = dict[int, tuple[bool, Any]]  # number of a problem -> (passed, the answer expected)
@@ -28,7 +29,8 @@ Outcomes = dict[int, tuple[bool, Any]]  # number of a problem -> (passed, the an
 PAIRED = "Newcombe 1998, paired, method 10"
 UNPAIRED = "Newcombe 1998, unpaired, method 10"
 # settings that choose the problems
-SAME_PROBLEMS = ("data.source", "data.root", "data.seed", "data.choice_answers", "subset", "split")
+SAME_DATA = ("data.source", "data.root", "data.seed")
+SAME_PROBLEMS = (*SAME_DATA, "data.choice_answers", "subset", "split")
 KEY = ("step", "model", "task", "metric", "method", "setting")  # of a number that both may have
 VALUES = ("a", "b", "difference", "low", "high", "p_value", "n", "only_a", "only_b")
 COLUMNS = ("kind", *KEY, *VALUES, "interval", "note", "run_a", "run_b")
@@ -114,9 +116,11 @@ def differences(a: Side, b: Side) -> list[Row]:
         one, other = left[key], right[key]
         row = _row("metric", one["value"], other["value"], one["run_id"], other["run_id"])
         row |= dict(zip(KEY, key))
+        runs = a.runs[row["step"]], b.runs[row["step"]]
         if row["metric"] == "accuracy" and one["n"] and other["n"]:
-            runs = a.runs[row["step"]], b.runs[row["step"]]
             row |= {"kind": "accuracy", **_tested(row, one, other, *runs)}
+        else:
+            row["note"] = _unlike(one, other, *runs)
         rows.append(row)
     rows += _costs(a, b)
     order = {"accuracy": 0, "metric": 1, "cost": 2}
@@ -131,6 +135,17 @@ def _row(kind: str, a: float, b: float, run_a: str, run_b: str) -> Row:
 def _results(side: Side) -> dict[tuple[str, ...], Row]:
     rows = results_csv.result_rows(side.execution, side.runs, [])
     return {tuple(row[column] for column in KEY): row for row in rows}
+
+
+def _unlike(one: Row, other: Row, run: RunRecord, other_run: RunRecord) -> str:
+    """Why two numbers are not of the same rows or problems; empty where nothing tells."""
+    if one["n"] != other["n"]:
+        return f"a of {or_dash(one['n'])}, b of {or_dash(other['n'])}"
+    for key in SAME_DATA:
+        if run.params.get(key) != other_run.params.get(key):
+            return f"{key} differs"
+    asked = [run_reader.under("problems.", each.params) for each in (run, other_run)]
+    return "" if asked[0] == asked[1] else "not the same problems"
 
 
 def _costs(a: Side, b: Side) -> list[Row]:
@@ -170,7 +185,12 @@ def _tested(row: Row, one: Row, other: Row, run: RunRecord, other_run: RunRecord
         outcomes(run, *address, one["value"], n),
         outcomes(other_run, *address, other["value"], other_n),
     ]
-    if why := _not_paired(found, run, other_run):
+    core = f"core/{row['task']}" if row["setting"] == "core" else row["task"]
+    digests = [
+        comparable.digest(one.params, core, one.params.get("split", "test"))
+        for one in (run, other_run)
+    ]
+    if why := _not_paired(found, run, other_run, digests):
         passed = round(one["value"] * n), round(other["value"] * other_n)
         low, high = newcombe(passed[1], other_n, passed[0], n)
         sizes = "" if n == other_n else f"; a of {n}, b of {other_n} problems"
@@ -207,8 +227,12 @@ def _tested(row: Row, one: Row, other: Row, run: RunRecord, other_run: RunRecord
     }
 
 
-def _not_paired(found: list[Outcomes | None], run: RunRecord, other: RunRecord) -> str:
-    """Why two runs' problems cannot be paired; empty where they can."""
+def _not_paired(
+    found: list[Outcomes | None], run: RunRecord, other: RunRecord, digests: list[str]
+) -> str:
+    """Why two runs' problems cannot be paired; empty where they can. `digests` are of all that each
+    was asked: of a part the expected answers must tell that its numbers name the same problems.
+    """
     for key in SAME_PROBLEMS:
         if run.params.get(key) != other.params.get(key):
             values = f"({run.params.get(key)}, {other.params.get(key)})"
@@ -221,7 +245,12 @@ def _not_paired(found: list[Outcomes | None], run: RunRecord, other: RunRecord) 
     common = set(left) & set(right)
     if not common or any(left[index][1] != right[index][1] for index in common):
         return "the problems are not the same"
-    return ""
+    if len(left) != len(right):
+        unknown = any(left[index][1] is None for index in common)
+        return "nothing tells which problems both answered" if unknown else ""
+    if digests[0] == digests[1]:  # older runs recorded none
+        return ""
+    return f"the problems are not {'' if all(digests) else 'known to be '}the same"
 
 
 def outcomes(

@@ -1,1 +1,1 @@
-"""One module per step: run(job, world, run) -> metrics."""
+"""One module per step: run(job, world, run) -> StepResult."""

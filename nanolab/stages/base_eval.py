@@ -51,6 +51,7 @@ def evaluate_core(evaluation: Evaluation) -> StepResult:
     results = []
     for task in (task for task in tasks if task.rows):
         rows = core.asked_rows(task.rows, examples)
+        evaluation.digest(f"core/{task.name}", "test", rows)
         evaluate = functools.partial(core.evaluate_task, reader, task, rows)
         records = evaluation.records.run(f"core_{task.name}", len(rows), evaluate)
         result = TaskResult(task.name, records)

@@ -2,6 +2,7 @@
 and ChatCORE.
 """
 
+from nanolab.data.tasks.catalogue import TASKS
 from nanolab.dist import World
 from nanolab.errors import UserError
 from nanolab.evals.base import mean_centred
@@ -25,6 +26,7 @@ def run(job: Job, world: World, run: Run) -> StepResult:
     mean = mean_centred(results)
     evaluation.say(f"ChatCORE of the {config.source} model: {mean:.4f}")
     rows = [row for result in results for row in result.scores()]
-    facts = {"sandbox": str(strongest_level())} if "humaneval" in config.tasks else {}
+    runs_programs = any(TASKS[task].form.grader == "program" for task in config.tasks)
+    facts = {"sandbox": str(strongest_level())} if runs_programs else {}
     facts["data"] = evaluation.source.describe(config.tasks[0])
     return StepResult(rows + scalars(chat_core=mean), facts)

@@ -26,7 +26,7 @@ RESULTS = {  # file of nanolab/stages/ -> groups of flat names; the first known 
     "base_eval": ["CORE", *CHAT_TASKS],
     "chat_eval": ["chat_core", *CHAT_TASKS],
     "power_eval": [*CHAT_TASKS, "greedy/accuracy"],
-    "power_ablation": ["best_accuracy points problems best_low best_high", "baseline_accuracy"],
+    "power_ablation": ["best_accuracy points problems best_low best_high baseline_accuracy"],
     "rl": ["greedy/before greedy/after greedy/n", "sampled/before sampled/after"],
     "report": ["steps_reported"],
     "point": ["accuracy", "acceptance"],
@@ -49,9 +49,14 @@ def result_of(kind: str, values: dict[str, Any]) -> str:
 
 
 def headline(kind: str, values: dict[str, Any]) -> str:
-    """The first numbers of `result_of`, for one line of a terminal; "" where there are none."""
+    """The first numbers of `result_of`, for one line of a terminal; "" where there are none. Of a
+    loss and of a chosen value it says how sure they are.
+    """
     rows = next(_groups(kind, values), {}).values()
-    return ", ".join(_label(row) for row in rows if row)
+    measured = [row for row in rows if row]
+    return ", ".join(
+        _label(row) + (_details(row) if row.tokens or row.chosen else "") for row in measured
+    )
 
 
 def headline_keys(kind: str, values: dict[str, Any]) -> list[str]:

@@ -249,6 +249,12 @@ def test_an_unexpected_error_ends_with_its_line_and_status_1(error, last, monkey
     assert said.splitlines()[-1] == f"error: {last}" and "s3cretWord" not in said
 
 
+def test_an_unexpected_error_while_the_arguments_are_read_is_told_too(monkeypatch, capsys):
+    monkeypatch.setattr("nanolab.__main__.parser", lambda command: 1 / 0)
+    assert main(["doctor"]) == 1
+    assert capsys.readouterr().err.endswith("\nerror: ZeroDivisionError: division by zero\n")
+
+
 def test_settings_and_files_that_cannot_be_are_one_line(capsys, store, tmp_path):
     (tmp_path / "file").write_text("")
     for words, said in (

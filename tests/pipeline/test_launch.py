@@ -116,6 +116,10 @@ def test_a_stage_that_fails_says_why_and_so_does_the_notebook(tmp_path, monkeypa
     (tmp_path / "job.json").write_text("{}")
     monkeypatch.setattr(worker, "work", lambda job: {}["nothing"])
     assert worker.main(str(tmp_path / "job.json")) == 1
+    noted = KeyError("nothing")
+    noted.add_note("in row 7 of rows.parquet")  # torch and datasets add such notes
+    monkeypatch.setattr(worker, "work", lambda job: (_ for _ in ()).throw(noted))
+    assert worker.main(str(tmp_path / "job.json")) == 1
     with pytest.raises(
         StageFailed, match=r"^the stage failed: KeyError: 'nothing'; its last lines"
     ):

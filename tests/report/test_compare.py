@@ -179,6 +179,43 @@ def test_of_different_numbers_of_problems_the_common_ones_are_paired(store):
     )
 
 
+@pytest.mark.parametrize(
+    "changes, passes, words",
+    [
+        ({"problems.gsm8k.test": "abc"}, B, "not paired: the problems are not the same"),
+        ({}, B, "not paired: the problems are not known to be the same"),
+        ({"problems.gsm8k.test": "abc"}, B[:40], "of the 40 problems that both answered"),
+    ],
+)
+def test_problems_are_the_same_where_their_digests_are(store, changes, passes, words):
+    """The answers expected are the same in both: they tell only where nothing else does."""
+    study("one", A, data=DATA | {"problems.gsm8k.test": "xyz"})
+    study("two", passes, data=DATA | changes)
+    assert accuracy(compare.differences(compare.find("one"), compare.find("two")))["note"] == words
+
+
+def test_programs_of_different_numbers_are_not_paired(store):
+    """Their records name no answer, and 100 of 164 problems are not the first 100."""
+    study("one", A, expected=None)
+    study("two", B[:40], expected=None)
+    row = accuracy(compare.differences(compare.find("one"), compare.find("two")))
+    assert row["note"] == (
+        "not paired: nothing tells which problems both answered; a of 50, b of 40 problems"
+    )
+
+
+def test_other_metrics_say_where_they_are_not_of_the_same_rows(store):
+    study("one", A, data=DATA | {"problems.gsm8k.test": "xyz"})
+    study("two", A, data=DATA | {"problems.gsm8k.test": "abc"})
+    study("three", A, data=DATA | {"data.seed": 3})
+
+    def note(name):
+        rows = compare.differences(compare.find("one"), compare.find(name))
+        return {row["note"] for row in rows if row["step"] == "sft" and row["kind"] == "metric"}
+
+    assert note("two") == {"not the same problems"} and note("three") == {"data.seed differs"}
+
+
 @pytest.mark.parametrize("records", [True, False])
 def test_tasks_of_core_are_compared_and_paired_where_their_records_are(store, records):
     """A record of CORE names no expected answer."""

@@ -108,6 +108,8 @@ def test_a_result_in_words_has_its_number_of_problems_and_tokens():
         "validation_bits_per_byte_se": 0.0123,
         "validation_tokens": 12240.0,
     }
+    told = "validation bits per byte 0.4539 (± 0.0123, 12,240 tokens)"
+    assert notes.headline("base_train", measured) == told
     assert (
         notes.result_of("base_loss", measured)
         == "validation bits per byte 0.4539 (± 0.0123, 12,240 tokens)"

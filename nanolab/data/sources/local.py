@@ -19,7 +19,7 @@ from nanolab.data.tasks.rows import (
 )
 from nanolab.errors import UserError
 
-FORMATS = {".parquet": "parquet", ".jsonl": "json"}  # ending of a file of rows -> for load_dataset
+FORMATS = (".parquet", ".jsonl")  # endings of files of rows
 
 
 class LocalSource(DataSource):
@@ -119,24 +119,27 @@ def read_rows(paths: list[Path], kind: str, split: str, mend: str = MEND) -> lis
     """
     rows: list[dict] = []
     for path in paths:
-        if found := _read_file(path, kind):
-            rows += checked_rows(found, kind, str(path), split, mend)
+        if path.suffix == ".jsonl":
+            lines = _read_lines(path.read_bytes(), str(path))
+            found, numbers = list(lines.values()), lines
+        else:
+            found, numbers = _read_parquet(path, kind), None
+        if found:
+            found = checked_rows(found, kind, str(path), split, mend, numbers)
+            rows += [{"messages": row["messages"]} for row in found] if kind == "chat" else found
     return rows or checked_rows(rows, kind, str(paths[0]), split, mend)  # the last refuses none
 
 
-def _read_file(path: Path, kind: str) -> list[dict]:
+def _read_parquet(path: Path, kind: str) -> list[dict]:
     import datasets
     import pyarrow
 
-    form = FORMATS[path.suffix]
-    if form == "json" and not path.stat().st_size:
-        return []
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it logs is raised below
-    options = {"batch_size": 1000} if form == "parquet" else {}  # else a row group's, perhaps 0
     try:
         # a stream that is read to its end: nothing is copied into the cache of datasets
-        options |= {"data_files": str(path), "split": "train", "streaming": True}
-        table = datasets.load_dataset(form, **options)
+        options = {"data_files": str(path), "split": "train", "streaming": True}
+        options["batch_size"] = 1000  # else a row group's, perhaps 0
+        table = datasets.load_dataset("parquet", **options)
         fields = fields_of(kind)
         if lacking := [name for name in fields if name not in (table.column_names or fields)]:
             raise UserError(
@@ -146,12 +149,9 @@ def _read_file(path: Path, kind: str) -> list[dict]:
     except UnicodeDecodeError:
         raise _unreadable_value(path) from None
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        if form == "json":
-            _read_lines(path.read_bytes(), str(path))  # names a line that is no JSON
-            said = "is not a readable file of JSON lines"
-        elif isinstance(error, (pyarrow.ArrowException, OSError)):
-            said = "is not a readable parquet file"
-        else:  # say a date out of range
+        is_file = isinstance(error, (pyarrow.ArrowException, OSError))
+        said = "is not a readable parquet file"
+        if not is_file:  # say a date out of range
             said = "holds a value that cannot be read"
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} {said} ({reason}); {MEND}") from error
@@ -202,7 +202,8 @@ def _core_task(entry: dict, folder: Path) -> CoreTask:
 def _read_lines(content: bytes, where: str) -> dict[int, Any]:
     """The JSON values of a file by their lines, from 1 on; blank lines are left out.
 
-    By hand, since a message names the line: a CORE task's rows are of no common schema.
+    By hand, since a message names the line and its value: pyarrow makes whole columns of one type,
+    or dates of text, and a CORE task's rows are of no common schema.
     """
     values = {}
     for number, line in enumerate(content.splitlines(), 1):

@@ -24,7 +24,9 @@ MINUS = "\\-\u2010-\u2015\u2212\u207b\u2796\ufe58\ufe63\uff0d"
 CURRENCY = "$\u00a2-\u00a5\u058f\u060b\u20a0-\u20c0\ufdfc\ufe69\uff04\uffe0\uffe1\uffe5\uffe6"
 
 BLANK = r"[^\S\r\n]"
-CURRENCY_SIGN = rf"(?:[A-Z]{{1,2}}(?=\$)|[{CURRENCY}])"  # US$ too
+# US$ too, and USD before a number
+CODES = r"(?:USD|EUR|GBP|INR|JPY|CNY|CAD|AUD|CHF|Rs\.?)"
+CURRENCY_SIGN = rf"(?:[A-Z]{{1,2}}(?=\$)|[{CURRENCY}]|{CODES}(?={BLANK}?[0-9]))"
 OPEN = rf"[\s*_`\"'\u2018\u201c(\[{{]|{CURRENCY_SIGN}"
 # Possessive, like all repeats that have nothing to give back: a run of marks costs its length.
 CLOSING = rf"[*_`\"'\u2019\u201d)\]}}%\u2030\u00b0{CURRENCY}]*+"
@@ -35,7 +37,7 @@ WHOLE = rf"(?:{GROUP}(?:{BLANK}[0-9]{{3}})+|{GROUP}(?:['\u2019][0-9]{{3}})+|{PLA
 NUMBER = re.compile(
     rf"""
     (?:[=:]|{OPEN})*+ (?P<sign>[+{MINUS}])? (?:{OPEN})*+
-    (?: (?: (?P<units>{PLAIN_WHOLE}) (?:{BLANK}+and)? {BLANK}+ )?
+    (?: (?: (?P<units>{PLAIN_WHOLE}) (?P<joined>{BLANK}+and)? {BLANK}+ )?
         (?P<top>{PLAIN_WHOLE}) {BLANK}? [/\u2044\u2215] {BLANK}? (?P<bottom>{PLAIN_WHOLE})
       | (?P<decimal>{WHOLE}(?:\.[0-9]+)?|\.[0-9]+)
         (?: (?:[eE]|{BLANK}?[x*\u00d7]{BLANK}?10(?:\^|\*\*)[({{]?)
@@ -46,7 +48,10 @@ NUMBER = re.compile(
 ATTEMPT = re.compile(rf"(?:[\W_]|{CURRENCY_SIGN})*+[0-9]")  # what follows a mark that counts
 
 # Units that may touch the number. Not m, k, M or B, which are millions and thousands as well.
-UNITS = "km/h km cm mm kg mg g lb lbs oz ml mL l L ft in mph kWh h hr hrs min mins cents dollars"
+UNITS = (
+    "km/h km cm mm kg kgs mg g lb lbs oz ml mL l L ft in mph kWh h hr hrs hours min mins minutes "
+    "cents dollars \u00b0C \u00b0F"
+)
 UNIT = re.compile(rf"(?:{UNITS.replace(' ', '|')})(?!\w)")
 SCALE = re.compile(rf"{CLOSING}{BLANK}++({'|'.join(SCALES)})s?\b", re.IGNORECASE)
 # What may touch the number: closing marks and the end of a sentence, then a blank, an equality,
@@ -56,21 +61,40 @@ FREE = re.compile(
     rf"|[.,:;!?\u2026]*+{CLOSING}(?:\s|$|[=<|]|[{MINUS}](?=\s|$)|\\(?![A-Za-z])))"
 )
 # What makes it a part of something: another number behind an operator, a blank or a word
-# (1 hour, 30 minutes), a scale in short (5 k), or more of a formula.
-ONES = "one|two|three|four|five|six|seven|eight|nine"
-ANOTHER = rf"(?:(?:{CURRENCY_SIGN}){BLANK}*+)*+\.?[0-9]"
+# (1 hour, 30 minutes), a scale in short (5 k), a number in words, or more of a formula.
+ONES = (
+    "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|"
+    "sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|"
+    "hundred|thousand|half|halves"
+)
+PARTS = (  # of a whole, and scales that are not read
+    "hal(?:f|ves)|thirds?|quarters?|fourths?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|"
+    "hundredths?|thousandths?|dozens?|lakhs?|crores?|quadrillions?|quintillions?"
+)
+OPERATOR = (
+    rf"[.+{MINUS}*/%^,;:&|<>~?\u2026\u00b1\u00b7\u00d7\u00f7\u2190-\u21ff\u2200-\u22ff\u2715\u2716"
+    r"\u2a2f\u301c]"
+)
+ANOTHER = rf"(?:{OPEN}|[+{MINUS}]|\.(?=[0-9]))*+[0-9]"
+SMALL = rf"(?i:{ONES})(?!\w|-(?!(?:{ONES})\b))"  # but 12 one-way tickets
 CONTINUED = re.compile(
-    rf"{CLOSING}{BLANK}*+(?:[+{MINUS}*/\u00d7\u00f7^,;:&|\u2026\u00b7\u00b1]*+{BLANK}*+{ANOTHER}"
+    rf"{CLOSING}{BLANK}*+(?:(?:{OPERATOR}{BLANK}*+)*+{ANOTHER}"
     rf"|[\\^\u221a\u00d7\u00f7+*]++{BLANK}*+\w|[eE][+{MINUS}]?[0-9]"
+    rf"|[^\W\d_]++{BLANK}*+{OPERATOR}++{BLANK}*+(?:(?:and|or|&){BLANK}++)?{ANOTHER}"
     rf"|[^\W\d_]++[.,;]?{BLANK}++(?:(?:and|or|&){BLANK}++)?{ANOTHER}"
     rf"|[,;]{BLANK}*+(?:and|or|&){BLANK}++{ANOTHER}|(?:[kKMB]|bn|mn|mln|mio)(?!\w)"
-    rf"|and{BLANK}++(?:an?|{ONES}|[^\W\d_]*hal(?:f|ves))\b)"
+    rf"|(?:[^\W\d_]++{BLANK}++)?(?:and|or|plus|minus|times|point|over){BLANK}++{SMALL}"
+    rf"|(?:and|plus|minus|times){BLANK}++(?:an?|[^\W\d_]*hal(?:f|ves))\b|{SMALL}"
+    rf"|(?i:{PARTS}|squared|cubed|pi|e|sqrt|log|ln|sin|cos|tan)(?![\w-])"
+    r"|[\u03c0\u221a\u221b\u00b2\u00b3\u2070-\u2079])"
 )
 
 # LaTeX that says the same in another way -> plain text; what stood in braces keeps them.
 COMMANDS = r"\\(?:boxed|fbox|text\w{0,2}|math[a-z]{2,6}|left|right|displaystyle)(?![A-Za-z])"
 LATEX = {
     r"\\[dtc]?frac\s*\{\s*([0-9]+)\s*\}\s*\{\s*([0-9]+)\s*\}": r" \1/\2",
+    r"\\[dtc]?frac\s*([0-9])\s*([0-9])": r" \1/\2",
+    "[\u200b\u2060\ufeff]": "",  # blanks of no width
     COMMANDS: " ",
     r"\\!": "",
     r"\{,\}": ",",
@@ -135,7 +159,8 @@ def _value(text: str) -> Fraction | None:
 def _magnitude(found: re.Match[str]) -> Fraction | None:
     """What a number is worth without its sign.
 
-    None for a division by 0, and for 1 or more behind a whole number (3 5/2).
+    None for a division by 0, for 1 or more behind a whole number (3 5/2), and where that may be the
+    thousands of the fraction.
     """
     if found["decimal"] is not None:
         exponent = re.sub(f"[{MINUS}]", "-", found["exponent"] or "0")
@@ -145,4 +170,7 @@ def _magnitude(found: re.Match[str]) -> Fraction | None:
     )
     if bottom == 0 or (found["units"] is not None and top >= bottom):
         return None
+    may_be_group = len(found["units"] or "1234") <= 3 and len(found["top"]) == 3
+    if may_be_group and not found["joined"]:
+        return None  # 2 050/100 may be 2050/100
     return units + Fraction(top, bottom)

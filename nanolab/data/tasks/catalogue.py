@@ -149,7 +149,7 @@ def check_program(row: Row, split: str) -> None:
     for name in sorted(PROGRAM.columns):
         checks.text(name, row[name])
     entry, prompt = row["entry_point"], checks.quoted(row["prompt"])
-    if not entry.isidentifier() or not re.search(rf"\b{entry}\b", row["prompt"]):
+    if not entry.isidentifier() or not re.search(rf"\bdef +{entry}\b", row["prompt"]):
         checks.refuse("entry_point", entry, f"the name of the function in the prompt {prompt}")
     if not re.search(r"\bdef check\b|\bcheck *=", row["test"]):
         checks.refuse("test", row["test"], "a program that defines check(candidate)")

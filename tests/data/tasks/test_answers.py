@@ -123,6 +123,22 @@ READ = {  # what stands after the mark -> its number
     "12 = 3*4": "12",
     "12\n5 were left.": "12",
     "12\r\n- 5": "12",
+    "12 miles an hour": "12",
+    "12 times": "12",
+    "1 point": "1",
+    "12 or so": "12",
+    "12 one-way tickets": "12",
+    "12 e-mails": "12",
+    "12 pies": "12",
+    "12 seconds": "12",
+    "USD 12": "12",
+    "Rs. 1,000": "1000",
+    "12\u00b0C": "12",
+    "12hours": "12",
+    "12kgs": "12",
+    "\\frac12": "0.5",
+    "\u200b12\ufeff": "12",
+    "2 and 100/200": "2.5",
 }
 REFUSED = [  # a part of these is a number, and none is read
     "12:30",
@@ -215,6 +231,54 @@ REFUSED = [  # a part of these is a number, and none is read
     "#12",
     "9" * 301,
     "12\u00bd\u00bd",
+    # thousands that a blank parts, before a slash
+    "2 050/100",
+    "1 000/3",
+    "1 001/2000",
+    "12 000/90000",
+    "1\u202f000/3",
+    # operators of each kind behind a blank
+    *(f"3 {sign} 6" for sign in "\u22c5\u2219\u2217\u2715\u2a2f%~\u301c\u2192<>?"),
+    "5 ... 6",
+    "3. 5",
+    "12 . 5",
+    # brackets, emphasis or a sign before the second number
+    "(1) / (2)",
+    "(3) + (4)",
+    "(3) (4)",
+    "12 (13)",
+    "12 or **13**",
+    "12, **13**",
+    "12 and (13)",
+    "12 and -13",
+    # a word, an operator, a number
+    "3 boxes * 4 = 12",
+    "3 apples + 2 oranges",
+    "3 x + 2",
+    "5 hours - 30 min",
+    "5 hours/30 min",
+    # numbers in words
+    "2 hundred five",
+    "5 hundred thousand",
+    "2 hundred and twenty-five",
+    "12 quadrillion",
+    "5 lakh",
+    "3 dozen",
+    "2 thirds",
+    "3 quarters",
+    "3 tenths",
+    "12 and thirteen",
+    "12 dollars and fifty cents",
+    "12 plus a half",
+    "12 point five",
+    "12 half",
+    # a factor or a power behind a blank
+    "12 \u03c0",
+    "12 pi",
+    "12 e",
+    "12 sqrt(2)",
+    "12 \u00b2",
+    "12 squared",
 ]
 
 
@@ -259,7 +323,8 @@ def forms(value):
     yield f"{sign}{size.numerator}/{size.denominator}"
     yield f"{sign}{size.numerator:,}/{size.denominator:,}"
     if rest:
-        yield f"{sign}{whole} {rest}/{size.denominator}"
+        may_be_group = len(str(whole)) <= 3 == len(str(rest))  # 1 234/1000
+        yield f"{sign}{whole}{' and' * may_be_group} {rest}/{size.denominator}"
     if (
         set(re.findall("[^25]", str(size.denominator))) <= set("01")
         and 10**6 % size.denominator == 0

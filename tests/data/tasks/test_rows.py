@@ -116,6 +116,11 @@ DAMAGED = [
         {"entry_point": "g"},
         r"row 2: entry_point = 'g' (str), it must be the name of the function in the prompt 'def f",
     ),
+    (
+        "humaneval",
+        {"entry_point": "x"},
+        r"row 2: entry_point = 'x' (str), it must be the name of the function in the prompt 'def f",
+    ),
     ("humaneval", {"test": ""}, "row 2: test = '' (str)"),
     (
         "humaneval",
