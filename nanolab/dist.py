@@ -37,12 +37,18 @@ def check_device(device: str, setting: str = "launch.device") -> None:
         raise UserError(f"{setting} = cuda, but torch finds no CUDA device here; use {setting}=cpu")
 
 
+def device_kind(device: str = "auto") -> str:
+    """cpu or cuda; auto is a GPU where there is one."""
+    has_gpu = device == "auto" and torch.cuda.is_available()
+    return "cuda" if device == "cuda" or has_gpu else "cpu"
+
+
 def open_world(device: str = "auto", dtype: str = "auto", threads: int | None = None) -> World:
     """Join the process group that torchrun describes (RANK, WORLD_SIZE, LOCAL_RANK), or stand
     alone.
     """
     check_device(device)
-    kind = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
+    kind = device_kind(device)
     rank = int(os.environ.get("RANK", 0))
     size = int(os.environ.get("WORLD_SIZE", 1))
     place, backend = torch.device("cpu"), {"backend": "gloo"}

@@ -31,12 +31,13 @@ class ChatModel(PythonModel):
         import torch
 
         from nanolab.data.tokens.tokenizer import Tokenizer
+        from nanolab.dist import device_kind
         from nanolab.evals.subject import trained_subject
 
         folder = Path(context.artifacts["model"])
         facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         tokenizer = Tokenizer.load(folder / "tokenizer")
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device(device_kind())
         checkpoints = folder / "checkpoints"
         self.subject = trained_subject(
             checkpoints, tokenizer, facts["source"], facts["step"], device

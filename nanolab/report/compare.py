@@ -185,10 +185,10 @@ def _tested(row: Row, one: Row, other: Row, run: RunRecord, other_run: RunRecord
         outcomes(run, *address, one["value"], n),
         outcomes(other_run, *address, other["value"], other_n),
     ]
-    core = f"core/{row['task']}" if row["setting"] == "core" else row["task"]
+    name = f"core/{row['task']}" if row["setting"] == "core" else row["task"]
     digests = [
-        comparable.digest(one.params, core, one.params.get("split", "test"))
-        for one in (run, other_run)
+        comparable.digest(each.params, name, each.params.get("split", "test"))
+        for each in (run, other_run)
     ]
     if why := _not_paired(found, run, other_run, digests):
         passed = round(one["value"] * n), round(other["value"] * other_n)

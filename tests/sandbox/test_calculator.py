@@ -159,7 +159,7 @@ def test_results_are_written_plainly(text, result):
 def test_anything_else_is_refused_at_once(text):
     start = time.process_time()
     assert calculate(text) is None
-    assert time.process_time() - start < 2  # 9.9**9.9**... worked out would not end
+    assert time.process_time() - start < 0.1
 
 
 def test_random_hostile_strings_never_raise_and_are_quick():
@@ -185,11 +185,11 @@ def test_random_hostile_strings_never_raise_and_are_quick():
         "e",
         "\t",
     ]
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(5000):
         result = calculate("".join(draw.choices(pieces, k=draw.randrange(1, 60))))
         assert result is None or len(result) < 40
-    assert time.perf_counter() - start < 60  # 0.1 s; a power worked out would not end
+    assert time.process_time() - start < 5
 
 
 def test_nesting_up_to_the_length_bound_is_fine():

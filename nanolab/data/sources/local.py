@@ -149,10 +149,9 @@ def _read_parquet(path: Path, kind: str) -> list[dict]:
     except UnicodeDecodeError:
         raise _unreadable_value(path) from None
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        is_file = isinstance(error, (pyarrow.ArrowException, OSError))
-        said = "is not a readable parquet file"
-        if not is_file:  # say a date out of range
-            said = "holds a value that cannot be read"
+        said = "holds a value that cannot be read"  # say a date out of range
+        if isinstance(error, (pyarrow.ArrowException, OSError)):
+            said = "is not a readable parquet file"
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} {said} ({reason}); {MEND}") from error
 

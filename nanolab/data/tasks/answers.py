@@ -68,7 +68,7 @@ ONES = (
     "hundred|thousand|half|halves"
 )
 PARTS = (  # of a whole, and scales that are not read
-    "hal(?:f|ves)|thirds?|quarters?|fourths?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|"
+    "thirds?|quarters?|fourths?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|"
     "hundredths?|thousandths?|dozens?|lakhs?|crores?|quadrillions?|quintillions?"
 )
 OPERATOR = (
@@ -170,7 +170,6 @@ def _magnitude(found: re.Match[str]) -> Fraction | None:
     )
     if bottom == 0 or (found["units"] is not None and top >= bottom):
         return None
-    may_be_group = len(found["units"] or "1234") <= 3 and len(found["top"]) == 3
-    if may_be_group and not found["joined"]:
+    if found["units"] and not found["joined"] and len(found["units"]) <= 3 == len(found["top"]):
         return None  # 2 050/100 may be 2050/100
     return units + Fraction(top, bottom)
