@@ -24,6 +24,7 @@ COMMANDS = {
     "run": ("run", "run a study: its steps in order, each through its notebook"),
     "plan": ("plan", "show a study's steps, their state and their fingerprints"),
     "chat": ("models", "talk to a trained model in the terminal"),
+    "model": ("models", "bring a published model, ready to be used without a network"),
     "register": ("models", "register a study's best chat model in MLflow, to be served"),
     "doctor": ("upkeep", "check this machine, this install and this store, and say what to do"),
     "clean": ("upkeep", "show what takes the disk, and remove what no latest result needs"),

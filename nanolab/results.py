@@ -217,6 +217,9 @@ def _names(row: Score) -> tuple[str, dict[str, str]]:
     if row.metric == "accuracy":
         key = f"core/{row.task}" if row.suite else row.task
         return key, {one: f"{key}/{name}" for one, name in ASKED.items()}
+    if row.metric.startswith("accuracy_"):
+        key = f"{'core/' if row.suite else ''}{row.task}/{row.metric}"
+        return key, {one: f"{key}/{name}" for one, name in ASKED.items()}
     if row.split:
         key, start = f"{row.split}_{row.metric}", f"{row.split}_"
         return key, {"standard_error": f"{key}_se", "tokens": f"{start}tokens", "n": f"{start}rows"}
@@ -234,7 +237,8 @@ PATTERNS = (  # of flat names -> the fields that their parts are
     (r"(?P<chosen>best|baseline)_accuracy", {"metric": "accuracy"}),
     (r"(?P<method>\w+)/(?P<moment>before|after)", {"metric": "accuracy", "task": "gsm8k"}),
     (r"(?P<task>\w+)/subject/(?P<part>.+)", {"metric": "accuracy"}),
-    (r"(?P<task>\w+)/(?P<metric>macro|micro)", {}),
+    (r"core/(?P<task>[^/]+)/(?P<metric>accuracy_(norm|sum))", {"suite": "core"}),
+    (r"(?P<task>\w+)/(?P<metric>macro|micro|accuracy_norm)", {}),
     (r"(?P<method>\w+)/(?P<metric>accuracy|no_tool_share)", {}),
     (r"(?P<metric>no_tool_share)", {"method": "power"}),
     (r"(?P<metric>bytes_per_token)/(?P<part>.+)", {}),

@@ -197,6 +197,8 @@ METRICS = {  # by flat name, or by the metric of a row
     "core_faults": Metric("known faults of CORE's data", text),
     "chat_core": Metric("ChatCORE", share, compared=True),
     "accuracy": Metric("accuracy", share),
+    "accuracy_sum": Metric("accuracy by summed log p", share),
+    "accuracy_norm": Metric("accuracy by log p a character", share),
     **{task: Metric(label, share) for task, label in TASKS.items()},
     "passed": Metric("passed"),
     "total": Metric("problems"),

@@ -39,7 +39,7 @@ PROBLEMS, PROMPT, NEW, SLOTS = 32, 64, 64, 64  # of the timed runs
 def drawn(model: GPT, captured: bool, prompts: list[list[int]]) -> tuple[list[Any], list[Any]]:
     """Chains and populations of every prompt."""
     lm = language_model(model, captured, 4, 60 + MH.max_new_tokens)
-    lm.end_token = END
+    lm.end_tokens = frozenset((END,))
     return sample(lm, Batch(prompts, 0, "bench", rows=16), MH), sample(
         lm, Batch(prompts, 0, "bench", rows=32), SMC
     )

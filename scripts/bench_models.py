@@ -21,6 +21,7 @@ class PlainTokens:
     """Stands for a tokenizer: sizes and ids only, no special token that can be drawn."""
 
     assistant_end = python_end = NEVER
+    end_tokens = frozenset((NEVER,))
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size

@@ -39,7 +39,7 @@ FLOORS = [
     ["inference.proposal", "inference.protocol", "inference.rows"],
     ["inference.scheduler"],
     ["inference.engine", "inference.gpt_engine", "inference.hf_engine"],
-    ["inference.hf_loading"],
+    ["inference.prepared_models", "inference.hf_loading"],
     ["samplers.batch", "samplers.baselines", "samplers.power_mh"],
     ["samplers.power_smc", "samplers.power_rollout"],
     ["evals.base", "evals.bpb", "evals.core", "evals.programs", "evals.asking"],

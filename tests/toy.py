@@ -34,7 +34,7 @@ class ToyModel:
     weight near `rest`.
     """
 
-    vocab_size, end_token = VOCAB_SIZE, END
+    vocab_size, end_tokens = VOCAB_SIZE, frozenset((END,))
     prompt = [2]  # every row starts with it; it carries no information
 
     def __init__(

@@ -123,7 +123,7 @@ def completion_parts(tokenizer: Any, tokens: Sequence[int]) -> list[Part]:
             continue
         if run or kind != "text":
             parts.append({"type": kind, "text": tokenizer.decode(run)})
-        if token == tokenizer.assistant_end:
+        if token in tokenizer.end_tokens:
             break
         kind, run = kinds.get(token, "text"), []
     return parts

@@ -40,7 +40,7 @@ HELP = """\
 /tokens N                  an answer is cut at N tokens
 /seed N                    other random numbers
 /new                       forget the conversation
-/model SOURCE              talk to base, mid, sft or rl of this study, or to hf:NAME-or-folder
+/model SOURCE              talk to base, mid, sft, rl of this study, hf:..., gguf:... or wheel:...
 /help, /quit               Ctrl-C stops an answer, Ctrl-D ends the program"""
 
 SWITCHES = {  # command: the sampler that it chooses, and the settings that its words set

@@ -93,18 +93,19 @@ def _prompt(
 ) -> tuple[list[int], int]:
     """The ids to go on from, and how many of the first messages were left out for room."""
     kept = list(messages[-1:] if subject.plain else messages)  # plain: no turns
-    if kept[0]["role"] == "system":
-        first = f"{messages[0]['content']}\n\n{messages[1]['content']}"
-        kept = [{"role": "user", "content": first}, *messages[2:]]
+    system = [kept.pop(0)] if kept[0]["role"] == "system" else []
+    if system and not is_outside(subject.source):  # our chat format has no system turn
+        first = f"{system.pop()['content']}\n\n{kept[0]['content']}"
+        kept[0] = {"role": "user", "content": first}
     count = len(kept)
-    prompt = _render(subject, kept)
+    prompt = _render(subject, [*system, *kept])
     while len(kept) >= 3 and subject.context - len(prompt) < max_new_tokens:
         kept = kept[2:]
-        prompt = _render(subject, kept)
+        prompt = _render(subject, [*system, *kept])
     if subject.context - len(prompt) < min(LEAST_ROOM, max_new_tokens):
         raise UserError(
-            f"the question takes {len(prompt)} tokens of the {subject.context} that the model was"
-            " trained on, which leaves no room for an answer: ask in at most"
+            f"the question takes {len(prompt)} tokens of the {subject.context} that the model"
+            " reads, which leaves no room for an answer: ask in at most"
             f" {subject.context - LEAST_ROOM} tokens"
         )
     return prompt, count - len(kept)

@@ -1,5 +1,5 @@
-"""Trained models in use: `chat` talks to one in the terminal, `register` has MLflow serve the best
-of a study, `export` writes one as a Hugging Face folder.
+"""Models in use: `chat` talks to one in the terminal, `model fetch` brings one from outside,
+`register` has MLflow serve the best of a study, `export` writes one as a Hugging Face folder.
 """
 
 import argparse
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from nanolab.commands.plan import STUDY
 from nanolab.errors import UserError
+from nanolab.settings.model_source import FORMS, anchored, check_outside, is_outside
 
 STEP = {"type": int, "metavar": "N", "help": "checkpoint step; default: the finished one"}
 
@@ -20,8 +21,8 @@ def chat_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     text = "experiments/NAME.yaml or NAME; default: the newest with a chat model in the store"
     add("study", nargs="?", help=text)
-    text = "base, mid, sft or rl of the study, or hf:NAME-or-folder; "
-    add("--source", metavar="MODEL", help=f"{text}default: sft, else the best that is there")
+    text = f"base, mid, sft or rl of the study, or {FORMS}; default: sft, else the best there is"
+    add("--source", metavar="MODEL", help=text)
     add("--step", **STEP)
     samplers = ["greedy", "sample", "power", "best_of", "majority"]
     add("--sampler", choices=samplers, default="greedy")
@@ -51,7 +52,8 @@ def chat(given: argparse.Namespace) -> int:
 
     def load(source: str | None) -> Session:
         step = given.step if source == given.source else None  # of the model that was asked for
-        return Session(*load_for_chat(given.study, source, step, given.device))
+        named = source and anchored(source)
+        return Session(*load_for_chat(given.study, named, step, given.device))
 
     session = load(given.source)
     if given.json:
@@ -98,6 +100,34 @@ def _history() -> Iterator[None]:
         yield
     finally:
         readline.write_history_file(path)
+
+
+def model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `model`."""
+    parser.add_argument("action", choices=["fetch"], help="bring a model, ready to be used")
+    parser.add_argument("source", help=FORMS)
+
+
+def model(given: argparse.Namespace) -> int:
+    """Brings a model from outside, checks that it can be served, and prints what it is."""
+    source = anchored(given.source)
+    if not is_outside(source):
+        raise UserError(f"{given.source!r} names no model from outside: it must be {FORMS}")
+    check_outside(source)
+    import torch
+
+    from nanolab.inference import hf_engine, hf_loading
+    from nanolab.settings.model_source import title
+
+    loaded, tokenizer = hf_loading.load(source, torch.device("cpu"))
+    asked = "plain text" if tokenizer.plain else "its chat template"
+    ends = ", ".join(repr(tokenizer.decode([token])) for token in sorted(tokenizer.end_tokens))
+    print(
+        f"{title(source)}: {loaded.num_parameters():,} parameters, {tokenizer.vocab_size:,} tokens,"
+        f" a context of {hf_engine.context_length(loaded):,}; asked in {asked}; an answer ends with"
+        f" {ends}\nready in {hf_loading.folder_of(source)}"
+    )
+    return 0
 
 
 def register_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,5 +1,10 @@
 """How a model is asked: a chat model in its chat format; a base model, whose chat tokens are
 untrained, in plain text after a few solved examples.
+
+In the form "continuation" a multiple-choice question is asked of any model in plain text, without
+its choices, and each choice's own text competes to go on from it: how most published figures were
+made (EleutherAI's harness, whose token boundary this follows: the choice's tokens are those beyond
+as many as the question alone has).
 """
 
 import functools
@@ -35,11 +40,13 @@ class Asking:
     # task -> rows with answers, never test rows
     shots: dict[str, list[Row]] = field(default_factory=dict)
     workers: int = 2  # test programs run at once
-    choice_form: str = "letter"  # what competes: the letters, or each choice's "line" (trout=B)
+    # what competes: the letters, each choice's "line" (trout=B), or as a "continuation" its text
+    choice_form: str = "letter"
     # tokenizer, conversation -> ids of a chat prompt
     render: Callable[[Any, list[Message]], list[int]] = chat.render_prompt
     # a line below every word problem, for a model that was not trained on its form
     problem_note: str = ""
+    system_prompt: str | None = None  # the system message of each conversation
 
     @property
     def room(self) -> int:
@@ -60,6 +67,16 @@ class Questions:
         """What the catalogue says of the task."""
         return TASKS[self.task]
 
+    @property
+    def continues(self) -> bool:
+        """Whether each choice's own text competes to go on from the question."""
+        return not self.about.generates and self.asking.choice_form == "continuation"
+
+    @property
+    def plain(self) -> bool:
+        """Whether the prompts are plain text, and no conversation."""
+        return self.asking.plain or self.continues
+
     @functools.cached_property
     def prompts(self) -> list[list[int]]:
         """The prompt of every row, in token ids."""
@@ -73,21 +90,27 @@ class Questions:
         """The plain prompt of a row: solved examples drawn for this row alone, then the row. A
         program is its own prompt.
         """
-        asking, messages = self.asking, self.messages(self.rows[index])
+        messages = self.messages(self.rows[index])
         if not self.about.shown:
             return messages[0]["content"] + "\n"
-        pool = asking.shots.get(self.task, [])
+        return chat.few_shot_prompt(self._shots(index), messages)
+
+    def _shots(self, index: int) -> list[list[Message]]:
+        """The solved examples that stand before a row."""
+        asking, pool = self.asking, self.asking.shots.get(self.task, [])
         order = seeds.generator(asking.seed, "shots", self.task, index).permutation(len(pool))
-        shots = [self.messages(pool[int(i)]) for i in order[: asking.num_shots]]
-        return chat.few_shot_prompt(shots, messages)
+        return [self.messages(pool[int(i)]) for i in order[: asking.num_shots]]
 
     def prompt(self, index: int) -> list[int]:
-        """The token ids of a row's prompt, from <|bos|> to where the answer starts; a plain one
-        loses its start where it leaves no room for the answer.
+        """The token ids of a row's prompt, from <|bos|> to where the answer starts, solved examples
+        being earlier turns; a plain one loses its start where it leaves no room for the answer.
         """
         asking = self.asking
-        if not asking.plain:
-            return asking.render(asking.tokenizer, self.messages(self.rows[index])[:-1])
+        if not self.plain:
+            turns = [message for shot in self._shots(index) for message in shot]
+            if asking.system_prompt is not None:
+                turns.insert(0, {"role": "system", "content": asking.system_prompt})
+            return asking.render(asking.tokenizer, [*turns, self.messages(self.rows[index])[0]])
         start = asking.tokenizer.start
         ids = asking.tokenizer.encode(self.text(index))
         return [*start, *ids[len(start) - asking.room :]]
@@ -101,12 +124,25 @@ class Questions:
         start when it is longer than the context.
         """
         encode, start = self.asking.tokenizer.encode, self.asking.tokenizer.start
-        if not self.asking.plain:
+        if not self.plain:
             prompt = self.prompt(index)
             return [[*prompt, *encode(answer)] for answer in self.answers(index)]
         encoded = self._with_answers(index)
-        excess = max(0, max(map(len, encoded)) + len(start) - self.asking.context)
+        excess = self._excess(encoded)
         return [[*start, *ids[excess:]] for ids in encoded]
+
+    def continuations(self, index: int) -> tuple[list[list[int]], list[tuple[int, int]]]:
+        """The rows of `candidates`, and the span of the choice in each."""
+        encoded, start = self._with_answers(index), self.asking.tokenizer.start
+        question = len(self.asking.tokenizer.encode(self.text(index)))
+        first = len(start) + question - self._excess(encoded)
+        rows = self.candidates(index)
+        return rows, [(max(1, first), len(row)) for row in rows]
+
+    def _excess(self, encoded: list[list[int]]) -> int:
+        """Tokens that the longest of a row's candidates has too many for the context."""
+        longest = max(map(len, encoded)) + len(self.asking.tokenizer.start)
+        return max(0, longest - self.asking.context)
 
     def _with_answers(self, index: int) -> list[list[int]]:
         # encoded whole: the blank belongs to the answer's first token
@@ -118,7 +154,7 @@ class Questions:
         there are any) to fit into the context.
         """
         asking = self.asking
-        if not asking.plain:
+        if not self.plain:
             return 0
         rows = range(len(self.rows))
         if self.about.generates:

@@ -71,11 +71,19 @@ class TaskResult:
         return (self.score.value - chance) / (1 - chance)
 
     def scores(self, suite: str = "") -> list[Score]:
-        """Rows: the accuracy; where records have a "subject", the accuracy on each and their
-        unweighted mean (macro) beside the accuracy over all examples (micro); where several answers
-        were drawn, pass@k, and the accuracy is that of the first answers.
+        """Rows: the accuracy, and those by other rules; where records have a "subject", the
+        accuracy on each and their unweighted mean (macro) beside the accuracy over all examples
+        (micro); where several answers were drawn, pass@k, and the accuracy is that of the first
+        answers.
         """
         rows = [replace(self.score, suite=suite)]
+        for rule in ("sum", "norm"):
+            judged = [
+                {"passed": r[f"passed_{rule}"]} for r in self.records if f"passed_{rule}" in r
+            ]
+            if judged:
+                of = {"task": self.task, "suite": suite, "chance": self.score.chance}
+                rows.append(replace(accuracy(judged, **of), metric=f"accuracy_{rule}"))
         subjects = {record["subject"] for record in self.records if "subject" in record}
         if subjects:
             each = {

@@ -1,5 +1,5 @@
-"""The chat tasks (nanolab/data/tasks/catalogue.py): choices by log-probability, letters or lines;
-word problems and programs by what the model writes.
+"""The chat tasks (nanolab/data/tasks/catalogue.py): choices by log-probability, of letters, lines
+or continuations; word problems and programs by what the model writes.
 """
 
 import functools
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from nanolab.evals.asking import Questions
-from nanolab.evals.base import Done, TaskResult
+from nanolab.evals.base import Done, Record, TaskResult
 from nanolab.evals.problems import Problems
 from nanolab.inference.trees import common_prefix
 
@@ -30,20 +30,48 @@ def answer_choices(questions: Questions, indexes: Sequence[int], done: Done) -> 
     size = questions.asking.batch_rows
     for first in range(0, len(indexes), size):
         chosen = indexes[first : first + size]
-        candidates = [questions.candidates(index) for index in chosen]
-        found = score_candidates(questions.asking.scorer, candidates)
+        if questions.continues:
+            found = score_continuations(questions, chosen)
+        else:
+            candidates = [questions.candidates(index) for index in chosen]
+            found = score_candidates(questions.asking.scorer, candidates)
         for index, scores in zip(chosen, found, strict=True):
-            row = questions.rows[index]
-            question = questions.about.form.read(row)
-            answer = question.letters[scores.index(max(scores))]
-            record = {
-                "index": index,
-                "passed": answer == question.answer,
-                "answer": answer,
-                "expected": question.answer,
-                "chance": 1 / len(question.letters),
-            }
-            done(record | ({"subject": row["subject"]} if row.get("subject") else {}))
+            done(choice_record(questions, index, scores))
+
+
+def choice_record(questions: Questions, index: int, scores: list[float]) -> Record:
+    """The record of a multiple-choice row from the log-probabilities (nats) of its choices.
+
+    Of continuations also the verdict by log-probability a character, which the harness calls
+    acc_norm: a long choice is not punished for its length.
+    """
+    row = questions.rows[index]
+    question = questions.about.form.read(row)
+    answer = question.letters[scores.index(max(scores))]
+    record = {
+        "index": index,
+        "passed": answer == question.answer,
+        "answer": answer,
+        "expected": question.answer,
+        "chance": 1 / len(question.letters),
+    }
+    if questions.continues:
+        normed = [score / len(choice) for score, choice in zip(scores, question.choices)]
+        best = question.letters[normed.index(max(normed))]
+        record |= {"log_p": scores, "passed_norm": best == question.answer, "answer_norm": best}
+    return record | ({"subject": row["subject"]} if row.get("subject") else {})
+
+
+def score_continuations(questions: Questions, indexes: Sequence[int]) -> list[list[float]]:
+    """For each example, the log-probability of each choice's text behind the question."""
+    rows, spans, sizes = [], [], []
+    for index in indexes:
+        own, where = questions.continuations(index)
+        rows += own
+        spans += where
+        sizes.append(len(own))
+    scores = iter(questions.asking.scorer.score(rows, spans, sizes))
+    return [[next(scores).log_p for _ in range(size)] for size in sizes]
 
 
 def score_candidates(scorer: Any, candidates: list[list[list[int]]]) -> list[list[float]]:

@@ -5,15 +5,19 @@ Source: Li et al. 2024, "DataComp-LM" (arXiv 2406.11794), appendix on CORE; whic
 asked, which are shown and how, as in nanochat's core_eval, so that scores compare. A row is a query
 with choices (multiple_choice), contexts with one continuation (schema), or right when greedy
 decoding gives the continuation exactly (language_modeling).
+
+Of choices the verdicts of EleutherAI's harness stand beside CORE's: by the summed log-probability
+of a choice (its acc), and by that sum a character (its acc_norm).
 """
 
 import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from nanolab.evals.base import Done
+from nanolab.inference.protocol import SpanScore
 from nanolab.inference.trees import common_prefix
 
 Row = dict[str, Any]
@@ -119,6 +123,23 @@ def judge(kind: str, row: Row, scores: list[Any]) -> tuple[bool, int | None]:
     return choice == int(row["gold"]), choice
 
 
+def judge_choices(row: Row, log_p: Sequence[float]) -> dict[str, bool]:
+    """Right or wrong by the log-probabilities (nats) of whole choices, and by those a character."""
+    normed = [one / max(1, len(choice)) for one, choice in zip(log_p, row["choices"])]
+    best = {"passed_sum": log_p.index(max(log_p)), "passed_norm": normed.index(max(normed))}
+    return {rule: choice == int(row["gold"]) for rule, choice in best.items()}
+
+
+class Example(NamedTuple):
+    """What is scored of a row: token rows, the spans of the continuations, and with how many tokens
+    behind its query all choices begin, which CORE's own verdict leaves out.
+    """
+
+    ids: list[list[int]]
+    spans: list[Span]
+    shared: int = 0
+
+
 @dataclass(frozen=True)
 class Reader:
     """A model that reads CORE's prompts."""
@@ -127,6 +148,18 @@ class Reader:
     encode: Encode  # ids with the document start in front
     limit: int  # the model's context in tokens, to which prompts are cropped from the left
     batch: int = 32  # examples scored at a time
+
+    def example(self, task: Any, rows: Sequence[Row], index: int) -> Example:
+        """A row with its shots, not cropped."""
+        shots, delimiter = few_shot_rows(rows, index, task.num_fewshot), task.continuation_delimiter
+        texts = prompts(task.kind, rows[index], shots, delimiter)
+        ids, where = spans(task.kind, [self.encode(text) for text in texts])
+        if task.kind != "multiple_choice":
+            return Example(ids, where)
+        behind = len(f"{delimiter}{rows[index]['choices'][0]}")
+        asked = len(self.encode(texts[0][: len(texts[0]) - behind]))
+        shared = max(0, where[0][0] - asked)
+        return Example(ids, [(start - shared, end) for start, end in where], shared)
 
 
 def evaluate_task(
@@ -141,13 +174,10 @@ def evaluate_task(
     limit = reader.limit
     for first in range(0, len(indexes), reader.batch):
         chosen = indexes[first : first + reader.batch]
-        examples = []
-        for index in chosen:
-            shots = few_shot_rows(rows, index, task.num_fewshot)
-            texts = prompts(task.kind, rows[index], shots, task.continuation_delimiter)
-            ids = [reader.encode(text) for text in texts]
-            examples.append(list(zip(*spans(task.kind, ids))))
-        cropped = [[crop(row, span, limit) for row, span in example] for example in examples]
+        examples = [reader.example(task, rows, index) for index in chosen]
+        cropped = [
+            [crop(ids, span, limit) for ids, span in zip(one.ids, one.spans)] for one in examples
+        ]
         scores = iter(
             reader.scorer.score(
                 [row for example in cropped for row, _ in example],
@@ -156,19 +186,29 @@ def evaluate_task(
             )
         )
         for index, example in zip(chosen, examples):
-            own = [next(scores) for _ in example]
+            whole = [next(scores) for _ in example.ids]
+            own = [_behind(score, example.shared) for score in whole]
             passed, choice = judge(task.kind, rows[index], own)
-            done(
-                {
-                    "index": index,
-                    "passed": passed,
-                    "choice": choice,
-                    "chance": task.random_baseline,
-                    "log_p": [score.log_p for score in own],
-                    "tokens": [len(score.per_token) for score in own],
-                    "cropped": max(max(0, len(row) - limit) for row, _ in example),
-                }
-            )
+            record = {
+                "index": index,
+                "passed": passed,
+                "choice": choice,
+                "chance": task.random_baseline,
+                "log_p": [score.log_p for score in own],
+                "tokens": [len(score.per_token) for score in own],
+                "cropped": max(max(0, len(row) - limit) for row in example.ids),
+            }
+            if task.kind == "multiple_choice":
+                record |= judge_choices(rows[index], [score.log_p for score in whole])
+            done(record)
+
+
+def _behind(score: SpanScore, count: int) -> SpanScore:
+    """The score of a span without its first `count` tokens."""
+    if not count:
+        return score
+    rest = score.per_token[count:]
+    return SpanScore(float(sum(rest)), rest, score.greedy)
 
 
 def coverage(tasks: Sequence[Any], examples: int | None = None) -> str:

@@ -21,6 +21,7 @@ from nanolab.evals.subject import Subject, load_subject
 from nanolab.files import sha256_text
 from nanolab.sandbox import programs
 from nanolab.settings.config import Job, asked_examples
+from nanolab.settings.evaluation_stages import PowerSampling
 from nanolab.tracking.journal import Run
 
 
@@ -77,7 +78,7 @@ class Evaluation:
         """How the model is asked by the job's config; `changes` replace single fields.
 
         A chat model is asked in its chat format, a base model or one without a chat template in
-        plain text after `num_shots` solved examples.
+        plain text, each after `num_shots` solved examples.
         """
         config, subject = self.job.config, self.subject
         fields: dict[str, Any] = {
@@ -87,24 +88,32 @@ class Evaluation:
             "context": subject.context,
             "stage": self.job.step,
             "plain": subject.plain,
-            "num_shots": getattr(config, "num_shots", 0),
+            "num_shots": self._shots(),
             "workers": max(1, (os.cpu_count() or 1) // self.world.size),
             "render": lambda tokenizer, messages: subject.render(messages),
             "problem_note": subject.note,
-            "choice_form": self.job.study.data.choice_answers,
+            "choice_form": getattr(config, "choice_form", None)
+            or self.job.study.data.choice_answers,
         }
-        names = ("seed", "max_new_tokens", "batch_rows", "tool_timeout")
+        names = ("seed", "max_new_tokens", "batch_rows", "tool_timeout", "system_prompt")
         return Asking(**fields | {name: getattr(config, name) for name in names} | changes)
+
+    def _shots(self) -> int:
+        """Solved examples before each question; a power step shows them to a plain model only."""
+        config = self.job.config
+        if isinstance(config, PowerSampling) and not self.subject.plain:
+            return 0
+        return getattr(config, "num_shots", 0)
 
     def questions(self, task: str, rows: list[Row], asking: Asking) -> Problems:
         """Rows of a task as the model is asked them; says how many plain prompts lose their start
         (metric prompts_cut/TASK).
         """
-        if asking.plain and TASKS[task].shown and asking.num_shots:
+        if TASKS[task].shown and asking.num_shots:
             shots = self.source.task(task, shots_split(task, self.source))
             asking = replace(asking, shots={task: shots})
         problems = Problems(task, rows, asking, self.records)
-        if asking.plain:
+        if problems.plain:
             cut = problems.cut()
             self.run.metrics({f"prompts_cut/{task}": cut})
             if cut:

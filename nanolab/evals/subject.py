@@ -1,4 +1,4 @@
-"""A model with its tokenizer, ready to be asked: trained here, or of Hugging Face."""
+"""A model with its tokenizer, ready to be asked: trained here, or from outside."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,7 @@ class Subject:
             tool_max_output_tokens=config.tool_max_output_tokens,
         )
         if self.source == "base":
-            found.end_token = self.tokenizer.bos
+            found.end_tokens = frozenset((self.tokenizer.bos,))
         found.name = self.facts.get("name", self.source)
         return found
 
@@ -117,9 +117,10 @@ def load_subject(job: Job, world: World, source: str | None = None) -> Subject:
 
 
 def outside_subject(source: str, device: torch.device) -> HFSubject:
-    """A Hugging Face model, hf:NAME-or-folder; raises what `hf_loading.load` does."""
+    """A model from outside of the lab; raises what `hf_loading.load` does."""
     model, tokenizer = hf_loading.load(source, device)
-    facts = {"tokenizer_digest": tokenizer.digest, "source": source}
+    name = model_source.title(source)
+    facts = {"tokenizer_digest": tokenizer.digest, "source": source, "name": name}
     return HFSubject(model, tokenizer, facts, source)
 
 

@@ -183,7 +183,7 @@ class NanolabLM(TemplateLM):
         model = GPTLanguageModel(
             self.subject.model, self.text, None, rows=self.rows, max_length=self.max_length
         )
-        model.end_token = self.eot_token_id
+        model.end_tokens = frozenset((self.eot_token_id,))
         sampling = Sampling(
             temperature=settings.get("temperature", 0.0),
             top_k=settings.get("top_k"),

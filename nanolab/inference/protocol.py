@@ -18,7 +18,7 @@ class LanguageModel(Protocol):
     """Rows of tokens that grow, are rewound and copied; a row is a number the model gave out."""
 
     vocab_size: int
-    end_token: int  # a completion ends with it
+    end_tokens: frozenset[int]  # a completion ends with any of them
     max_length: int  # positions that a row may hold, prompt included
 
     def prefill(self, prompts: list[list[int]]) -> list[int]:

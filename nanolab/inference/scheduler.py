@@ -165,7 +165,7 @@ class _Scheduler:
         state.tokens.append(token)
         branch.drawn += 1
         branch.total += a
-        suffix.ended = token == self.model.end_token
+        suffix.ended = token in self.model.end_tokens
         if not suffix.ended and request.floor is not None:
             suffix.given_up = branch.total < request.floor[branch.drawn]
         if not suffix.ended and not suffix.given_up:

@@ -29,6 +29,7 @@ from nanolab.tracking.faults import guarded
 DAY = 86_400
 SHARED = {  # folders of mlruns/ that belong to no study: their kind, and why they may go
     "hub": ("downloads", "files of the hub: --downloads removes them, and they are fetched again"),
+    "models": ("downloads", "prepared models: --downloads removes them, made again when asked"),
     "native": ("cache", "compiled kernels: --downloads removes them, and they are built again"),
 }
 

@@ -41,9 +41,14 @@ def prepare_seeds(
 
 
 def prepare(study: StudyConfig, only: list[str], start: str | None) -> Prepared:
-    """The checked plan of a run of the steps `only` (default: all) from `start` on; raises
-    UserError for all that can be seen before it starts.
+    """The checked plan of a run of the steps `only` (default: all) from `start` on, of which the
+    study need not list each; raises UserError for all that can be seen before it starts.
     """
+    unlisted = [step for step in STEPS if step in only and step not in study.steps]
+    if unlisted and not start:
+        ends = [step for step in study.steps if step == "report"]
+        listed = [step for step in study.steps if step not in ends]
+        study = replace(study, steps=[*listed, *unlisted, *ends])
     groups = grouped(select(study, only, start))
     if not groups:
         raise UserError(

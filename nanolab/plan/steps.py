@@ -19,7 +19,7 @@ from nanolab.errors import UserError
 from nanolab.model.scaling import derive
 from nanolab.plan.fingerprint import fingerprint
 from nanolab.settings.config import SOURCE_STEPS, STAGES, STEPS, Job, StudyConfig
-from nanolab.settings.model_source import is_outside
+from nanolab.settings.model_source import FORMS, is_outside
 from nanolab.settings.schema import build, to_dict
 from nanolab.settings.study_file import NAME, load_study, study_from_dict
 
@@ -87,7 +87,7 @@ def steps_of(stage: str, study: StudyConfig) -> list[str]:
         sources = sorted({str(value) for values in fixed.values() for value in values.values()})
         raise UserError(
             f"{stage}.source = {config.source!r}: no step evaluates it; valid sources are"
-            f" {', '.join([*sources, 'hf:NAME-or-folder'])}"
+            f" {', '.join([*sources, FORMS])}"
         )
     return [name for name in fitting if not fixed[name]] or fitting
 

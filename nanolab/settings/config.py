@@ -14,7 +14,7 @@ from nanolab.settings.evaluation_stages import (
     RlConfig,
 )
 from nanolab.settings.kinds import Distinct, Name, Natural, NotNegative, Range, Share, Text
-from nanolab.settings.model_source import SOURCE_STEPS
+from nanolab.settings.model_source import FORMS, SOURCE_STEPS
 from nanolab.settings.schema import Settings, setting
 from nanolab.settings.training_stages import (
     BaseTrainConfig,
@@ -131,7 +131,7 @@ STEPS: dict[str, StepSpec] = {
     "power_ablation": StepSpec("power_ablation", "08_power_ablation", ("tok_train",)),
     "rl": StepSpec("rl", "09_rl", ("tok_train",)),
     "chat_eval_rl": _chat_eval(source="rl"),
-    "chat_eval_hf": _chat_eval(),  # of chat_eval.source = hf:..., and of no other
+    "chat_eval_hf": _chat_eval(),  # of an outside chat_eval.source, and of no other
     "report": StepSpec("report", "10_report"),
 }
 
@@ -176,8 +176,7 @@ class StudyConfig(Settings):
                 )
         if "chat_eval_hf" in self.steps and self.chat_eval.source in SOURCE_STEPS:
             raise UserError(
-                "step chat_eval_hf needs chat_eval.source = hf:NAME-or-folder, not"
-                f" {self.chat_eval.source!r}"
+                f"step chat_eval_hf needs chat_eval.source = {FORMS}, not {self.chat_eval.source!r}"
             )
 
     def stage(self, name: str) -> Any:

@@ -25,7 +25,7 @@ from nanolab.settings.kinds import (
     check_blocks,
     range_of,
 )
-from nanolab.settings.model_source import HF, SOURCE_STEPS, is_outside
+from nanolab.settings.model_source import FORMS, SOURCE_STEPS, check_outside, is_outside
 from nanolab.settings.schema import Settings, setting
 from nanolab.settings.training_stages import Dtype
 
@@ -33,6 +33,7 @@ Task = Literal[*TASKS]
 CHAT_TASKS: list[str] = [name for name, task in TASKS.items() if task.usual]
 PowerTask = Literal[*(name for name, task in TASKS.items() if task.generates)]
 SamplingDtype = Literal["float32", "bfloat16"]
+ChoiceForm = Literal["letter", "line", "continuation"]
 GroupSize = Annotated[int, Range(minimum=2)]
 
 
@@ -48,6 +49,10 @@ class Asked(Settings):
     batch_rows: Count = setting(64, "rows decoded at once")
     tool_timeout: Seconds = setting(5.0, "seconds a tool call or test program may run")
     tool_max_output_tokens: Count = setting(128, "tokens of tool output kept")
+    dtype: SamplingDtype = setting("float32", "of the weights and the cache while it answers")
+    system_prompt: Text | None = setting(
+        None, "system message of each conversation; null: what the model's template puts"
+    )
     seed: Natural = setting(0, "sampling seed of this stage")
 
 
@@ -58,20 +63,17 @@ class ChatTasks(Asked):
     tasks: Distinct[Task] = setting(CHAT_TASKS, "chat tasks that are asked")
     max_examples: Count | None = setting(200, "problems a task; null: all")
     gsm8k_examples: Count | None = setting(400, "GSM8K problems; null: as max_examples")
+    num_shots: Natural = setting(0, "solved examples before each question")
+    choice_form: ChoiceForm | None = setting(
+        None,
+        "what competes in multiple choice: the letters, each choice's line (trout=B), or, in plain"
+        " text, each choice's own text behind the question; null: data.choice_answers",
+    )
     num_samples: Natural = setting(4, "generated samples shown")
 
     def __post_init__(self) -> None:
         if not self.tasks:
             raise UserError("tasks is empty; leave the step out of steps instead")
-
-
-@dataclass(frozen=True)
-class BaseEvalConfig(ChatTasks):
-    """Steps base_loss and base_eval."""
-
-    loss_tokens: Count = setting(12_288, "tokens of each split for bits per byte")
-    core_examples: Count | None = setting(100, "examples a CORE task; null: all")
-    num_shots: Natural = setting(2, "solved examples before each question")
 
 
 @dataclass(frozen=True)
@@ -83,16 +85,31 @@ class ModelChoice(Asked):
     def __post_init__(self) -> None:
         if self.source in SOURCE_STEPS:
             return
-        if not is_outside(self.source) or self.source == HF:
+        if not is_outside(self.source):
             raise UserError(
-                f"source = {self.source!r} must be one of {', '.join(SOURCE_STEPS)}, or"
-                f" {HF}NAME-or-folder"
+                f"source = {self.source!r} must be one of {', '.join(SOURCE_STEPS)}, or a model"
+                f" from outside: {FORMS}"
             )
+        check_outside(self.source)
         if self.step is not None or self.model_tag != "default":
             raise UserError(
                 "step and model_tag choose a checkpoint of a study; leave them out with"
                 f" source = {self.source!r}"
             )
+
+
+@dataclass(frozen=True)
+class BaseEvalConfig(ModelChoice, ChatTasks):
+    """Steps base_loss and base_eval."""
+
+    source: Text = setting("base", "the model evaluated, asked in plain text")
+    loss_tokens: Count = setting(12_288, "tokens of each split for bits per byte")
+    core_examples: Count | None = setting(100, "examples a CORE task; null: all")
+    num_shots: Natural = setting(2, "solved examples before each question")
+
+    def __post_init__(self) -> None:
+        ModelChoice.__post_init__(self)
+        ChatTasks.__post_init__(self)
 
 
 @dataclass(frozen=True)
@@ -128,7 +145,6 @@ class PowerSampling(ModelChoice):
     num_shots: Natural = setting(
         2, "solved examples before each question where a base model is asked"
     )
-    dtype: SamplingDtype = setting("float32", "of the weights and the cache while sampling")
 
 
 @dataclass(frozen=True)

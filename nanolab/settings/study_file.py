@@ -14,6 +14,7 @@ from nanolab.errors import UserError
 from nanolab.files import ROOT
 from nanolab.settings.config import STEPS, StudyConfig
 from nanolab.settings.kinds import NAME
+from nanolab.settings.model_source import anchored, is_outside
 from nanolab.settings.schema import build, to_dict
 
 
@@ -98,11 +99,12 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         if not isinstance(values, dict):
             raise UserError(f"--set {override!r}: {parent} is not a group of settings")
     try:
-        values[last] = yaml.load(text, StrictLoader)
+        value = yaml.load(text, StrictLoader)
     except UserError as error:
         raise UserError(f"--set {override!r}: {error}") from error
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"--set {override!r}: {text!r} is not a valid value") from error
+    values[last] = anchored(value) if last == "source" and is_outside(value) else value
 
 
 def study_from_dict(values: dict[str, Any]) -> StudyConfig:

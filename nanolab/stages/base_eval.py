@@ -11,6 +11,7 @@ from nanolab.errors import UserError
 from nanolab.evals import core
 from nanolab.evals.base import TaskResult, mean_centred
 from nanolab.evals.evaluation import Evaluation
+from nanolab.evals.subject import in_dtype
 from nanolab.files import sha256_text
 from nanolab.inference.proposal import Sampling
 from nanolab.results import StepResult, scalars
@@ -25,9 +26,10 @@ SAMPLE_TEMPERATURE, SAMPLE_TOP_K = 0.7, 50
 
 def run(job: Job, world: World, run: Run) -> StepResult:
     """CORE with each of its tasks, and the chat tasks."""
-    evaluation = Evaluation.of(job, world, run, "base")
+    evaluation = Evaluation.of(job, world, run)
+    in_dtype(evaluation.subject, job.config.dtype)
     found = evaluate_core(evaluation)
-    results = evaluation.chat_tasks(evaluation.asking())
+    results = evaluation.chat_tasks(evaluation.asking(plain=True))
     if job.config.num_samples and world.rank == 0:
         continue_documents(evaluation)
     rows = found.rows + [row for result in results for row in result.scores()]
@@ -46,7 +48,7 @@ def evaluate_core(evaluation: Evaluation) -> StepResult:
         source.core(),
     )
     reader = core.Reader(
-        evaluation.subject.scorer, lambda text: [tokenizer.bos, *tokenizer.encode(text)], limit
+        evaluation.subject.scorer, lambda text: [*tokenizer.start, *tokenizer.encode(text)], limit
     )
     results = []
     for task in (task for task in tasks if task.rows):
@@ -90,7 +92,8 @@ def continue_documents(evaluation: Evaluation) -> None:
     config, tokenizer = job.config, subject.tokenizer
     documents = islice(evaluation.source.documents("validation"), config.num_samples)
     prompts = [
-        [tokenizer.bos, *tokenizer.encode(document.text)[:PROMPT_TOKENS]] for document in documents
+        [*tokenizer.start, *tokenizer.encode(document.text)[:PROMPT_TOKENS]]
+        for document in documents
     ]
     language_model = subject.language_model(config, PROMPT_TOKENS + 1 + config.max_new_tokens)
     sampling = Sampling(
@@ -100,7 +103,7 @@ def continue_documents(evaluation: Evaluation) -> None:
     found = baselines.generate(language_model, batch, sampling)
     rows = [
         {
-            "prompt": tokenizer.decode(prompt[1:]),
+            "prompt": tokenizer.decode(prompt[len(tokenizer.start) :]),
             "completion": chat.completion_text(tokenizer, samples[0].tokens),
         }
         for prompt, samples in zip(prompts, found)

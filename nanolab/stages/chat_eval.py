@@ -7,6 +7,7 @@ from nanolab.dist import World
 from nanolab.errors import UserError
 from nanolab.evals.base import mean_centred
 from nanolab.evals.evaluation import Evaluation
+from nanolab.evals.subject import in_dtype
 from nanolab.results import StepResult, scalars
 from nanolab.sandbox.programs import strongest_level
 from nanolab.settings.config import Job
@@ -21,6 +22,7 @@ def run(job: Job, world: World, run: Run) -> StepResult:
             f"chat_eval.answers = {config.answers} at temperature 0 would draw the same answer each"
             " time; set chat_eval.temperature above 0, or answers to 1"
         )
+    in_dtype(evaluation.subject, config.dtype)
     drawn = {key: getattr(config, key) for key in ("temperature", "top_k", "answers")}
     results = evaluation.chat_tasks(evaluation.asking(**drawn))
     mean = mean_centred(results)

@@ -7,7 +7,9 @@ import torch
 from torch.nn import functional
 
 from nanolab.dist import World
-from nanolab.evals.bpb import batches_of_rank, evaluate
+from nanolab.evals import bpb
+from nanolab.evals.bpb import batches_of_rank, evaluate, of_documents, windows
+from nanolab.inference.protocol import SpanScore
 from nanolab.model.gpt import GPT
 from nanolab.model.scaling import GPTConfig
 from nanolab.results import flat
@@ -112,3 +114,58 @@ def test_ranks_share_out_the_rows():
         == 10
     )
     assert torch.equal(shares[1][0][0], alone[1][0]) and len(shares[0]) == 2
+
+
+@pytest.mark.parametrize("count, length", [(0, 4), (1, 4), (3, 4), (4, 4), (7, 4), (8, 4), (9, 2)])
+def test_windows_score_every_token_of_a_document_once(count, length):
+    ids = list(range(100, 100 + count))
+    rows = list(windows(ids, 7, length))
+    assert [token for row in rows for token in row[1:]] == ids
+    assert all(2 <= len(row) <= length for row in rows)
+    assert [row[0] for row in rows] == [7, *ids[length - 2 :: length - 1]][: len(rows)]
+
+
+class Bytes:
+    """A tokenizer of bytes, whose documents start with 256."""
+
+    document_start = 256
+
+    def encode(self, text):
+        return list(text.encode())
+
+
+class Twos:
+    """A model that gives each token half of the mass after an even one, else a quarter."""
+
+    def score(self, ids, spans):
+        scores = []
+        for row, (start, end) in zip(ids, spans):
+            bits = [1 if row[i - 1] % 2 == 0 else 2 for i in range(start, end)]
+            each = [-bit * math.log(2) for bit in bits]
+            scores.append(SpanScore(sum(each), each, False))
+        return scores
+
+
+TEXTS = ["bad", "häß", "c", "never read"]
+
+
+def test_bits_per_byte_of_documents_count_bytes_of_the_text(monkeypatch):
+    """b, a, d, ...: 98, 97, 100; two documents have the seven tokens that are asked for."""
+    monkeypatch.setattr(bpb, "WINDOW", 3)
+    found = of_documents(Twos(), Bytes(), iter(TEXTS), 8, WORLD)
+    bits = []
+    for text in TEXTS[:2]:
+        before = [256, *text.encode()[:-1]]
+        bits.append(sum(1 if token % 2 == 0 else 2 for token in before))
+    assert found.value == pytest.approx(sum(bits) / 8)
+    assert (found.tokens, found.rows, found.unit) == (8, 2, "documents")
+    assert "(8 tokens of 2 documents)" in str(found)
+
+
+def test_documents_are_shared_by_ranks(monkeypatch):
+    """The sums of two ranks are those of one."""
+    whole = []
+    monkeypatch.setattr(bpb, "sum_over_ranks", lambda world, sums: whole.append(sums) or sums)
+    for world in (WORLD, *(World(r, 2, torch.device("cpu"), torch.float32) for r in range(2))):
+        of_documents(Twos(), Bytes(), iter(TEXTS), 100, world)
+    assert torch.allclose(whole[0], whole[1] + whole[2])

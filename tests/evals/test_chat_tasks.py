@@ -88,7 +88,7 @@ class Scripted:
     calculator's output forced in.
     """
 
-    vocab_size, end_token, max_length = TOKENIZER.vocab_size, TOKENIZER.assistant_end, 4096
+    vocab_size, end_tokens, max_length = TOKENIZER.vocab_size, TOKENIZER.end_tokens, 4096
 
     def __init__(self, answer):
         self.answer, self.rows, self.prompts, self.count = answer, {}, {}, 0
@@ -108,7 +108,7 @@ class Scripted:
             prompt = self.prompts[row]
             script = [
                 *self.answer(TOKENIZER.decode([t for t in prompt if t < TOKENIZER.bos])),
-                self.end_token,
+                TOKENIZER.assistant_end,
             ]
             logits[place, script[len(self.rows[row]) - len(prompt)]] = 20.0
         return logits
@@ -475,3 +475,79 @@ def test_chat_core_is_the_mean_of_what_lies_above_chance():
     assert mean_centred([TaskResult("a", quarter), TaskResult("b", none)]) == pytest.approx(
         (0.5 + 0.25) / 2
     )
+
+
+class Continues:
+    """A model that finds each token of a text as likely as `worth` of its last byte says."""
+
+    def __init__(self, worth):
+        self.worth, self.rows = worth, []
+
+    def score(self, ids, spans, sizes=None):
+        self.rows += [TOKENIZER.decode(row[start:end]) for row, (start, end) in zip(ids, spans)]
+        assert sizes is None or sum(sizes) == len(ids)
+        scores = []
+        for row, (start, end) in zip(ids, spans):
+            each = [self.worth(row[i]) for i in range(start, end)]
+            scores.append(SpanScore(math.fsum(each), each, False))
+        return scores
+
+
+LENGTHS = [
+    {
+        "id": "0",
+        "question": "Which?",
+        "choices": {"text": ["x", "yyyy", "zz"], "label": list("ABC")},
+        "answerKey": "B",
+    }
+]
+
+
+def test_continuations_compete_by_sum_and_by_the_character(tmp_path):
+    """Behind the question alone, in plain text, though the model has a chat format: one token that
+    costs 2 wins by the sum, four that cost 1 each by the character.
+    """
+    costs = {ord("x"): -2.0, ord("y"): -1.0, ord("z"): -3.0, ord(" "): 0.0}
+    scorer = Continues(lambda token: costs[token])
+    how = asking(scorer=scorer, choice_form="continuation")
+    asked = problems("arc_easy", LENGTHS, how, tmp_path)
+    assert asked.plain and asked.text(0) == "Question: Which?\nAnswer:"
+    (record,) = chat_tasks.evaluate(asked).records
+    assert scorer.rows == [" x", " yyyy", " zz"]
+    assert record["log_p"] == [-2.0, -4.0, -6.0]
+    assert (record["answer"], record["passed"]) == ("A", False)
+    assert (record["answer_norm"], record["passed_norm"]) == ("B", True)
+    rows = flat(TaskResult("arc_easy", [record]).scores())
+    assert rows["arc_easy"] == 0 and rows["arc_easy/accuracy_norm"] == 1
+
+
+def test_a_continuation_keeps_its_span_where_the_prompt_loses_its_start():
+    how = asking(scorer=None, choice_form="continuation", context=12)
+    rows, spans = problems("arc_easy", LENGTHS, how).continuations(0)
+    assert [TOKENIZER.decode(row[a:b]) for row, (a, b) in zip(rows, spans)] == [
+        " x",
+        " yyyy",
+        " zz",
+    ]
+    assert max(map(len, rows)) == 12 and {row[0] for row in rows} == {TOKENIZER.bos}
+
+
+def test_continuations_show_solved_examples_without_choices():
+    how = asking(num_shots=1, shots={"arc_easy": ARC[:1]}, choice_form="continuation")
+    text = problems("arc_easy", LENGTHS, how).text(0)
+    assert text == "Question: Which is 0?\nAnswer: w\n\nQuestion: Which?\nAnswer:"
+
+
+def test_a_chat_model_sees_solved_examples_as_earlier_turns_and_its_system_message_first():
+    seen = []
+
+    def render(tokenizer, messages):
+        seen.extend(messages)
+        return [1]
+
+    how = asking(
+        num_shots=2, shots={"gsm8k": PROBLEMS[:2]}, system_prompt="Be brief.", render=render
+    )
+    problems("gsm8k", PROBLEMS, how).prompt(4)
+    assert [message["role"] for message in seen] == ["system", *("user", "assistant") * 2, "user"]
+    assert seen[0]["content"] == "Be brief." and seen[-1]["content"] == "What is 4 + 2?"

@@ -32,7 +32,7 @@ SETTINGS = PowerSettings(
 class Digits:
     """Writes "####", then 1, 2 or 3 with logits 2, 1, 1.5, and ends."""
 
-    vocab_size, end_token, max_length = TOKENIZER.vocab_size, TOKENIZER.assistant_end, 64
+    vocab_size, end_tokens, max_length = TOKENIZER.vocab_size, TOKENIZER.end_tokens, 64
 
     def __init__(self):
         self.rows, self.count = {}, 0
@@ -53,7 +53,7 @@ class Digits:
             elif drawn == 4:
                 logits[place, [ord("1"), ord("2"), ord("3")]] = torch.tensor([2.0, 1.0, 1.5])
             else:
-                logits[place, self.end_token] = 5.0
+                logits[place, TOKENIZER.assistant_end] = 5.0
         return logits
 
     def fork(self, rows, parents, lengths):

@@ -23,7 +23,7 @@ from nanolab.seeds import generator, noise
 class Chatter:
     """A model without an end token: the next token's law depends on the last token."""
 
-    vocab_size, end_token, max_length = 12, -1, 200
+    vocab_size, end_tokens, max_length = 12, frozenset(), 200
 
     def __init__(self):
         self.table = torch.tensor(generator("chatter").normal(size=(12, 12)), dtype=torch.float32)

@@ -56,11 +56,12 @@ def write(tmp_path, text):
         ),
         (
             {"chat_eval": {"source": "large"}},
-            "chat_eval.source = 'large' must be one of base, mid, sft, rl, or hf:NAME-or-folder",
+            "chat_eval.source = 'large' must be one of base, mid, sft, rl, or a model from outside"
+            ": hf:FOLDER",
         ),
         (
             {"power_eval": {"source": "hf:"}},
-            "power_eval.source = 'hf:' must be one of base, mid, sft, rl, or hf:NAME-or-folder",
+            "power_eval.source = 'hf:' names no model: it must be hf:FOLDER, hf:NAME@REVISION",
         ),
         (
             {"rl": {"source": "hf:x/y"}},
@@ -72,7 +73,7 @@ def write(tmp_path, text):
         ),
         (
             {"steps": ["chat_eval_hf"]},
-            "step chat_eval_hf needs chat_eval.source = hf:NAME-or-folder, not 'sft'",
+            "step chat_eval_hf needs chat_eval.source = hf:FOLDER, hf:NAME@REVISION, gguf:FILE",
         ),
         (
             {"power_ablation": {"num_steps": [1, "two"]}},

@@ -59,10 +59,12 @@ class Question(NamedTuple):
 
     def answers(self, form: str) -> list[str]:
         """What the assistant may answer: each letter (form "letter"), or each choice with its
-        letter ("line").
+        letter ("line"), or each choice's own text ("continuation").
         """
         if form == "letter":
             return list(self.letters)
+        if form == "continuation":
+            return list(self.choices)
         return [f"{choice}={letter}" for choice, letter in zip(self.choices, self.letters)]
 
 
@@ -220,6 +222,8 @@ class Task:
         if self.form.grader == "choice":
             answers = dict(zip(found.letters, found.answers(choice_form)))
             user, assistant = found.text, answers[found.answer]
+            if choice_form == "continuation":
+                user = found.question
         else:
             user, assistant = found
         if note and self.form.grader == "number":

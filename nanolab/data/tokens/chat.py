@@ -133,7 +133,7 @@ def completion_text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
             continue
         pieces.append(tokenizer.decode(run))
         run = []
-        if token == tokenizer.assistant_end:
+        if token in tokenizer.end_tokens:
             break
         unanswered = token == tokenizer.python_end and following != tokenizer.output_start
         pieces.append(">>" if unanswered else marks.get(token, ""))

@@ -141,6 +141,7 @@ class Tokenizer:
         self.start = [self.bos]  # what every text starts with
         self.user_start, self.user_end = map(self.special, SPECIAL_TOKENS[1:3])
         self.assistant_start, self.assistant_end = map(self.special, SPECIAL_TOKENS[3:5])
+        self.end_tokens = frozenset((self.assistant_end,))
         self.python_start, self.python_end = map(self.special, TOOL_TOKENS[:2])
         self.output_start, self.output_end = map(self.special, TOOL_TOKENS[2:])
 
