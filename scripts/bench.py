@@ -8,6 +8,10 @@
     nanochat's core_eval: choices, examples a second python scripts/bench.py gpu [--out FILE]   a
     CUDA device: its numbers against the CPU's, training and decoding speed, memory
 
+    python scripts/bench.py public --model hf:FOLDER --against CHECKOUT   power sampling beside the
+    first paper's code python scripts/bench.py lm_eval --model hf:FOLDER --data FOLDER   verdicts
+    beside EleutherAI's harness
+
 `smoke` writes experiments/results/smoke/: targets.json with the commit that it ran, and the first
 seed's report (text, page, results.csv) with its figures. `core` writes experiments/results/core/:
 choices.json, every_task.json and speed.json. `gpu` writes FILE; it needs torch, numpy, safetensors,
@@ -30,6 +34,8 @@ COMMANDS = {  # name: what `--help` says of it
     "data": (
         "packing from cached tokens, tokens thrown away, the tokenizer beside rustbpe and tiktoken"
     ),
+    "public": "power sampling of a published model beside the first paper's code",
+    "lm_eval": "verdicts on a published model beside EleutherAI's harness",
     "gpu": (
         "a CUDA device: its numbers against the CPU's, speed and memory of training and decoding"
     ),

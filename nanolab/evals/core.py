@@ -168,8 +168,8 @@ def evaluate_task(
     """Calls `done` with a record for each of `indexes`; shots are drawn from all of `rows`, which
     are in the order of `asked_rows`.
 
-    A record has the log-probability (nats) and the number of tokens of each continuation; `cropped`
-    is how many tokens its longest row lost.
+    A record has the log-probability (nats) and the number of tokens of each continuation, of whole
+    choices that begin alike too; `cropped` is how many tokens its longest row lost.
     """
     limit = reader.limit
     for first in range(0, len(indexes), reader.batch):
@@ -200,6 +200,7 @@ def evaluate_task(
             }
             if task.kind == "multiple_choice":
                 record |= judge_choices(rows[index], [score.log_p for score in whole])
+                record["whole_log_p"] = [score.log_p for score in whole]
             done(record)
 
 
