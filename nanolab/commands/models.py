@@ -8,6 +8,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from nanolab.commands.plan import STUDY
 from nanolab.errors import UserError
@@ -104,7 +105,7 @@ def _history() -> Iterator[None]:
 
 def model_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `model`."""
-    parser.add_argument("action", choices=["fetch"], help="bring a model, ready to be used")
+    parser.add_argument("what", choices=["fetch"], help="bring a model, ready to be used")
     parser.add_argument("source", help=FORMS)
 
 
@@ -125,9 +126,15 @@ def model(given: argparse.Namespace) -> int:
     print(
         f"{title(source)}: {loaded.num_parameters():,} parameters, {tokenizer.vocab_size:,} tokens,"
         f" a context of {hf_engine.context_length(loaded):,}; asked in {asked}; an answer ends with"
-        f" {ends}\nready in {hf_loading.folder_of(source)}"
+        f" {ends}\nready in {_near(hf_loading.folder_of(source))}"
     )
     return 0
+
+
+def _near(folder: Path) -> str:
+    """A folder as a person types it here."""
+    here = Path.cwd()
+    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
 
 
 def register_arguments(parser: argparse.ArgumentParser) -> None:
@@ -162,8 +169,6 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
 
 def export(given: argparse.Namespace) -> int:
     """Writes the folder and prints its files."""
-    from pathlib import Path
-
     from nanolab.chat.trained import load_trained
     from nanolab.export import hf_folder
 
