@@ -13,6 +13,7 @@ from nanolab.data.tokens.tokenizer import Tokenizer
 from nanolab.dist import World
 from nanolab.inference import hf_engine, hf_loading
 from nanolab.inference.gpt_engine import GPTLanguageModel, GPTScorer
+from nanolab.inference.hf_scorer import HFScorer
 from nanolab.inference.protocol import LanguageModel
 from nanolab.model import checkpoint
 from nanolab.model.gpt import GPT
@@ -96,7 +97,7 @@ class HFSubject(Subject):
     @property
     def scorer(self) -> Any:
         """The model as evaluation sees it (protocol.Scorer)."""
-        return hf_engine.HFScorer(self.model)
+        return HFScorer(self.model)
 
     def render(self, messages: list[chat.Message]) -> list[int]:
         """The ids of a chat prompt."""

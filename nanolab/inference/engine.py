@@ -46,7 +46,7 @@ class CachedRows:
         texts = [prompt[:-1] for prompt in prompts]
         lengths = [len(text) for text in texts]
         order = sorted(range(len(texts)), key=lengths.__getitem__)
-        self.cache.reserve(lengths[order[-1]] + 1)
+        self.cache.reserve(lengths[order[-1]] + 1, len(self.cache.slots) + len(texts))
         rows = {i: self.cache.allocate(lengths[i]) for i in order}
         self.tokens.update((rows[i], texts[i]) for i in order)
         for batch in length_batches(order, lengths, PREFILL_TOKENS[self.device.type]):
@@ -137,6 +137,15 @@ def token_scores(logits: torch.Tensor, tokens: list[int]) -> tuple[list[float], 
     return log_p.tolist(), (logits.argmax(-1) == wanted).tolist()
 
 
-def span_score(log_p: list[float], best: list[bool]) -> SpanScore:
-    """The score of a span from those of its tokens."""
-    return SpanScore(float(sum(log_p)), log_p, all(best))
+def span_scores(
+    spans: Sequence[tuple[int, int]], log_p: list[float], best: list[bool]
+) -> list[SpanScore]:
+    """The scores of spans (start, end), from log p (nats) of their tokens, one span after another,
+    and whether each token is the most likely one.
+    """
+    scores, place = [], 0
+    for start, end in spans:
+        own = slice(place, place + end - start)
+        scores.append(SpanScore(float(sum(log_p[own])), log_p[own], all(best[own])))
+        place = own.stop
+    return scores

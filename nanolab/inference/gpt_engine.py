@@ -15,10 +15,10 @@ from nanolab.data.tokens.tokenizer import Tokenizer
 from nanolab.errors import UserError
 from nanolab.inference import decode, kernels
 from nanolab.inference.decode import ROWS, graph_shape, padded_shape, step
-from nanolab.inference.engine import CachedRows, New, check_rows, span_score, token_scores
+from nanolab.inference.engine import CachedRows, New, check_rows, span_scores, token_scores
 from nanolab.inference.kv_cache import KVCache, rounded
 from nanolab.inference.protocol import SpanScore
-from nanolab.inference.trees import Tree, common_prefix, hidden_states
+from nanolab.inference.trees import Tree, example_trees, hidden_states
 from nanolab.model.attention import causal_attention
 from nanolab.model.gpt import GPT, norm
 from nanolab.sandbox.programs import Tools
@@ -113,15 +113,9 @@ class GPTScorer:
     def score(
         self, ids: list[list[int]], spans: list[tuple[int, int]], sizes: Sequence[int] | None = None
     ) -> list[SpanScore]:
-        """As the protocol says; `sizes` (None: all 1) says how many consecutive rows are of one
-        example: the tokens with which they all begin are forwarded once.
-        """
+        """As the protocol says."""
         check_rows(ids, spans)
-        trees, first = [], 0
-        for size in sizes or [1] * len(ids):
-            trees.append(_tree(ids[first : first + size], spans[first : first + size]))
-            first += size
-        assert first == len(ids), f"sizes sum to {first}, not to the {len(ids)} rows"
+        trees = example_trees(ids, spans, sizes)
         wanted = [token for row, (start, end) in zip(ids, spans) for token in row[start:end]]
         log_p: list[float] = []
         best: list[bool] = []
@@ -129,12 +123,7 @@ class GPTScorer:
             some = token_scores(logits, wanted[len(log_p) : len(log_p) + len(logits)])
             log_p += some[0]
             best += some[1]
-        scores, place = [], 0
-        for start, end in spans:
-            own = slice(place, place + end - start)
-            scores.append(span_score(log_p[own], best[own]))
-            place = own.stop
-        return scores
+        return span_scores(spans, log_p, best)
 
     def next_logits(self, ids: list[list[int]]) -> torch.Tensor:
         """Logits after the last token of each row: (rows, vocab) float32 on the CPU."""
@@ -159,19 +148,3 @@ class GPTScorer:
                 for hidden in hidden_states(self.model, batch).split(SCORE_LOGITS):
                     yield self.model.logits(hidden)
                 self.positions += sum(tree.size for tree in batch)
-
-
-def _tree(rows: Sequence[list[int]], spans: Sequence[tuple[int, int]]) -> Tree:
-    """The rows of one example as a tree: what no scored token follows is cut off, and of equal rows
-    one is forwarded.
-    """
-    needed = [row[: end - 1] for row, (_, end) in zip(rows, spans)]
-    shared = common_prefix(needed)
-    branches: list[list[int]] = []
-    wanted = []
-    for row, (start, end) in zip(needed, spans):
-        if row[shared:] not in branches:
-            branches.append(row[shared:])
-        branch = branches.index(row[shared:])
-        wanted += [(branch, position) for position in range(start - 1, end - 1)]
-    return Tree(needed[0][:shared], branches, wanted)

@@ -10,7 +10,6 @@ transformers is imported inside of functions only: nothing else of the lab needs
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,18 +17,21 @@ import torch
 from nanolab.data.tokens.hf_tokenizer import HFTokenizer
 from nanolab.errors import UserError
 from nanolab.inference import engine
-from nanolab.inference.decode import padded_shape
-from nanolab.inference.kv_cache import MULTIPLE, KVCache
-from nanolab.inference.protocol import SpanScore
+from nanolab.inference.hf_forward import (
+    Cached,
+    KeysValues,
+    cached_logits,
+    can_group,
+    causal_logits,
+    context_length,
+)
+from nanolab.inference.hf_scorer import HFScorer
+from nanolab.inference.kv_cache import KVCache
 from nanolab.sandbox.programs import Tools
 
-SCORE_LOGITS = 1 << 27  # logits of one scoring forward at most
+SLOTS, LENGTH = 8, 32  # of a new cache, which grows with the rows
 # of cached against full logits: root mean square over their spread; half precision: 0.1
 TOLERANCE = {torch.float32: 1e-3}
-
-KeysValues = tuple[torch.Tensor, torch.Tensor]  # each (rows, heads, n, width)
-# from a layer and its new keys and values, those that it attends to
-Update = Callable[[int, torch.Tensor, torch.Tensor], KeysValues]
 
 
 class HFLanguageModel(engine.CachedRows):
@@ -64,136 +66,71 @@ class HFLanguageModel(engine.CachedRows):
                 f" that serves at most {self.context}; lower max_new_tokens"
             )
         like = torch.empty(0, dtype=model.dtype, device=model.device)
-        self.cache = KVCache(
-            _cache_shape(model, min(self.end_tokens)), like, 2 * rows, 2 * MULTIPLE
-        )
+        self.cache = KVCache(_cache_shape(model, min(self.end_tokens)), like, SLOTS, LENGTH)
 
     def _prefill(self, ids: torch.Tensor, slots: torch.Tensor) -> None:
-        length, store = ids.shape[1], self.cache.store
+        ids, store = ids[:, : self.context], self.cache.store  # padding may lie beyond
+        length = ids.shape[1]
 
         def update(layer: int, keys: torch.Tensor, values: torch.Tensor) -> KeysValues:
             store[0, layer, slots, :, :length] = keys
             store[1, layer, slots, :, :length] = values
             return keys, values
 
-        places = torch.arange(length, device=self.device).expand(ids.shape)
-        self._forward(ids, places, length, update, [0])
+        causal_logits(self.model, ids, [0], update)
 
     def _decode(self, new: list[engine.New], longest: int) -> torch.Tensor:
-        padded, length = padded_shape(len(new), longest)
         self.cache.reserve(longest)
-        store = self.cache.store
-        real = [
-            (slot, i, start + i, token) for slot, start, more in new for i, token in enumerate(more)
-        ]
-        slots, places, positions, tokens = torch.tensor(real, device=self.device).T
-        # padding is never written to the cache
-        shape = 2, padded, max(len(more) for _, _, more in new)
-        ids, positions_of = torch.zeros(shape, dtype=torch.int64, device=self.device)
-        ids[slots, places] = tokens
-        positions_of[slots, places] = positions
+        earlier = [(slot, start, more[:-1]) for slot, start, more in new if len(more) > 1]
+        if earlier:
+            self._extend(earlier)
+        last = sorted((slot, start + len(more) - 1, more[-1]) for slot, start, more in new)
+        logits = self._step(last, longest)
+        slots = [slot for slot, _, _ in new]
+        return logits if slots == list(range(len(new))) else logits[slots]
+
+    def _step(self, last: list[tuple[int, int, int]], longest: int) -> torch.Tensor:
+        """Logits (n, vocab) after a token of each of the slots 0 .. n-1 (slot, position, token)."""
+        count, store = len(last), self.cache.store
+        _, _, _, heads, room, width = store.shape
+        slots, positions, tokens = torch.tensor(last, device=self.device).T
+        lines = slots[:, None] * heads + torch.arange(heads, device=self.device)
+        lines = (lines * room + positions[:, None]).flatten()  # of a layer's keys, `width` wide
+        seen = None
+        if not can_group(self.model) or len({position for _, position, _ in last}) > 1:
+            seen = torch.arange(longest, device=self.device) <= positions[:, None, None]
 
         def update(layer: int, keys: torch.Tensor, values: torch.Tensor) -> KeysValues:
-            store[0, layer][slots, :, positions] = keys[slots, :, places]
-            store[1, layer][slots, :, positions] = values[slots, :, places]
-            return store[0, layer, :padded, :, :length], store[1, layer, :padded, :, :length]
+            kept = store[0, layer], store[1, layer]
+            for own, added in zip(kept, (keys, values)):
+                own.view(-1, width).index_copy_(0, lines, added.reshape(-1, width))
+            return kept[0][:count, :, :longest], kept[1][:count, :, :longest]
 
-        ends = [len(more) - 1 for _, _, more in new]
-        keep = sorted(set(ends))
-        logits = self._forward(ids, positions_of, length, update, keep)
-        return logits[[slot for slot, _, _ in new], [keep.index(end) for end in ends]]
+        cached = Cached(positions[:, None], seen, update)
+        return cached_logits(self.model, tokens[:, None], [0], cached)[:, 0]
 
-    def _forward(
-        self, ids: torch.Tensor, places: torch.Tensor, length: int, update: Update, keep: list[int]
-    ) -> torch.Tensor:
-        """Logits (rows, keep, vocab) of ids (rows, n) at positions `places` (rows, n), each seeing
-        the cache up to its own.
+    def _extend(self, new: list[engine.New]) -> None:
+        """Write the keys and values of tokens after which no logits are wanted: all but the last of
+        a forced output.
         """
-        from transformers import DynamicCache
+        store = self.cache.store
+        ids = engine.padded_ids([more for _, _, more in new], self.device)
+        slots, starts = torch.tensor([entry[:2] for entry in new], device=self.device).T
+        places = starts[:, None] + torch.arange(ids.shape[1], device=self.device)
+        # padding is never written to the cache
+        real = [(row, i) for row, (_, _, more) in enumerate(new) for i in range(len(more))]
+        rows, columns = torch.tensor(real, device=self.device).T
+        targets, positions = slots[rows], places[rows, columns]
+        length = max(start + len(more) for _, start, more in new)
+        seen = torch.arange(length, device=self.device) <= places[..., None]
 
-        cache, dtype = DynamicCache(), self.model.dtype
-        cache.update = lambda keys, values, layer, *_, **__: update(layer, keys, values)
-        hidden = torch.arange(length, device=self.device) > places[..., None]
-        mask = torch.zeros(hidden.shape, dtype=dtype, device=self.device)
-        return _logits(
-            self.model,
-            ids,
-            keep,
-            position_ids=places.clamp(max=self.context - 1),  # padding may lie beyond
-            attention_mask=mask.masked_fill_(hidden, torch.finfo(dtype).min)[:, None],
-            past_key_values=cache,
-            use_cache=True,
-        )
+        def update(layer: int, keys: torch.Tensor, values: torch.Tensor) -> KeysValues:
+            store[0, layer][targets, :, positions] = keys[rows, :, columns]
+            store[1, layer][targets, :, positions] = values[rows, :, columns]
+            return store[0, layer, slots, :, :length], store[1, layer, slots, :, :length]
 
-
-class HFScorer:
-    """The `Scorer` protocol by full forwards of rows of similar length, without a cache."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model.eval()
-        # padded tokens of one forward at most
-        self.tokens = max(1, SCORE_LOGITS // len(model.get_output_embeddings().weight))
-
-    @torch.no_grad()
-    def score(
-        self, ids: list[list[int]], spans: list[tuple[int, int]], sizes: Sequence[int] | None = None
-    ) -> list[SpanScore]:
-        """As the protocol says."""
-        engine.check_rows(ids, spans)
-        scores = {
-            i: engine.span_score(*engine.token_scores(logits, ids[i][slice(*spans[i])]))
-            for i, logits in self._rows(ids, [range(start - 1, end - 1) for start, end in spans])
-        }
-        return [scores[i] for i in range(len(ids))]
-
-    @torch.no_grad()
-    def next_logits(self, ids: list[list[int]]) -> torch.Tensor:
-        """Logits after the last token of each row: (rows, vocab) float32 on the CPU."""
-        engine.check_rows(ids)
-        found = dict(self._rows(ids, [[len(row) - 1] for row in ids]))
-        return torch.cat([found[i].cpu() for i in range(len(ids))])
-
-    def _rows(self, ids: list[list[int]], wanted: list[Any]) -> Iterator[tuple[int, torch.Tensor]]:
-        """Of each row its number and its logits (n, vocab) float32 after its `wanted` positions."""
-        context = context_length(self.model)
-        lengths = [len(row) for row in ids]
-        for i, length in enumerate(lengths):
-            if length > context:
-                raise UserError(
-                    f"row {i} to score has {length} tokens, more than the {context} that the model"
-                    " serves"
-                )
-        order = sorted(range(len(ids)), key=lengths.__getitem__)
-        for batch in engine.length_batches(order, lengths, self.tokens):
-            keep = sorted({position for i in batch for position in wanted[i]} or {0})
-            # padded right of a row's end, where nothing looks
-            padded = engine.padded_ids([ids[i] for i in batch], self.model.device)[:, :context]
-            logits = _logits(self.model, padded, keep, use_cache=False)
-            for place, i in enumerate(batch):
-                yield i, logits[place, [keep.index(position) for position in wanted[i]]]
-
-
-def context_length(model: Any) -> int:
-    """Positions a row may hold so that every layer looks back over all of it; raises UserError when
-    the config does not say.
-    """
-    config = model.config.get_text_config()
-    kinds = getattr(config, "layer_types", None)
-    names = ["max_position_embeddings"]
-    if kinds is None or "sliding_attention" in kinds:
-        names.append("sliding_window")
-    if kinds is None or "chunked_attention" in kinds:
-        names.append("attention_chunk_size")
-    limits = [getattr(config, name, None) for name in names]
-    rotary = getattr(config, "rope_parameters", None) or {}
-    if rotary.get("rope_type") == "longrope":  # it changes with a batch's longest row
-        limits.append(rotary.get("original_max_position_embeddings"))
-    if not any(limits):
-        raise UserError(
-            f"the config of {type(model).__name__} does not say how many positions it has"
-            " (max_position_embeddings)"
-        )
-    return min(filter(None, limits))
+        places = places.clamp(max=self.context - 1)  # padding may lie beyond
+        cached_logits(self.model, ids, [0], Cached(places, seen, update))
 
 
 def check_cached_decoding(model: Any, tokenizer: HFTokenizer) -> None:
@@ -239,11 +176,3 @@ def _cache_shape(model: Any, token: int) -> tuple[int, int, int]:
         )
     ((_, heads, _, width),) = shapes
     return len(cache.layers), heads, width
-
-
-def _logits(model: Any, ids: torch.Tensor, keep: list[int], **given: Any) -> torch.Tensor:
-    """Logits (rows, keep, vocab) float32 after the positions `keep` of ids (rows, n)."""
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        given["logits_to_keep"] = torch.tensor(keep, device=ids.device)
-        return model(input_ids=ids, **given).logits.float()
-    return model(input_ids=ids, **given).logits[:, keep].float()

@@ -66,18 +66,26 @@ class KVCache:
         if length > self.length:
             room = rounded(max(length, self.length * 3 // 2) + 1, MULTIPLE)
         store = zeros((two, depth, max(count, slots), kv_heads, room, width), self.store)
-        store[:, :, :count, :, : old[4]] = self.store
+        for row, slot in self.slots.items():  # nothing else: memory is taken by what is written
+            held = min(self.lengths[row], old[4])
+            store[:, :, slot, :, :held] = self.store[:, :, slot, :, :held]
         self.store = store
         self.free += range(count, slots)
 
     def allocate(self, length: int, lowest: bool = True) -> int:
         """A new row of `length` positions to be written, in the lowest or the highest free slot."""
-        if not self.free:
-            self.reserve(0, 2 * self.store.shape[2])
+        self._make_free(1)
         row, self.next_row = self.next_row, self.next_row + 1
         self.lengths[row] = length
         self.slots[row] = self.free.pop(0 if lowest else -1)
         return row
+
+    def _make_free(self, count: int) -> None:
+        """See to it that so many slots are free."""
+        slots = self.store.shape[2]
+        if len(self.free) < count:
+            wanted = slots - len(self.free) + count
+            self.reserve(0, rounded(max(wanted, slots * 3 // 2), 8))
 
     def release(self, row: int) -> None:
         """Give a row's slot back."""
@@ -87,6 +95,7 @@ class KVCache:
 
     def fork(self, rows: list[int], parents: list[int], lengths: list[int]) -> list[int]:
         """As `LanguageModel.fork` in nanolab/inference/protocol.py."""
+        self._make_free(rows.count(-1))  # growing copies rows as they lie, which changes below
         copies: dict[int, tuple[int, int]] = {}  # target slot -> (source slot, positions)
         source = {row: (self.slots[row], self.lengths[row]) for row in parents if row != -1}
         new = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -51,9 +51,14 @@ class SpanScore(NamedTuple):
 class Scorer(Protocol):
     """Evaluation's view of a model: probabilities of given tokens."""
 
-    def score(self, ids: list[list[int]], spans: list[tuple[int, int]]) -> list[SpanScore]:
-        """log p of ids[i][start:end] given ids[i][:start], for (start, end) = spans[i]; raises
-        UserError for a span outside its row, or one that starts at the first token.
+    def score(
+        self, ids: list[list[int]], spans: list[tuple[int, int]], sizes: Sequence[int] | None = None
+    ) -> list[SpanScore]:
+        """log p of ids[i][start:end] given ids[i][:start], for (start, end) = spans[i].
+
+        `sizes` (None: all 1) says how many consecutive rows are of one example: the tokens with
+        which they all begin are forwarded once. Raises UserError for a span outside its row, or one
+        that starts at the first token.
         """
 
     def next_logits(self, ids: list[list[int]]) -> torch.Tensor:

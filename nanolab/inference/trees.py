@@ -50,6 +50,36 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> int:
     return min(map(len, rows))
 
 
+def example_trees(
+    ids: Sequence[list[int]], spans: Sequence[tuple[int, int]], sizes: Sequence[int] | None
+) -> list[Tree]:
+    """A tree for each example of `sizes` (None: all 1) consecutive rows, whose wanted tokens are
+    those that spans[i] = (start, end) of ids[i] are predicted from, in order.
+    """
+    trees, first = [], 0
+    for size in sizes or [1] * len(ids):
+        trees.append(_tree(ids[first : first + size], spans[first : first + size]))
+        first += size
+    assert first == len(ids), f"sizes sum to {first}, not to the {len(ids)} rows"
+    return trees
+
+
+def _tree(rows: Sequence[list[int]], spans: Sequence[tuple[int, int]]) -> Tree:
+    """The rows of one example as a tree: what no scored token follows is cut off, and of equal rows
+    one is forwarded.
+    """
+    needed = [row[: end - 1] for row, (_, end) in zip(rows, spans)]
+    shared = common_prefix(needed)
+    branches: list[list[int]] = []
+    wanted = []
+    for row, (start, end) in zip(needed, spans):
+        if row[shared:] not in branches:
+            branches.append(row[shared:])
+        branch = branches.index(row[shared:])
+        wanted += [(branch, position) for position in range(start - 1, end - 1)]
+    return Tree(needed[0][:shared], branches, wanted)
+
+
 @torch.no_grad()
 def hidden_states(model: GPT, trees: Sequence[Tree]) -> torch.Tensor:
     """The final normalised hidden states of the wanted tokens (M, D), tree after tree in the order
