@@ -387,7 +387,11 @@ def test_a_step_on_an_outside_model_reads_no_other_step_and_knows_the_models_fil
         (lambda folder: (folder / "model.safetensors").unlink(), "cannot be loaded"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"torn"), "cannot be loaded"),
         (
-            lambda folder: byte_tokenizer(eos=None).save_pretrained(folder),
+            lambda folder: (
+                byte_tokenizer(eos=None).save_pretrained(folder),
+                edit(folder / "generation_config.json", eos_token_id=None),
+                edit(folder / "config.json", eos_token_id=None),
+            ),
             "no end-of-sequence token",
         ),
         (
