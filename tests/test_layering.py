@@ -100,7 +100,8 @@ MANY_PARAMETERS = {
 # tests of what several files do together, or of what lies outside of the package
 TESTS_OF_MORE = {
     "commands/test_main", "commands/test_mistakes", "data/world/test_disjoint",
-    "docs/test_documentation", "docs/test_how_to", "evals/test_reference_answers", "inference/test_published_model",
+    "docs/test_documentation", "docs/test_how_to", "evals/test_reference_answers",
+    "inference/test_published_model",
     "pipeline/test_advice", "samplers/test_on_the_engine", "samplers/test_toy",
     "sandbox/test_calculator_fuzz", "sandbox/test_hostile", "scripts/test_bench_gpu",
     "scripts/test_compare_runs",
