@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from nanolab.data.tasks.catalogue import TASKS
 from nanolab.settings.config import STEPS
-from nanolab.settings.evaluation_stages import CHAT_TASKS
 
 FILE = "scores.json"  # artifact of a step's run: its rows
 FINAL = "final/"  # how the names of a step's final values begin in MLflow
@@ -227,20 +227,25 @@ def _names(row: Score) -> tuple[str, dict[str, str]]:
         return "loss", {"standard_error": "loss_se", "tokens": "loss_tokens", "n": "loss_steps"}
     if row.part:
         return f"{row.metric}/{row.part}", {}
-    of = row.task if row.metric in ("macro", "micro") else row.method.removeprefix("power")
+    of_task = row.metric in OF_TASKS and not row.method
+    of = row.task if of_task else row.method.removeprefix("power")
     key = f"{of}/{row.metric}" if of else row.metric
     return key, {"standard_error": f"{key}_se"}
 
 
+# metrics of a task that is just asked, whose name stands before them
+OF_TASKS = ("macro", "micro", "cut_share", "no_answer_share", "commonest_choice_share")
+NAMES = "|".join(TASKS)
+SHARES = "no_tool_share|cut_share|no_answer_share"  # of a method
 PATTERNS = (  # of flat names -> the fields that their parts are
     (r"core/(?P<task>[^/]+)", {"metric": "accuracy", "suite": "core"}),
     (r"(?P<chosen>best|baseline)_accuracy", {"metric": "accuracy"}),
     (r"(?P<method>\w+)/(?P<moment>before|after)", {"metric": "accuracy", "task": "gsm8k"}),
     (r"(?P<task>\w+)/subject/(?P<part>.+)", {"metric": "accuracy"}),
     (r"core/(?P<task>[^/]+)/(?P<metric>accuracy_(norm|sum))", {"suite": "core"}),
-    (r"(?P<task>\w+)/(?P<metric>macro|micro|accuracy_norm)", {}),
-    (r"(?P<method>\w+)/(?P<metric>accuracy|no_tool_share)", {}),
-    (r"(?P<metric>no_tool_share)", {"method": "power"}),
+    (rf"(?P<task>{NAMES})/(?P<metric>{'|'.join(OF_TASKS)}|accuracy_norm)", {}),
+    (rf"(?P<method>\w+)/(?P<metric>accuracy|{SHARES})", {}),
+    (rf"(?P<metric>{SHARES})", {"method": "power"}),
     (r"(?P<metric>bytes_per_token)/(?P<part>.+)", {}),
     (r"(?P<split>train|validation)_(?P<metric>bits_per_byte)", {}),
 )
@@ -249,7 +254,7 @@ PATTERNS = (  # of flat names -> the fields that their parts are
 def read_flat(step: str, values: Mapping[str, Any], model: str = "") -> list[Score]:
     """The rows behind a step's flat numbers, as versions before this file recorded them."""
     sampling = step.startswith("power_eval") or "total" in values
-    task = next((task for task in CHAT_TASKS if task in values), "") if sampling else ""
+    task = next((task for task in TASKS if task in values), "") if sampling else ""
     numbers = {
         key: value
         for key, value in values.items()
@@ -267,7 +272,7 @@ def read_flat(step: str, values: Mapping[str, Any], model: str = "") -> list[Sco
 
 def _row_of(key: str, value: float, task: str) -> Score:
     """The row of a flat name without its details; `task` is that of a power evaluation."""
-    if key in CHAT_TASKS:
+    if key in TASKS:
         return Score("accuracy", value, task=key, method="power" if task else "")
     if match := re.fullmatch(r"(\w+)/pass_at_(\d+)", key):
         of = {"task": task, "method": match[1]} if task else {"task": match[1]}

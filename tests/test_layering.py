@@ -12,12 +12,13 @@ from nanolab.files import ROOT
 # from the ground up; a package is one floor, and its files are listed where their order matters
 FLOORS = [
     ["errors", "files", "seeds", "dist", "statistics"],
+    ["sandbox.calculator", "sandbox.runner", "sandbox.levels", "sandbox.programs"],
+    ["sandbox.expression_worker", "sandbox.expressions"],
     ["data.tasks"],
     ["settings.kinds", "settings.schema", "settings.grid", "settings.model_source"],
     ["settings.training_stages", "settings.evaluation_stages", "settings.config"],
     ["settings.study_file"],
     ["results"],
-    ["sandbox.calculator", "sandbox.runner", "sandbox.levels", "sandbox.programs"],
     ["tracking.journal", "artefacts"],
     ["data.world"],
     ["data.sources.published", "data.tokens.tokenizer", "data.tokens.chat"],
@@ -43,7 +44,7 @@ FLOORS = [
     ["inference.prepared_models", "inference.hf_loading"],
     ["samplers.batch", "samplers.baselines", "samplers.power_mh"],
     ["samplers.power_smc", "samplers.power_rollout"],
-    ["evals.base", "evals.bpb", "evals.core", "evals.programs", "evals.asking"],
+    ["evals.base", "evals.bpb", "evals.core", "evals.asking"],
     ["evals.problems", "evals.chat_tasks", "evals.methods", "evals.subject", "evals.evaluation"],
     ["training.loop", "training.grpo"],
     ["figures.style", "figures.training", "figures.ablation", "figures.chains"],
@@ -76,7 +77,8 @@ PLACES = {
 TORCH_FREE = {
     "errors", "files", "seeds", "statistics", "artefacts", "results", "wording", "settings",
     "sandbox", "tracking",
-    "data.world", "model.scaling", "costs", "samplers.diagnostics", "figures", "report", "plan",
+    "data.tasks", "data.world", "model.scaling", "costs", "samplers.diagnostics", "figures",
+    "report", "plan",
     "terminal", "notebook", "export.registry", "pipeline", "commands",
     "__main__",
 }  # fmt: skip

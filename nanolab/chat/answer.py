@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from nanolab.data.tasks.catalogue import ANNOTATION
+from nanolab.data.tasks.sets.gsm8k import ANNOTATION
 from nanolab.data.tokens import chat
 from nanolab.errors import UserError
 from nanolab.settings.kinds import Alpha, Count, Natural, Share, Temperature

@@ -109,7 +109,7 @@ class Work:
         both at most.
         """
         of = TASKS[task]
-        prompt, answer = of.public_tokens if self.public else of.embedded_tokens
+        prompt, answer = (None if self.public else of.embedded_tokens) or of.public_tokens
         context = self.study.base_train.sequence_length
         prompt = min(prompt + shots * (prompt + answer) // 2, context)
         longest = self.config.max_new_tokens

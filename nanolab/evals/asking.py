@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nanolab import seeds
-from nanolab.data.tasks import catalogue
-from nanolab.data.tasks.catalogue import TASKS, Message, Row
+from nanolab.data.tasks.catalogue import TASKS
+from nanolab.data.tasks.task import Message, Row, Task
 from nanolab.data.tokens import chat
 from nanolab.data.tokens.tokenizer import Tokenizer
 
@@ -44,8 +44,8 @@ class Asking:
     choice_form: str = "letter"
     # tokenizer, conversation -> ids of a chat prompt
     render: Callable[[Any, list[Message]], list[int]] = chat.render_prompt
-    # a line below every word problem, for a model that was not trained on its form
-    problem_note: str = ""
+    # whether prompts end with the note of their form, for a model that was not trained on it
+    noted: bool = False
     system_prompt: str | None = None  # the system message of each conversation
 
     @property
@@ -63,7 +63,7 @@ class Questions:
     asking: Asking
 
     @property
-    def about(self) -> catalogue.Task:
+    def about(self) -> Task:
         """What the catalogue says of the task."""
         return TASKS[self.task]
 
@@ -84,14 +84,14 @@ class Questions:
 
     def messages(self, row: Row) -> list[Message]:
         """A row as the conversation that the model was trained on."""
-        return self.about.messages(row, self.asking.choice_form, self.asking.problem_note)
+        return self.about.messages(row, self.asking.choice_form, self.asking.noted)
 
     def text(self, index: int) -> str:
         """The plain prompt of a row: solved examples drawn for this row alone, then the row. A
         program is its own prompt.
         """
         messages = self.messages(self.rows[index])
-        if not self.about.shown:
+        if self.about.form.is_continued:
             return messages[0]["content"] + "\n"
         return chat.few_shot_prompt(self._shots(index), messages)
 

@@ -3,7 +3,8 @@
 import functools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from nanolab.files import write_atomic
 from nanolab.results import Score
 from nanolab.statistics import mcnemar_exact, wilson
 
+MANY = 0.1  # a share of answers cut, or of none, above which it is said
+# the share of one letter among the answers, and among the right ones, that is a collapse
+COLLAPSED, EXPECTED = 0.6, 0.4
 # one example: "index" (its number in the task), "passed", and what the task wants to keep
 Record = dict[str, Any]
 Done = Callable[[Record], None]
@@ -50,6 +54,33 @@ def accuracy(records: Sequence[Record], **fields: Any) -> Score:
     return Score("accuracy", passed / max(1, n), **of, **fields)
 
 
+def warning_shares(records: Sequence[Record]) -> dict[str, float]:
+    """Shares of records, as far as they apply: cut_share (answers that the limit cut),
+    no_answer_share (texts without an answer), commonest_choice_share (of choices, the letter that
+    is answered most often).
+    """
+    cut = [record["cut"] for record in records if "cut" in record]
+    written = [record for record in records if "text" in record]
+    shares = {"cut_share": _share(cut)} if cut else {}
+    if written:
+        shares["no_answer_share"] = _share(not record["answer"] for record in written)
+    if records and all("answer" in record and record.get("chance") for record in records):
+        shares["commonest_choice_share"] = _commonest(records)[1]
+    return shares
+
+
+def _share(values: Iterable[bool]) -> float:
+    found = list(values)
+    return sum(found) / max(1, len(found))
+
+
+def _commonest(records: Sequence[Record]) -> tuple[str, float]:
+    """The most frequent answer, with its share of all records."""
+    counts = Counter(record["answer"] for record in records if record.get("answer") is not None)
+    value, count = max(counts.items(), key=lambda item: item[1], default=("", 0))
+    return value, count / max(1, len(records))
+
+
 @dataclass(frozen=True)
 class TaskResult:
     """The records of a task, with "passed" and, where guessing can be right, its "chance"."""
@@ -84,21 +115,53 @@ class TaskResult:
             if judged:
                 of = {"task": self.task, "suite": suite, "chance": self.score.chance}
                 rows.append(replace(accuracy(judged, **of), metric=f"accuracy_{rule}"))
-        subjects = {record["subject"] for record in self.records if "subject" in record}
-        if subjects:
-            each = {
-                name: accuracy([r for r in self.records if r.get("subject") == name]).value
-                for name in sorted(subjects)
-            }
+        each = self._accuracies("subject")
+        if each:
             macro = math.fsum(each.values()) / len(each)
             rows += [Score("macro", macro, self.task), Score("micro", rows[0].value, self.task)]
-            rows += [Score("accuracy", one, self.task, part=of) for of, one in each.items()]
+        each |= {f"level {level}": one for level, one in self._accuracies("level").items()}
+        rows += [Score("accuracy", one, self.task, part=of) for of, one in each.items()]
         drawn = min((record.get("answers", 1) for record in self.records), default=1)
         for k in doublings(drawn) if drawn > 1 else ():
             estimates = [pass_at_k(r["answers"], r["right"], k) for r in self.records]
             mean = math.fsum(estimates) / len(estimates)
             rows.append(Score("pass_at_k", mean, self.task, k=k))
+        if not suite:
+            rows += [
+                Score(metric, value, self.task)
+                for metric, value in warning_shares(self.records).items()
+            ]
         return rows
+
+    def _accuracies(self, part: str) -> dict[Any, float]:
+        """The accuracy of the records of each subject, or level."""
+        values = sorted({record[part] for record in self.records if part in record})
+        return {
+            value: accuracy([one for one in self.records if one.get(part) == value]).value
+            for value in values
+        }
+
+    def warnings(self) -> list[str]:
+        """A line for each share that says that the accuracy measures something else."""
+        found, lines = warning_shares(self.records), []
+        if found.get("cut_share", 0) > MANY:
+            lines.append(
+                f"{found['cut_share']:.0%} of its answers were cut at the limit before they ended:"
+                " a larger max_new_tokens may give another accuracy"
+            )
+        if found.get("no_answer_share", 0) > MANY:
+            lines.append(
+                f"{found['no_answer_share']:.0%} of its texts have no answer in the form that was"
+                " asked for"
+            )
+        letter, share = _commonest(self.records)
+        truth = _share(record.get("expected") == letter for record in self.records)
+        if "commonest_choice_share" in found and share > COLLAPSED and truth < EXPECTED:
+            lines.append(
+                f"{share:.0%} of its answers are {letter}, which is right for {truth:.0%}: the"
+                " model answers with a letter, not with a choice"
+            )
+        return [f"{self.task}: {line}" for line in lines]
 
 
 def mean_centred(results: Sequence[TaskResult]) -> float:

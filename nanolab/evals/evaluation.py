@@ -10,7 +10,8 @@ from typing import Any
 from nanolab.data.sources.choice import chosen_rows, repeated_rows
 from nanolab.data.sources.requirements import shots_split
 from nanolab.data.sources.source import DataSource, open_source
-from nanolab.data.tasks.catalogue import TASKS, Row
+from nanolab.data.tasks.catalogue import TASKS
+from nanolab.data.tasks.task import Row
 from nanolab.dist import World, say
 from nanolab.errors import UserError
 from nanolab.evals.asking import Asking, Questions
@@ -91,7 +92,7 @@ class Evaluation:
             "num_shots": self._shots(),
             "workers": max(1, (os.cpu_count() or 1) // self.world.size),
             "render": lambda tokenizer, messages: subject.render(messages),
-            "problem_note": subject.note,
+            "noted": subject.noted,
             "choice_form": getattr(config, "choice_form", None)
             or self.job.study.data.choice_answers,
         }
@@ -159,7 +160,7 @@ class Evaluation:
         first generated answers (`num_samples`) of each are shown.
         """
         config, results, samples = self.job.config, [], []
-        if any(TASKS[task].form.grader == "program" for task in config.tasks):
+        if any(TASKS[task].kind == "program" for task in config.tasks):
             level = programs.strongest_level()
             self.run.tag("sandbox", str(level))
             gaps = level.gaps()
@@ -176,6 +177,8 @@ class Evaluation:
                 f"{task}: {score.passed} of {score.n} = {score.value:.4f} "
                 f"[{score.low:.4f}, {score.high:.4f}], chance {score.chance:.2f}"
             )
+            for line in result.warnings():
+                self.say(line)
             if questions.about.generates:
                 samples += [
                     sample_row(questions, record) for record in result.records[: config.num_samples]

@@ -66,12 +66,15 @@ def _positions(records: Sequence[Record]) -> int:
 
 
 def majority(records: Sequence[Record], n: int, of: str = "samples") -> list[Record]:
-    """The most frequent answer of the first n samples (or "chains") of each problem."""
+    """The most frequent answer of the first n samples (or "chains") of each problem; equal ones
+    that are written in several ways ("vote") count as the first of them.
+    """
     chosen = []
     for record in records:
         samples = record[of][:n]
-        answer = baselines.majority([sample["answer"] for sample in samples])
-        verdicts = [sample["passed"] for sample in samples if sample["answer"] == answer]
+        votes = [sample.get("vote", sample["answer"]) for sample in samples]
+        answer = baselines.majority(votes)
+        verdicts = [one["passed"] for one, vote in zip(samples, votes) if vote == answer]
         chosen.append(
             {
                 "index": record["index"],

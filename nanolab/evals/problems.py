@@ -7,30 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nanolab.data.tasks.answers import final_number
-from nanolab.data.tasks.catalogue import Row
+from nanolab.data.tasks.graders import Limits
 from nanolab.data.tokens import chat
 from nanolab.evals.asking import Questions
 from nanolab.evals.base import Done, Record, Records
-from nanolab.evals.programs import check_of
 from nanolab.inference.proposal import Sampling
 from nanolab.inference.protocol import Draws, LanguageModel
 from nanolab.samplers import baselines
 from nanolab.samplers.batch import Batch, Sampler, sample
-from nanolab.sandbox import programs
 
-# completions whose programs are run together; a run that is cut off loses no more than these
-PROGRAMS = 64
-
-
-def number_verdict(row: Row, text: str, plain: bool = False) -> Record:
-    """An answer to a word problem: right when its final number equals the reference's, never
-    without one. A plain one ends at the first empty line.
-    """
-    answer = final_number(text.split("\n\n")[0] if plain else text)
-    expected = final_number(row["answer"])
-    passed = answer is not None and answer == expected
-    return {"passed": passed, "answer": answer, "expected": expected}
+# completions that are graded together, in processes of their own; a run that is cut off loses no
+# more than these
+TOGETHER = 64
+PARTS = ("subject", "level")  # of a row: what results are also given by
 
 
 def of_several(graded: list[Record]) -> Record:
@@ -48,7 +37,7 @@ class Problems(Questions):
     """The problems of a comparison, and where its records are kept."""
 
     records: Records
-    # of programs already run, by problem and text
+    # of texts that waited for a process, by problem and text
     verdicts: dict[tuple[int, str], Record] = field(default_factory=dict)
 
     @functools.cached_property
@@ -59,14 +48,15 @@ class Problems(Questions):
 
     def grade(self, pairs: Sequence[tuple[int, Draws]]) -> list[Record]:
         """Graded completions of (problem number, completion) pairs, in order: {passed, answer (or
-        None), expected, text, tokens, log_p (nats), positions (token positions forwarded)}.
+        None), expected, text, tokens, log_p (nats), positions (token positions forwarded)}, "cut"
+        (by the limit) where that is known, "subject" and "level" where the row has them.
+
+        Where equal answers may be written in several ways, also "vote": the first of the answers of
+        this call to the same problem that is equal to this one.
         """
-        asking = self.asking
-        keys = [(i, chat.completion_text(asking.tokenizer, one.tokens)) for i, one in pairs]
-        if self.about.form.grader == "number":
-            found = [number_verdict(self.rows[i], text, asking.plain) for i, text in keys]
-        else:
-            found = self._run_programs(keys)
+        tokenizer = self.asking.tokenizer
+        keys = [(i, chat.completion_text(tokenizer, one.tokens)) for i, one in pairs]
+        found = self._voting(keys, self._verdicts(keys))
         return [
             verdict
             | {
@@ -75,23 +65,45 @@ class Problems(Questions):
                 "log_p": one.sum_log_p,
                 "positions": one.positions,
             }
-            for verdict, (_, text), (_, one) in zip(found, keys, pairs, strict=True)
+            | self._cut(one, text)
+            | {name: self.rows[i][name] for name in PARTS if self.rows[i].get(name)}
+            for verdict, (i, text), (_, one) in zip(found, keys, pairs, strict=True)
         ]
 
-    def _run_programs(self, keys: Sequence[tuple[int, str]]) -> list[Record]:
-        """Verdicts of programs, right when the task's own tests pass within the time limit."""
-        new = [key for key in dict.fromkeys(keys) if key not in self.verdicts]
-        checks = [check_of(self.rows[index], text) for index, text in new]
-        results = programs.run_many(checks, self.asking.tool_timeout, workers=self.asking.workers)
-        for key, result in zip(new, results, strict=True):
-            self.verdicts[key] = {
-                "passed": result.passed,
-                "answer": key[1].strip(),
-                "expected": None,
-                "error": result.error,
-                "sandbox": str(programs.strongest_level()),
-            }
-        return [self.verdicts[key] for key in keys]
+    def _cut(self, completion: Draws, text: str) -> Record:
+        """Whether the limit cut an answer; not known of a plain one that no stop of its form ends,
+        after which a base model writes on.
+        """
+        if self.asking.plain and not self.about.form.stops:
+            return {}
+        return {"cut": not completion.ended and self._counted(text) == text}
+
+    def _counted(self, text: str) -> str:
+        """What counts of a text: of a plain answer no more than its form's stops allow."""
+        return self.about.form.answer(text) if self.asking.plain else text
+
+    def _verdicts(self, keys: Sequence[tuple[int, str]]) -> list[Record]:
+        """The graders' verdicts on the texts of problems; no text waits for a process twice."""
+        grader, asking = self.about.form.grader, self.asking
+        limits = Limits(asking.tool_timeout, asking.workers)
+        known = self.verdicts if grader.waits else {}
+        new = [key for key in dict.fromkeys(keys) if key not in known]
+        answers = [(self.rows[index], self._counted(text)) for index, text in new]
+        known |= zip(new, grader.grade(answers, limits), strict=True)
+        return [known[key] for key in keys]
+
+    def _voting(self, keys: Sequence[tuple[int, str]], found: list[Record]) -> list[Record]:
+        """The verdicts with what each answer votes for, where equal answers may look different."""
+        votes = self.about.form.grader.votes
+        if votes is None:
+            return found
+        limits = Limits(self.asking.tool_timeout, self.asking.workers)
+        first: dict[tuple[int, str], str] = {}
+        for problem in dict.fromkeys(index for index, _ in keys):
+            of = [one["answer"] for (i, _), one in zip(keys, found) if i == problem]
+            answers = [answer for answer in of if answer is not None]
+            first |= zip([(problem, answer) for answer in answers], votes(answers, limits))
+        return [one | {"vote": first.get((i, one["answer"]))} for (i, _), one in zip(keys, found)]
 
     def batch(self, indexes: Sequence[int], copies: int = 1) -> Batch:
         """The problems `indexes`, each answered `copies` times."""
@@ -159,7 +171,7 @@ class Problems(Questions):
 
 
 class GradingQueue:
-    """Completions that wait for one another where programs are run, else not at all."""
+    """Completions that wait for one another where grading them takes processes, else not at all."""
 
     def __init__(self, problems: Problems, done: Done) -> None:
         self.problems, self.done = problems, done
@@ -171,7 +183,7 @@ class GradingQueue:
         """`record` makes the record of problem `index` of the graded completions."""
         self.waiting.append((index, completions, record))
         count = sum(len(completions) for _, completions, _ in self.waiting)
-        if self.problems.about.form.grader == "number" or count >= PROGRAMS:
+        if not self.problems.about.form.grader.waits or count >= TOGETHER:
             self.grade()
 
     def grade(self) -> None:

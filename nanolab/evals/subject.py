@@ -8,7 +8,7 @@ import torch
 
 from nanolab.artefacts import CHECKPOINTS, TOKENIZER, require_checkpoint, verified
 from nanolab.data.tokens import chat
-from nanolab.data.tokens.hf_tokenizer import PROBLEM_NOTE, HFTokenizer
+from nanolab.data.tokens.hf_tokenizer import HFTokenizer
 from nanolab.data.tokens.tokenizer import Tokenizer
 from nanolab.dist import World
 from nanolab.inference import hf_engine, hf_loading
@@ -34,7 +34,7 @@ class Subject:
     source: str
 
     engine = GPTLanguageModel
-    note = ""  # a line below each word problem
+    noted = False  # whether prompts end with the note of their form (nanolab/data/tasks/task.py)
 
     @property
     def context(self) -> int:
@@ -82,7 +82,7 @@ class HFSubject(Subject):
     model: Any  # a transformers causal language model
     tokenizer: HFTokenizer
     engine = hf_engine.HFLanguageModel
-    note = PROBLEM_NOTE
+    noted = True  # it was not trained on our forms
 
     @property
     def context(self) -> int:

@@ -72,7 +72,9 @@ def source_files(start: Path, root: Path = ROOT) -> list[Path]:
 
 @lru_cache(maxsize=1000)
 def _imports(path: Path, modified: int, root: Path) -> tuple[Path, ...]:
-    """The files of the package that `path` imports, at its top or in a function."""
+    """The files of the package that `path` imports, at its top or in a function; of a package that
+    it imports as such (the tasks, found by lying there) all files.
+    """
     names: set[str] = set()
     waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
     while waiting:
@@ -90,4 +92,5 @@ def _imports(path: Path, modified: int, root: Path) -> tuple[Path, ...]:
         if parts[0] == "nanolab":
             for place in (root.joinpath(*parts[:n]) for n in range(1, len(parts) + 1)):
                 paths |= {place.with_suffix(".py"), place / "__init__.py"}
+            paths.update(root.joinpath(*parts).glob("*.py"))
     return tuple(sorted(path for path in paths if path.is_file()))

@@ -111,8 +111,9 @@ def _section(section: Section, values: Values, rows: list[Score]) -> list[Block]
         steps.get("base_loss", {}).get("validation_bits_per_byte")
     ):  # one figure a model: the next section's
         extra = {key: label for key, label in extra.items() if not key.startswith("validation_")}
-    if step.startswith("power_eval") and answered(rows, "humaneval"):
-        swapped = {"gsm8k": ("humaneval", "HumanEval")}
+    task = next((task for task in TASKS if answered(rows, task)), "gsm8k")
+    if step.startswith("power_eval"):
+        swapped = {"gsm8k": (task, TASKS[task])}
         reference = dict(swapped.get(key, (key, label)) for key, label in reference.items())
     lines = []
     for key, label in {**reference, **extra}.items():

@@ -13,6 +13,7 @@ from nanolab.report.sections import SUMMARY_LABELS
 from nanolab.report.store_values import MODELS
 from nanolab.report.templates import Links, macros
 from nanolab.results import Score, accuracies, answered, first, select
+from nanolab.settings.evaluation_stages import CHAT_TASKS
 from nanolab.tracking import comparable
 from nanolab.wording import (
     METHODS,
@@ -118,7 +119,7 @@ def tasks(values: Values, links: Links) -> str:
             found = {model: answered(of, key) for model, of in rows.items()}
         else:
             found = {model: first(of, metric=key) for model, of in rows.items()}
-        if key in TASKS or any(found.values()):
+        if key in CHAT_TASKS or any(found.values()):
             cells.append([html.strong(label), *(cell(*one) for one in found.items())])
     note = (
         "Accuracy with its 95% Wilson interval, on a scale from 0 to 1; the thin tick is chance."

@@ -2,6 +2,7 @@
 there.
 """
 
+from nanolab.settings.evaluation_stages import CHAT_TASKS
 from nanolab.wording import TASK_LABELS, TASKS
 
 SUMMARY_LABELS = {**TASK_LABELS, "CORE": "CORE", "ChatCORE metric": "chat_core"}
@@ -22,7 +23,9 @@ def _named(keys: str) -> Lines:
     return {key: key for key in keys.split()}
 
 
-CHAT_LINES: Lines = {**TASKS, "chat_core": "ChatCORE metric"}
+USUAL: Lines = {name: TASKS[name] for name in CHAT_TASKS}
+OTHERS: Lines = {name: label for name, label in TASKS.items() if name not in USUAL}
+CHAT_LINES: Lines = {**USUAL, "chat_core": "ChatCORE metric"}
 LOSS_BITS: Lines = {
     "train_bits_per_byte": "train bits per byte",
     "train_bits_per_byte_se": "train bits per byte, standard error over rows",
@@ -82,19 +85,19 @@ SECTIONS: list[Section] = [
     ("Tokenizer evaluation", "tok_eval", _named("bits_per_char coverage"), VOCABULARY),
     ("Base model training", "base_train", _named("steps batch_size loss"), TRAINING),
     ("Base model loss", "base_loss", _named("CORE"), LOSS_BITS),
-    ("Base model evaluation", "base_eval", {**_named("CORE"), **TASKS}, CORE),
+    ("Base model evaluation", "base_eval", {**_named("CORE"), **USUAL}, {**OTHERS, **CORE}),
     ("Midtraining", "mid_train", _named("steps loss"), TRAINING),
-    ("Chat evaluation mid", "chat_eval_mid", CHAT_LINES, {}),
+    ("Chat evaluation mid", "chat_eval_mid", CHAT_LINES, OTHERS),
     ("Chat SFT", "sft", _named("steps loss"), TRAINING),
-    ("Chat evaluation sft", "chat_eval_sft", CHAT_LINES, {}),
+    ("Chat evaluation sft", "chat_eval_sft", CHAT_LINES, OTHERS),
     ("Power sampling evaluation", "power_eval", POWER, SAMPLING),
     ("Power sampling ablations", "power_ablation", {}, _named("problems")),
     ("Chat RL", "rl", _named("status"), RL),
-    ("Chat evaluation rl", "chat_eval_rl", CHAT_LINES, {}),
+    ("Chat evaluation rl", "chat_eval_rl", CHAT_LINES, OTHERS),
     (
         "Chat evaluation of an outside model",
         "chat_eval_hf",
         {**_named("source"), **CHAT_LINES},
-        {},
+        OTHERS,
     ),
 ]

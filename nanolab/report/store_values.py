@@ -14,11 +14,10 @@ from nanolab.report import provenance
 from nanolab.report.provenance import FINAL, seconds
 from nanolab.results import Score, answered, first, select
 from nanolab.settings.config import STEPS
-from nanolab.settings.evaluation_stages import CHAT_TASKS
 from nanolab.settings.grid import SAMPLERS
 from nanolab.tracking import comparable, environment, run_reader
 from nanolab.tracking.run_reader import RunRecord
-from nanolab.wording import METHOD_LABELS, is_missing
+from nanolab.wording import METHOD_LABELS, TASKS, is_missing
 
 CURVES = ("train/loss", "validation/bits_per_byte", "validation/bits_per_byte_se", "train/reward")
 MODELS = {"base": "base_eval", "mid": "chat_eval_mid", "sft": "chat_eval_sft", "rl": "chat_eval_rl"}
@@ -156,7 +155,7 @@ def task_results(runs: dict[str, RunRecord]) -> list[Values]:
     found = []
     for model, step in MODELS.items():
         rows = rows_of(runs[step]) if step in runs else []
-        for row in filter(None, (answered(rows, task) for task in CHAT_TASKS)):
+        for row in filter(None, (answered(rows, task) for task in TASKS)):
             counts = {key: getattr(row, key) for key in ("low", "high", "chance", "passed", "n")}
             problems = comparable.digest(runs[step].params, row.task) or None
             of = {"model": model, "task": row.task, "accuracy": row.value}

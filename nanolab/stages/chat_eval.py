@@ -28,7 +28,7 @@ def run(job: Job, world: World, run: Run) -> StepResult:
     mean = mean_centred(results)
     evaluation.say(f"ChatCORE of the {config.source} model: {mean:.4f}")
     rows = [row for result in results for row in result.scores()]
-    runs_programs = any(TASKS[task].form.grader == "program" for task in config.tasks)
+    runs_programs = any(TASKS[task].kind == "program" for task in config.tasks)
     facts = {"sandbox": str(strongest_level())} if runs_programs else {}
     facts["data"] = evaluation.source.describe(config.tasks[0])
     return StepResult(rows + scalars(chat_core=mean), facts)

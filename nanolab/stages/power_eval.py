@@ -7,7 +7,7 @@ from typing import Any
 
 from nanolab.dist import World
 from nanolab.evals import methods
-from nanolab.evals.base import Record, doublings, pass_at_k
+from nanolab.evals.base import Record, TaskResult, doublings, pass_at_k, warning_shares
 from nanolab.evals.evaluation import Evaluation
 from nanolab.evals.problems import Problems
 from nanolab.evals.subject import in_dtype
@@ -45,13 +45,21 @@ def run(job: Job, world: World, run: Run) -> StepResult:
     for row in compared:
         evaluation.say(comparison(row))
     rows = [compared[0], *mixing_rows(mixing), *compared[1:]]
-    if problems.about.form.grader == "number":
+    if problems.about.kind == "problem":
         shares = {name: methods.no_tool_share(records) for name, records in found.items()}
         rows += [
             Score("no_tool_share", share, task, method=name)
             for name, share in shares.items()
             if share is not None
         ]
+    rows += [
+        Score(metric, share, task, method=name)
+        for name, records in found.items()
+        for metric, share in warning_shares(records).items()
+        if metric != "commonest_choice_share"
+    ]
+    for line in TaskResult(task, power).warnings():
+        evaluation.say(line)
     evaluation.say(f"chains: {diagnostics.convergence(mixing)}")
     solved = diversity(task, samples, power)
     error = log_p_error(subject.scorer, problems, power)

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from nanolab.data.tasks.catalogue import TASKS
+from nanolab.data.tasks.graders import number_verdict
 from nanolab.data.tokens import chat
 from nanolab.data.tokens.tokenizer import Tokenizer
 from nanolab.dist import World, say, sum_over_ranks, with_dtype
 from nanolab.evals import methods
 from nanolab.evals.base import Record
 from nanolab.evals.evaluation import Evaluation
-from nanolab.evals.problems import number_verdict
 from nanolab.evals.subject import Subject
 from nanolab.inference.proposal import Sampling
 from nanolab.inference.protocol import Draws

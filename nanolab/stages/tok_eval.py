@@ -16,7 +16,7 @@ from nanolab.artefacts import TOKENIZER, verified
 from nanolab.data.checks.overlap import overlap
 from nanolab.data.checks.text_kinds import public_encodings, text_kinds
 from nanolab.data.sources.source import DataSource, open_source
-from nanolab.data.tasks.catalogue import Question
+from nanolab.data.tasks.task import Question
 from nanolab.data.tokens.tokenizer import SPECIAL_TOKENS, Tokenizer, encode_texts
 from nanolab.figures import style
 from nanolab.figures.tokenizer import OURS, bytes_per_token

@@ -10,7 +10,6 @@ from typing import Any
 from nanolab import files
 from nanolab.results import FINAL, Score, answered, first, read_flat, read_plain
 from nanolab.settings.config import STEPS
-from nanolab.settings.evaluation_stages import CHAT_TASKS
 from nanolab.tracking import comparable, run_reader, run_writer
 from nanolab.tracking.run_reader import RunRecord
 from nanolab.wording import METHOD_LABELS, METRICS, TASKS, p_value, rough_duration, share
@@ -23,9 +22,9 @@ RESULTS = {  # file of nanolab/stages/ -> groups of flat names; the first known 
     "mid_train": TRAINED,
     "sft": TRAINED,
     "base_loss": ["validation_bits_per_byte", "train_bits_per_byte"],
-    "base_eval": ["CORE", *CHAT_TASKS],
-    "chat_eval": ["chat_core", *CHAT_TASKS],
-    "power_eval": [*CHAT_TASKS, "greedy/accuracy"],
+    "base_eval": ["CORE", *TASKS],
+    "chat_eval": ["chat_core", *TASKS],
+    "power_eval": [*TASKS, "greedy/accuracy"],
     "power_ablation": ["best_accuracy points problems best_low best_high baseline_accuracy"],
     "rl": ["greedy/before greedy/after greedy/n", "sampled/before sampled/after"],
     "report": ["steps_reported"],

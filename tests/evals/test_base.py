@@ -197,3 +197,60 @@ def test_ranks_share_the_examples_and_all_know_every_record(tmp_path):
         and abs(len(first["asked"]) - len(second["asked"])) <= 1
     )
     assert len((tmp_path / "task.jsonl").read_text().splitlines()) == 7
+
+
+def test_shares_that_warn_are_of_what_was_written_and_of_choices():
+    written = [{"passed": i < 2, "text": "t", "cut": i < 3, "answer": None} for i in range(10)]
+    written[9]["answer"] = "9"
+    assert base.warning_shares(written) == {"cut_share": 0.3, "no_answer_share": 0.9}
+    assert base.warning_shares([{"passed": True, "text": "t", "answer": ""}]) == {
+        "no_answer_share": 1.0
+    }
+    choices = [
+        {"passed": i % 4 == 0, "answer": "A", "expected": "ABCD"[i % 4], "chance": 0.25}
+        for i in range(8)
+    ]
+    assert base.warning_shares(choices) == {"commonest_choice_share": 1.0}
+    assert base.warning_shares([{"passed": True}]) == base.warning_shares([]) == {}
+    values = flat(base.TaskResult("gsm8k", written).scores())
+    assert (values["gsm8k/cut_share"], values["gsm8k/no_answer_share"]) == (0.3, 0.9)
+    assert "gsm8k/cut_share" not in flat(base.TaskResult("gsm8k", written).scores("core"))
+    assert flat(base.TaskResult("mmlu", choices).scores())["mmlu/commonest_choice_share"] == 1.0
+
+
+def test_what_warns_is_said_above_its_bound_alone():
+    def warnings(cut=0, none=0):
+        records = [
+            {"passed": False, "text": "t", "cut": i < cut, "answer": None if i < none else "1"}
+            for i in range(10)
+        ]
+        return base.TaskResult("gsm8k", records).warnings()
+
+    assert warnings(1, 1) == []
+    assert len(warnings(2)) == 1 and "20% of its answers were cut" in warnings(2)[0]
+    assert len(warnings(none=2)) == 1 and "20% of its texts have no answer" in warnings(none=2)[0]
+
+    def collapsed(answers, expected):
+        records = [
+            {"passed": a == e, "answer": a, "expected": e, "chance": 0.25}
+            for a, e in zip(answers, expected)
+        ]
+        return base.TaskResult("arc_easy", records).warnings()
+
+    assert collapsed("AAAAAAABCD", "ABCDABCDAB") == [
+        "arc_easy: 70% of its answers are A, which is right for 30%: the model answers with a"
+        " letter, not with a choice"
+    ]
+    assert collapsed("AAAAAABBCD", "ABCDABCDAB") == []  # 60%
+    assert collapsed("AAAAAAABCD", "AAAADBCDBC") == []  # right for 40%
+
+
+def test_accuracies_by_subject_and_level_have_the_mean_over_subjects_beside_them():
+    records = [
+        {"passed": i < 3, "subject": "ab"[i % 2], **({"level": 1 + i} if i else {})}
+        for i in range(4)
+    ]
+    values = flat(base.TaskResult("math500", records).scores())
+    assert (values["math500"], values["math500/macro"], values["math500/micro"]) == (0.75,) * 3
+    assert values["math500/subject/a"] == 1.0 and values["math500/subject/b"] == 0.5
+    assert values["math500/subject/level 2"] == 1.0 and values["math500/subject/level 4"] == 0.0

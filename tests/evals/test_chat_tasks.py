@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from nanolab.data.tasks.graders import number_verdict
+from nanolab.data.tasks.sets.gsm8k import PROBLEM
 from nanolab.data.tokens import chat
 from nanolab.data.tokens.tokenizer import Tokenizer
 from nanolab.dist import World
@@ -17,7 +19,7 @@ from nanolab.evals import chat_tasks
 from nanolab.evals import subject as models
 from nanolab.evals.asking import Asking
 from nanolab.evals.base import Records, TaskResult, mean_centred
-from nanolab.evals.problems import Problems, number_verdict
+from nanolab.evals.problems import Problems
 from nanolab.inference.gpt_engine import GPTLanguageModel, GPTScorer
 from nanolab.inference.protocol import SpanScore
 from nanolab.inference.trees import common_prefix
@@ -259,8 +261,8 @@ def test_no_answer_does_not_equal_a_reference_without_a_number():
 
 def test_a_plain_answer_ends_where_the_next_question_begins():
     text = " It is 2.\n#### 2\n\nQuestion: What is 9?\nAnswer: #### 9"
-    assert number_verdict({"answer": "#### 2"}, text, plain=True)["passed"]
-    assert not number_verdict({"answer": "#### 2"}, text, plain=False)["passed"]
+    assert number_verdict({"answer": "#### 2"}, PROBLEM.answer(text))["passed"]
+    assert not number_verdict({"answer": "#### 2"}, text)["passed"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 read at every step.
 """
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from nanolab.evals import methods
 from nanolab.evals.asking import Asking
 from nanolab.evals.base import Records
 from nanolab.evals.problems import Problems
+from nanolab.inference.protocol import Draws
 from nanolab.results import plain
 from nanolab.samplers.power_mh import PowerSettings
 from nanolab.samplers.power_rollout import RolloutSettings
@@ -297,3 +299,34 @@ def test_the_share_without_a_tool_counts_texts_without_a_call_and_majority_has_n
     ]
     assert methods.no_tool_share(records) == 0.5
     assert methods.no_tool_share([{"answer": "3"}]) is None
+
+
+def test_an_answer_is_cut_where_the_limit_ended_it_and_not_where_its_form_did(tmp_path):
+    asked = problems(tmp_path, rows=[{"question": "1?", "answer": "#### 1"}] * 2)
+
+    def cut(of, text, ended):
+        tokens = TOKENIZER.encode(text)
+        draws = Draws(tokens, [False] * len(tokens), [0.0] * len(tokens), [], [], ended)
+        return of.grade([(0, draws)])[0].get("cut")
+
+    assert cut(asked, "It is 1.", True) is False and cut(asked, "It is 1.\n\nIt", False) is True
+    plain = replace(asked, asking=replace(asked.asking, plain=True))
+    assert cut(plain, "It is 1.", False) is True and cut(plain, "It is.\n\nIt", False) is False
+    programs = replace(plain, task="humaneval")  # a base model writes on after a function
+    assert programs._cut(Draws(), "x") == {}
+
+
+def test_equal_answers_vote_together_in_whatever_form_they_are_written(tmp_path):
+    row = {"problem": "Half?", "answer": "\\frac{1}{2}", "subject": "Algebra", "level": 2}
+    asked = problems(tmp_path, rows=[row], task="math500")
+    texts = ["\\boxed{3}", "\\boxed{0.5}", "\\boxed{3.0}", "\\boxed{1/2}", "\\boxed{\\frac12}", "?"]
+    draws = [(0, Draws(TOKENIZER.encode(text))) for text in texts]
+    graded = asked.grade(draws)
+    assert [one["vote"] for one in graded] == ["3", "0.5", "3", "0.5", "0.5", None]
+    assert [one["answer"] for one in graded] == ["3", "0.5", "3.0", "1/2", "\\frac12", None]
+    assert {(one["subject"], one["level"]) for one in graded} == {("Algebra", 2)}
+    record = {"index": 0, "expected": row["answer"], "samples": graded}
+    (voted,) = methods.majority([record], 6)
+    assert voted["answer"] == "0.5" and voted["passed"]
+    (earlier,) = methods.majority([record], 3)
+    assert earlier["answer"] == "3" and not earlier["passed"]

@@ -11,7 +11,7 @@ import pandas
 import pytest
 
 from nanolab.data.tasks.answers import final_number
-from nanolab.evals.programs import check_of
+from nanolab.data.tasks.programs import check_of
 from nanolab.sandbox.programs import run_many
 
 REAL = os.environ.get("NANOLAB_DATA")

@@ -308,18 +308,19 @@ def test_text_comes_back_and_special_tokens_stand_for_none():
     assert chat.completion_text(TOKENIZER, ids) == "2+2 is <<2+2=4>> #### 4"
 
 
+NOTE = TASKS["gsm8k"].form.note
+
+
 def test_a_prompt_is_the_models_own_template_or_plain_text():
-    messages = TASKS["gsm8k"].messages(
-        {"question": "How many?", "answer": "2 #### 2"}, note="Note."
-    )
+    messages = TASKS["gsm8k"].messages({"question": "How many?", "answer": "2 #### 2"}, noted=True)
     plain, own = HFTokenizer(byte_tokenizer()), HFTokenizer(byte_tokenizer(template=TEMPLATE))
     assert (
         plain.plain
-        and plain.decode(plain.render_prompt(messages)) == "Question: How many?\nNote.\nAnswer:"
+        and plain.decode(plain.render_prompt(messages)) == f"Question: How many?\n{NOTE}\nAnswer:"
     )
     assert not own.plain and plain.digest != own.digest
     user, assistant = own.special("<|user|>"), own.special("<|assistant|>")
-    assert own.render_prompt(messages) == [user, *own.encode("How many?\nNote."), assistant]
+    assert own.render_prompt(messages) == [user, *own.encode(f"How many?\n{NOTE}"), assistant]
 
 
 POWER = PowerEvalConfig(

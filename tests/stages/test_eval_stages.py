@@ -13,7 +13,9 @@ import torch
 
 from nanolab import artefacts, results
 from nanolab.data.sources.source import open_source
-from nanolab.data.tasks import catalogue
+from nanolab.data.tasks.catalogue import TASKS as KNOWN
+from nanolab.data.tasks.sets.gsm8k import PROBLEM
+from nanolab.data.tasks.task import Published, Task
 from nanolab.data.tokens.tokenizer import Tokenizer, train_tokenizer
 from nanolab.dist import World
 from nanolab.errors import UserError
@@ -112,11 +114,9 @@ def test_a_task_that_is_one_entry_of_the_catalogue_is_evaluated(tmp_path, inputs
     """A made-up task, read from a folder and asked of a chat model and, after shots, of a base
     model.
     """
-    published = catalogue.Published("my-lab/sums", "main", "0" * 40, "main")
-    task = catalogue.Task(
-        "sums", "Sums", catalogue.PROBLEM, published, ("train", "test"), 4, (9, 9), (9, 9)
-    )
-    monkeypatch.setitem(catalogue.TASKS, "sums", task)
+    published = Published("my-lab/sums", "main", "0" * 40, "main")
+    task = Task("sums", "Sums", PROBLEM, published, ("train", "test"), 4, (9, 9))
+    monkeypatch.setitem(KNOWN, "sums", task)
     rows = [{"question": f"{i} + 1?", "answer": f"#### {i + 1}"} for i in range(4)]
     folder = tmp_path / "data" / published.local_folder
     folder.mkdir(parents=True)

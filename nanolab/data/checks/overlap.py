@@ -56,7 +56,7 @@ def item_fields(task: str, row: dict[str, Any]) -> list[str]:
     solution.
     """
     form = TASKS[task].form
-    if form.grader != "choice":
+    if TASKS[task].kind != "choice":
         return [row[column] for column in form.columns[:2]]
     question = form.read(row)
     return [question.question, *question.choices]

@@ -109,6 +109,8 @@ class HubSource(DataSource):
 
     def fetch(self, published: Published, split: str) -> list[Path]:
         """The files of a split in the cache; UserError of one line when they cannot be had."""
+        if split in published.files:
+            return [bring(published, published.files[split])]
         every = file_names(published)
         part = re.compile(re.escape(f"{published.folder}/{split}") + r"(-\d+-of-\d+)?\.parquet")
         if names := [name for name in every if part.fullmatch(name)]:
@@ -243,8 +245,10 @@ def copy_rows(paths: list[Path], published: Published, root: Path) -> None:
     """Copy the files of a split to where the local source looks for them below `root`."""
     is_chat = published is CHAT
     folder = Path("chat", published.repository.split("/")[1]) if is_chat else published.local_folder
+    splits = {Path(name).name: split for split, name in published.files.items()}
     for path in paths:
-        target = root / folder / path.name
+        own = path.name not in splits
+        target = root / folder / (path.name if own else splits[path.name] + path.suffix)
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = target.with_name(f".{path.name}.tmp")

@@ -1,5 +1,6 @@
 """The local source: a folder of files in the public schemas, and the CORE bundle beside them."""
 
+import csv
 import gzip
 import hashlib
 import json
@@ -9,6 +10,7 @@ from typing import Any
 
 from nanolab.data.sources.blocks import Blocks, DataSource, ParquetBlocks, first_unreadable
 from nanolab.data.sources.published import CoreTask, published_task, split_name
+from nanolab.data.tasks.catalogue import TASKS
 from nanolab.data.tasks.rows import (
     MEND,
     DamagedData,
@@ -19,14 +21,14 @@ from nanolab.data.tasks.rows import (
 )
 from nanolab.errors import UserError
 
-FORMATS = (".parquet", ".jsonl")  # endings of files of rows
+FORMATS = (".parquet", ".jsonl", ".csv")  # endings of files of rows
 
 
 class LocalSource(DataSource):
     """A folder with owner/name/config/split.parquet, text/, chat/NAME/ and core/.
 
     A split of rows may also lie in parts, split-00000-of-00002.parquet and so on, and in JSON lines
-    (.jsonl); text is parquet.
+    (.jsonl) or CSV with a header (.csv); text is parquet.
     """
 
     def __init__(self, root: Path) -> None:
@@ -55,9 +57,13 @@ class LocalSource(DataSource):
     def splits(self, what: str) -> tuple[str, ...]:
         if what == "core":
             return ("test",) if (self.root / "core" / "tasks.json").is_file() else ()
-        return tuple(
-            split for split in ("train", "validation", "dev", "test") if self._files(what, split)
-        )
+        renamed = TASKS[what].split_names if what in TASKS else {}
+        known = [  # but not the public name of what is another split here
+            split
+            for split in ("train", "validation", "dev", "test")
+            if split in renamed or split not in renamed.values()
+        ]
+        return tuple(split for split in known if self._files(what, split))
 
     def _files(self, what: str, split: str) -> list:
         if what == "text":
@@ -122,6 +128,8 @@ def read_rows(paths: list[Path], kind: str, split: str, mend: str = MEND) -> lis
         if path.suffix == ".jsonl":
             lines = _read_lines(path.read_bytes(), str(path))
             found, numbers = list(lines.values()), lines
+        elif path.suffix == ".csv":
+            found, numbers = _read_csv(path, kind), None
         else:
             found, numbers = _read_parquet(path, kind), None
         if found:
@@ -142,9 +150,7 @@ def _read_parquet(path: Path, kind: str) -> list[dict]:
         table = datasets.load_dataset("parquet", **options)
         fields = fields_of(kind)
         if lacking := [name for name in fields if name not in (table.column_names or fields)]:
-            raise UserError(
-                f"{path} lacks column {', '.join(lacking)}; its rows must have {', '.join(fields)}"
-            )
+            raise _lacking(path, lacking, fields)
         return list(table.select_columns(["messages"]) if kind == "chat" else table)
     except UnicodeDecodeError:
         raise _unreadable_value(path) from None
@@ -154,6 +160,26 @@ def _read_parquet(path: Path, kind: str) -> list[dict]:
             said = "is not a readable parquet file"
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} {said} ({reason}); {MEND}") from error
+
+
+def _read_csv(path: Path, kind: str) -> list[dict]:
+    """By hand, since readers of tables take an answer "NA" for a missing value."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file, strict=True)
+            names, rows = table.fieldnames or (), list(table)
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} is not a readable CSV file ({error}); {MEND}") from error
+    fields = fields_of(kind)
+    if lacking := [name for name in fields if name not in names]:
+        raise _lacking(path, lacking, fields)
+    return rows
+
+
+def _lacking(path: Path, columns: list[str], fields: tuple[str, ...]) -> UserError:
+    return UserError(
+        f"{path} lacks column {', '.join(columns)}; its rows must have {', '.join(fields)}"
+    )
 
 
 def _unreadable_value(path: Path) -> DamagedData:

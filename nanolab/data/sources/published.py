@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from nanolab.data.tasks.catalogue import TASKS, Published
+from nanolab.data.tasks.catalogue import TASKS
+from nanolab.data.tasks.task import Published
 from nanolab.errors import UserError
 
 

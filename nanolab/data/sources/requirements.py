@@ -9,7 +9,7 @@ from typing import Any
 
 from nanolab.data.sources.published import published_task
 from nanolab.data.sources.source import DataSource
-from nanolab.data.tasks.catalogue import TASKS, graded_by
+from nanolab.data.tasks.catalogue import TASKS, usual
 from nanolab.errors import UserError
 from nanolab.settings.config import STEPS, StudyConfig
 from nanolab.settings.evaluation_stages import CHAT_TASKS
@@ -17,9 +17,9 @@ from nanolab.settings.evaluation_stages import CHAT_TASKS
 # kinds of conversation of a mixture, and the tasks that each is made of
 KINDS = {
     "chats": (),
-    "problems": graded_by("number"),
-    "choices": graded_by("choice"),
-    "programs": graded_by("program"),
+    "problems": usual("problem"),
+    "choices": usual("choice"),
+    "programs": usual("program"),
 }
 
 
@@ -81,10 +81,11 @@ def _compared(config: Any, source: DataSource) -> Iterator[Requirement]:
 
 
 def shots_split(task: str, source: DataSource) -> str:
-    """Where solved examples to show are taken from: the development split where there is one, never
-    the test split.
+    """Where solved examples to show are taken from: the first of the task's splits of shots that
+    the source has, never the test split.
     """
-    return "validation" if source.has(task, "validation") else "train"
+    splits = TASKS[task].shots
+    return next((split for split in splits if source.has(task, split)), splits[-1])
 
 
 def _shots(task: str, source: DataSource, setting: str) -> Iterator[Requirement]:

@@ -9,9 +9,10 @@ from nanolab.data.sources.blocks import Blocks, DataSource, GeneratedBlocks
 from nanolab.data.sources.hub import HubSource
 from nanolab.data.sources.local import LocalSource
 from nanolab.data.sources.published import CoreTask, Document, published_task
+from nanolab.data.tasks.catalogue import TASKS
 from nanolab.data.tasks.rows import checked_rows
 from nanolab.data.world.splits import SPLITS
-from nanolab.data.world.world import EmbeddedWorld, Solutions
+from nanolab.data.world.world import ROWS, EmbeddedWorld, Solutions
 from nanolab.errors import UserError
 from nanolab.files import ROOT
 from nanolab.settings.config import DataConfig
@@ -64,6 +65,8 @@ class EmbeddedSource(DataSource):
         return checked_rows(self.world.task(name, split), name, f"embedded {name} {split}", split)
 
     def splits(self, what: str) -> tuple[str, ...]:
+        if what in TASKS and what not in ROWS:
+            return ()
         return {"text": SPLITS[:2], "core": SPLITS[2:]}.get(what, SPLITS)
 
     def chats(self, split: str) -> list[dict]:

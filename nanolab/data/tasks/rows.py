@@ -12,8 +12,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from nanolab.data.tasks import checks
-from nanolab.data.tasks.catalogue import TASKS, Row
+from nanolab.data.tasks.catalogue import TASKS
 from nanolab.data.tasks.checks import quoted
+from nanolab.data.tasks.task import Row
 from nanolab.errors import UserError
 
 MEND = "correct it or take the row out"

@@ -12,7 +12,7 @@ Message content is a string or, for the assistant, a list of parts {"type": "tex
 import itertools
 from collections.abc import Sequence
 
-from nanolab.data.tasks.catalogue import Message
+from nanolab.data.tasks.task import Message
 from nanolab.data.tokens.tokenizer import Tokenizer
 from nanolab.errors import UserError
 

@@ -1,8 +1,5 @@
 """The tokenizer of a Hugging Face model, as the stages use a tokenizer, and how such a model is
 asked: in its chat template, else in plain text like our base model.
-
-A word problem is graded by the number after the last "####", a form that such a model was not
-trained on, so each ends with `PROBLEM_NOTE`. Of a plain answer the first paragraph counts.
 """
 
 import hashlib
@@ -14,8 +11,6 @@ from nanolab.data.tokens.tokenizer import TOOL_TOKENS, panics_refused
 from nanolab.errors import UserError
 
 TURN = "an answer"  # whose end is looked for
-PROBLEM_NOTE = "End with the answer as a number after ####."
-
 
 class HFTokenizer:
     """A transformers tokenizer with the interface that the stages use of `Tokenizer`.

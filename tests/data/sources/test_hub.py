@@ -143,7 +143,10 @@ def server(tmp_path, rows_of, to_parquet, monkeypatch):
     """A hub with the own rows under the published names and three shards of text."""
     served = Hub()
     for published in (task.published for task in TASKS.values()):
-        folder = f"{published.repository}/{published.config}"
+        folder = str(published.local_folder)
+        for split, name in published.files.items():
+            path = Path(__file__).parents[1] / "rows" / folder / f"{split}{Path(name).suffix}"
+            served.files[published.repository, name] = path.read_bytes()
         for split, name in (("train", "train"), ("validation", "validation"), ("test", "test")):
             source = Path(__file__).parents[1] / "rows" / folder / f"{split}.jsonl"
             if source.exists():
@@ -216,6 +219,25 @@ def test_tasks_and_chats_come_from_pinned_revisions_once(server, source, rows_of
         source.task("humaneval", "train")
     with pytest.raises(UserError, match=r"has no file data/test-.*it has data/train-00000"):
         source.chats("test")
+
+
+def test_sets_whose_files_lie_bare_are_read_and_written_to_a_folder(server, source, rows_of):
+    """MATH-500 and AIME 2025 as JSON lines, GPQA as CSV, AIME 2024 and MBPP as parquet."""
+    names = ("math500", "aime_2024", "aime_2025", "gpqa_diamond", "mbpp")
+    rows = {name: source.task(name, "test") for name in names}
+    assert rows["math500"] == rows_of("HuggingFaceH4/MATH-500/test")
+    assert rows["aime_2024"] == rows_of("HuggingFaceH4/aime_2024/train")
+    assert rows["mbpp"] == rows_of("google-research-datasets/mbpp/sanitized/test")
+    assert rows["gpqa_diamond"][0]["Incorrect Answer 2"] == "NA"
+    assert rows["gpqa_diamond"][1]["Question"] == "What is left of three\nwhen one is taken?"
+    for name in names:
+        published = TASKS[name].published
+        paths = source.fetch(published, TASKS[name].split_names.get("test", "test"))
+        hub.copy_rows(paths, published, source.root)
+    local = open_source(DataConfig(source="local", root=str(source.root)))
+    assert {name: local.task(name, "test") for name in names} == rows
+    assert {local.splits(name) for name in names} == {("test",)}
+    assert all(source.splits(name) == ("test",) for name in names[:4])
 
 
 def test_a_download_that_is_cut_off_goes_on_where_it_stopped(server, source, rows_of, monkeypatch):

@@ -17,9 +17,9 @@ from nanolab.data.sources.choice import chosen_rows, repeated_rows
 from nanolab.data.sources.source import open_source
 from nanolab.data.tasks.answers import final_number
 from nanolab.data.tasks.catalogue import TASKS
+from nanolab.data.tasks.programs import check_of
 from nanolab.data.tokens.batches import chat_conversations, mixture_notes
 from nanolab.errors import UserError
-from nanolab.evals.programs import check_of
 from nanolab.sandbox import programs
 from nanolab.settings.config import DataConfig
 

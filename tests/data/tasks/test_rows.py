@@ -13,6 +13,7 @@ import pytest
 from nanolab.data.checks.overlap import overlap
 from nanolab.data.checks.text_kinds import text_kinds
 from nanolab.data.sources import source as sources
+from nanolab.data.tasks.catalogue import TASKS
 from nanolab.errors import UserError
 from nanolab.settings.config import DataConfig
 
@@ -31,6 +32,25 @@ GOOD = {
         "test": "def check(f):\n    assert f(1) == 1\n",
         "entry_point": "f",
     },
+    "math500": {
+        "problem": "1+1?",
+        "solution": None,
+        "answer": "2",
+        "subject": "Algebra",
+        "level": 1,
+    },
+    "aime_2025": {"problem": "1+1?", "answer": "2"},
+    "gpqa_diamond": {
+        "Question": "Hot?",
+        "Correct Answer": "fire",
+        **{f"Incorrect Answer {i}": str(i) for i in (1, 2, 3)},
+    },
+    "mbpp": {
+        "prompt": "Write f.",
+        "code": "def f(x):\n    return x\n",
+        "test_imports": [],
+        "test_list": ["assert f(1) == 1"],
+    },
     "chat": {
         "messages": [{"role": "user", "content": "A?"}, {"role": "assistant", "content": "a"}]
     },
@@ -40,6 +60,10 @@ PLACES = {
     "arc_easy": "allenai/ai2_arc/ARC-Easy",
     "mmlu": "cais/mmlu/all",
     "humaneval": "openai/openai_humaneval/openai_humaneval",
+    "math500": "HuggingFaceH4/MATH-500",
+    "aime_2025": "math-ai/aime25",
+    "gpqa_diamond": "Idavidrein/gpqa/gpqa_diamond",
+    "mbpp": "google-research-datasets/mbpp/sanitized",
     "chat": "chat/own",
 }
 BROKEN = pyarrow.Array.from_buffers(
@@ -128,6 +152,20 @@ DAMAGED = [
         "row 2: test = 'assert f(1)' (str), it must be a program that defines check",
     ),
     ("humaneval", {"prompt": ""}, "row 2: prompt = '' (str)"),
+    ("math500", {"answer": "{2"}, "row 2: answer = '{2' (str), it must be LaTeX whose braces"),
+    ("math500", {"answer": " "}, "row 2: answer = ' ' (str)"),
+    ("math500", {"problem": None}, "row 2: problem is null"),
+    ("math500", {"level": 6}, "row 2: level = 6 (int), it must be a whole number from 1 to 5"),
+    ("math500", {"subject": ""}, "row 2: subject = '' (str)"),
+    ("aime_2025", {"answer": "1000"}, "row 2: answer = '1000' (str), it must be a whole number"),
+    ("aime_2025", {"answer": "two"}, "row 2: answer = 'two' (str)"),
+    ("aime_2025", {"answer": None}, "row 2: answer is null"),
+    ("gpqa_diamond", {"Correct Answer": ""}, "row 2: Correct Answer = '' (str)"),
+    ("gpqa_diamond", {"Incorrect Answer 3": None}, "row 2: Incorrect Answer 3 is null"),
+    ("mbpp", {"test_list": ["assert g(1)"]}, "it must be tests that call a function of code"),
+    ("mbpp", {"test_list": ["assert f(1"]}, "row 2: code or test_list is no Python"),
+    ("mbpp", {"test_list": []}, "row 2: test_list = [] (list)"),
+    ("mbpp", {"code": None}, "row 2: code is null"),
     ("chat", said(), "row 2: messages = [] has 0 entries"),
     (
         "chat",
@@ -207,7 +245,8 @@ def local(tmp_path):
 
 @pytest.mark.parametrize(("task", "change", "line"), DAMAGED)
 def test_a_damaged_row_is_refused_with_file_row_and_value(local, to_parquet, task, change, line):
-    path = local.root / PLACES[task] / "test.parquet"
+    split = TASKS[task].split_names.get("test", "test") if task in TASKS else "test"
+    path = local.root / PLACES[task] / f"{split}.parquet"
     to_parquet(path, [GOOD[task]] * 2)
     assert read(local, task) == [GOOD[task]] * 2
     to_parquet(path, [GOOD[task], GOOD[task] | change])

@@ -4,7 +4,7 @@ it.
 
 import pytest
 
-from nanolab.evals.programs import check_of, program_source
+from nanolab.data.tasks.programs import check_of, program_source
 from nanolab.sandbox.programs import run_many
 
 ROW = {

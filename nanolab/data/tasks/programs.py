@@ -1,11 +1,12 @@
-"""Answers to programming tasks (HumanEval's rows) as programs with their tests."""
+"""Answers to programming tasks as programs with their tests."""
 
 import ast
 import re
 import textwrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nanolab.sandbox.programs import Check
+if TYPE_CHECKING:
+    from nanolab.sandbox.programs import Check
 
 FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n`]*\n(.*?)(?:^[ \t]*(?:```|~~~)|\Z)", re.S | re.M)
 TRIPLE = re.compile(r'"""|\'\'\'')
@@ -15,8 +16,12 @@ CODE_LINE = re.compile(
 )
 
 
-def check_of(row: dict[str, Any], completion: str) -> Check:
-    """The completion of a row as a program, with the row's tests and the context of its prompt."""
+def check_of(row: dict[str, Any], completion: str) -> "Check":
+    """The completion of a HumanEval row as a program, with the row's tests and the context of its
+    prompt.
+    """
+    from nanolab.sandbox.programs import Check  # settings read the tasks: nothing slow at the top
+
     program = program_source(row["prompt"], completion, row["entry_point"])
     return Check(program, row["entry_point"], row["test"], _context(row["prompt"]))
 
