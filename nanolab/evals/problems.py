@@ -79,8 +79,12 @@ class Problems(Questions):
         return {"cut": not completion.ended and self._counted(text) == text}
 
     def _counted(self, text: str) -> str:
-        """What counts of a text: of a plain answer no more than its form's stops allow."""
-        return self.about.form.answer(text) if self.asking.plain else text
+        """What counts of a text: of a plain answer no more than its form's stops allow, of one that
+        a note asked for no repeat.
+        """
+        form, asking = self.about.form, self.asking
+        text = form.noted_answer(text) if asking.noted else text
+        return form.answer(text) if asking.plain else text
 
     def _verdicts(self, keys: Sequence[tuple[int, str]]) -> list[Record]:
         """The graders' verdicts on the texts of problems; no text waits for a process twice."""

@@ -1,5 +1,6 @@
 """What a task is: where its rows are published, how a row is checked, read, asked and graded."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,9 @@ class Form:
     # An answer to a plain prompt ends before the first of these: a base model writes on. Without
     # any, all of it counts.
     stops: tuple[str, ...] = ()
+    # An answer that the note asked for ends with the first line that matches: a model that was not
+    # trained on this form may repeat it, until the limit cuts the last repeat.
+    closes: str = ""
     # whether a plain prompt is the row's own, to be gone on from: a program's start
     is_continued: bool = False
 
@@ -80,6 +84,11 @@ class Form:
         """What counts of a text written after a plain prompt."""
         places = [text.find(stop) for stop in self.stops]
         return text[: min((place for place in places if place >= 0), default=None)]
+
+    def noted_answer(self, text: str) -> str:
+        """What counts of a text that the form's note asked for."""
+        found = re.search(self.closes, text) if self.closes else None
+        return text[: found.end()] if found else text
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from nanolab.errors import UserError
 
 TURN = "an answer"  # whose end is looked for
 
+
 class HFTokenizer:
     """A transformers tokenizer with the interface that the stages use of `Tokenizer`.
 

@@ -36,6 +36,7 @@ PROBLEM = Form(
     check_problem,
     problem,
     note="End with the answer as a number after ####.",
+    closes=r"####[^\n]*[0-9][^\n]*",
     stops=("\n\n",),  # of a plain answer the first paragraph counts
 )
 TASKS = (
