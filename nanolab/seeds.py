@@ -62,13 +62,24 @@ def generator(*address: int | str) -> numpy.random.Generator:
     return numpy.random.Generator(numpy.random.PCG64(derive(*address)))
 
 
-def noise(seed: int, stage: str, example: int | str) -> Noise:
-    """From (chain, step, position) to `uniform(seed, stage, example, chain, step, position)`."""
-    start = _digest((seed, stage, example))
+class AddressedNoise:
+    """From an address to the uniform number of `start` followed by it. Pickled as its start, so
+    that another process draws the same.
+    """
 
-    def draw(address: Address) -> float:
-        state = start.copy()
+    def __init__(self, *start: int | str) -> None:
+        self.start = start
+        self._digest = _digest(start)
+
+    def __call__(self, address: Address) -> float:
+        state = self._digest.copy()
         state.update(_encode(address))
         return _unit(state.digest())
 
-    return draw
+    def __reduce__(self) -> tuple[type, Address]:
+        return type(self), self.start
+
+
+def noise(seed: int, stage: str, example: int | str) -> Noise:
+    """From (chain, step, position) to `uniform(seed, stage, example, chain, step, position)`."""
+    return AddressedNoise(seed, stage, example)

@@ -15,8 +15,8 @@ from nanolab.plan.steps import (
     read_job,
     require_finished,
 )
-from nanolab.settings.config import SOURCE_STEPS
-from nanolab.settings.model_source import check_outside, is_outside
+from nanolab.settings.config import SOURCE_STEPS, ChatEvalConfig
+from nanolab.settings.model_source import is_outside
 
 # which model of a study is talked to where none is named: the first that is there
 CHAT_SOURCES = ("sft", "rl", "mid", "base")
@@ -51,14 +51,19 @@ def load_trained(
 
 
 def load_for_chat(
-    study: str | None, source: str | None, step: int | None = None, device: str = "cpu"
+    study: str | None,
+    source: str | None,
+    step: int | None = None,
+    device: str = "cpu",
+    engine: str = "nanolab",
 ) -> tuple[Subject, str]:
     """The model to talk to, and its name: `source` (from outside, or one of `study`), by default
-    the first of CHAT_SOURCES of the newest study in the store.
+    the first of CHAT_SOURCES of the newest study in the store. `engine` is nanolab, or vllm for a
+    model from outside.
     """
+    asked = ChatEvalConfig(source=source or "sft", engine=engine)
     if is_outside(source):
-        check_outside(source)
-        return outside_subject(source, torch.device(device)), source
+        return outside_subject(source, torch.device(device), asked), source
     name = experiment_name(study) if study else newest_study()
     there = (one for one in CHAT_SOURCES if newest_result(name, SOURCE_STEPS[one]))
     chosen = source or next(there, "sft")

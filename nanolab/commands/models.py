@@ -34,6 +34,8 @@ def chat_arguments(parser: argparse.ArgumentParser) -> None:
     text = "with --prompt: the answer and its cost as one JSON object"
     add("--json", action="store_true", help=text)
     add("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
+    text = "what computes: nanolab (default), or vllm for a model from outside"
+    add("--engine", choices=["nanolab", "vllm"], default="nanolab", help=text)
 
 
 def chat(given: argparse.Namespace) -> int:
@@ -54,7 +56,7 @@ def chat(given: argparse.Namespace) -> int:
     def load(source: str | None) -> Session:
         step = given.step if source == given.source else None  # of the model that was asked for
         named = source and anchored(source)
-        return Session(*load_for_chat(given.study, named, step, given.device))
+        return Session(*load_for_chat(given.study, named, step, given.device, given.engine))
 
     session = load(given.source)
     if given.json:

@@ -51,6 +51,11 @@ class Evaluation:
         """Where the stage keeps its records."""
         return Records(self.world, self.job.folder / "records", self.say, self.run.progress)
 
+    def facts(self, task: str) -> dict[str, str]:
+        """What a result says beside its numbers: the data of a task, and an engine of others."""
+        engine = self.subject.facts.get("engine")
+        return {"data": self.source.describe(task)} | ({"engine": engine} if engine else {})
+
     def rows(
         self, task: str, split: str, count: int | None, subset: str | None = None
     ) -> list[Row]:

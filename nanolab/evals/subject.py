@@ -11,15 +11,16 @@ from nanolab.data.tokens import chat
 from nanolab.data.tokens.hf_tokenizer import HFTokenizer
 from nanolab.data.tokens.tokenizer import Tokenizer
 from nanolab.dist import World
-from nanolab.inference import hf_engine, hf_loading
+from nanolab.inference import hf_engine, hf_loading, vllm_engine, vllm_loading
 from nanolab.inference.gpt_engine import GPTLanguageModel, GPTScorer
 from nanolab.inference.hf_scorer import HFScorer
-from nanolab.inference.protocol import LanguageModel
+from nanolab.inference.protocol import LanguageModel, Server
 from nanolab.model import checkpoint
 from nanolab.model.gpt import GPT
 from nanolab.sandbox import programs
 from nanolab.settings import model_source
 from nanolab.settings.config import SOURCE_STEPS, Job
+from nanolab.settings.vllm_options import VLLMOptions
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,31 @@ class HFSubject(Subject):
         return self.tokenizer.render_prompt(messages)
 
 
+@dataclass(frozen=True)
+class VLLMSubject(HFSubject):
+    """A Hugging Face model that vLLM serves; `model` is a vLLM engine."""
+
+    @property
+    def context(self) -> int:
+        """Tokens of a row at most."""
+        return self.model.model_config.max_model_len
+
+    @property
+    def scorer(self) -> Any:
+        """The model as evaluation sees it (protocol.Scorer)."""
+        return vllm_engine.VLLMScorer(self.model)
+
+    def language_model(self, config: Any, max_length: int | None = None) -> Server:
+        """The model behind the `Server` protocol; the arguments are those of every subject."""
+        return vllm_engine.VLLMLanguageModel(
+            self.model,
+            self.tokenizer,
+            programs.Tools("calculator", config.tool_timeout),
+            max_length,
+            config.tool_max_output_tokens,
+        )
+
+
 def load_subject(job: Job, world: World, source: str | None = None) -> Subject:
     """The model that `source` (else the job's config) names, in evaluation mode.
 
@@ -112,17 +138,27 @@ def load_subject(job: Job, world: World, source: str | None = None) -> Subject:
     """
     source = source or job.config.source
     if model_source.is_outside(source):
-        return outside_subject(source, world.device)
+        return outside_subject(source, world.device, job.config)
     folder, tokenizer = job.inputs[SOURCE_STEPS[source]], job.inputs["tok_train"]
     return finished_subject(folder, tokenizer, source, job.config.step, world.device)
 
 
-def outside_subject(source: str, device: torch.device) -> HFSubject:
-    """A model from outside of the lab; raises what `hf_loading.load` does."""
+def outside_subject(source: str, device: torch.device, config: Any = None) -> HFSubject:
+    """A model from outside of the lab, on the engine of a stage's config (None: ours); raises what
+    `hf_loading.load` and `vllm_loading.load_engine` do.
+    """
+    facts = {"source": source, "name": model_source.title(source)}
+    if getattr(config, "engine", "nanolab") == "vllm":
+        vllm_loading.require_vllm()
+        folder, tokenizer = hf_loading.load_tokenizer(source)
+        usual = "float32" if device.type == "cpu" else "auto"
+        options = VLLMOptions(**config.vllm)
+        dtype = getattr(config, "dtype", usual)
+        engine = vllm_loading.load_engine(folder, options, dtype, config.batch_rows, device)
+        facts |= {"tokenizer_digest": tokenizer.digest, "engine": vllm_loading.named(options)}
+        return VLLMSubject(engine, tokenizer, facts, source)
     model, tokenizer = hf_loading.load(source, device)
-    name = model_source.title(source)
-    facts = {"tokenizer_digest": tokenizer.digest, "source": source, "name": name}
-    return HFSubject(model, tokenizer, facts, source)
+    return HFSubject(model, tokenizer, facts | {"tokenizer_digest": tokenizer.digest}, source)
 
 
 def finished_subject(
@@ -147,6 +183,10 @@ def trained_subject(
 
 
 def in_dtype(subject: Subject, dtype: str) -> Subject:
-    """The subject with weights, cache and logits' products in `dtype` ("float32" or "bfloat16")."""
+    """The subject with weights, cache and logits' products in `dtype` ("float32" or "bfloat16");
+    vLLM's was loaded so.
+    """
+    if isinstance(subject, VLLMSubject):
+        return subject
     subject.model.to(getattr(torch, dtype))
     return subject

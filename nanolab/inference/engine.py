@@ -88,10 +88,16 @@ class CachedRows:
         """A tool's output between its two marks, once `token` closes a call."""
         if self.tools is None or token != self.tokenizer.python_end:
             return []
-        call = tool_call(self.tokenizer, [*self.tokens[row], token])
-        if call is None:
-            return []
-        return forced_output(self.tokenizer, self.tools.output(call), self.tool_max_output_tokens)
+        text = [*self.tokens[row], token]
+        return tool_output(self.tokenizer, self.tools, text, self.tool_max_output_tokens)
+
+
+def tool_output(tokenizer: Any, tools: Tools, text: list[int], most: int) -> list[int]:
+    """The output, of at most so many tokens, of the call that a text ends with, between its marks;
+    [] where there is no call.
+    """
+    call = tool_call(tokenizer, text)
+    return [] if call is None else forced_output(tokenizer, tools.output(call), most)
 
 
 def padded_ids(rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 from nanolab.data.sources.network import require_hub
 from nanolab.data.tokens.hf_tokenizer import HFTokenizer
 from nanolab.errors import UserError
-from nanolab.files import ROOT
+from nanolab.files import ROOT, read_json
 from nanolab.inference.hf_engine import check_cached_decoding
 from nanolab.inference.prepared_models import prepared
 from nanolab.settings.model_source import GGUF, INSTALL, WHEEL, HubModel, locate
@@ -28,6 +28,32 @@ def load(source: str, device: torch.device) -> tuple[Any, HFTokenizer]:
     never run. Raises UserError when transformers is missing, for a missing or damaged model, and
     within seconds for a hub that cannot be reached.
     """
+    folder, adapter = load_tokenizer(source)
+    import transformers
+
+    try:
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32 if device.type == "cpu" else "auto",
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    # the libraries below raise many kinds, a truncated weight file its own
+    except Exception as error:
+        raise _unreadable(source, folder, error) from error
+    lost = [*report["missing_keys"], *report["mismatched_keys"]]
+    if lost:  # transformers only warns, and draws them at random
+        raise UserError(
+            f"source = {source!r}: {folder} has no fitting weights for {len(lost)} parameters, such"
+            f" as {min(map(str, lost))}"
+        )
+    model = model.to(device).eval()
+    check_cached_decoding(model, adapter)
+    return model, adapter
+
+
+def load_tokenizer(source: str) -> tuple[Path, HFTokenizer]:
+    """The folder of an outside model, and its tokenizer; raises what `load` does."""
     try:
         import transformers
     except ImportError as error:
@@ -41,30 +67,24 @@ def load(source: str, device: torch.device) -> tuple[Any, HFTokenizer]:
             )
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=torch.float32 if device.type == "cpu" else "auto",
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    # the libraries below raise many kinds, a truncated weight file its own
     except Exception as error:
-        raise UserError(
-            f"source = {source!r} cannot be loaded from {folder} ({type(error).__name__}:"
-            f" {_first_line(error)})"
-        ) from error
-    lost = [*report["missing_keys"], *report["mismatched_keys"]]
-    if lost:  # transformers only warns, and draws them at random
-        raise UserError(
-            f"source = {source!r}: {folder} has no fitting weights for {len(lost)} parameters, such"
-            f" as {min(map(str, lost))}"
-        )
-    ends = model.generation_config.eos_token_id
-    ends = [] if ends is None else ends
-    adapter = HFTokenizer(tokenizer, [ends] if isinstance(ends, int) else ends)
-    model = model.to(device).eval()
-    check_cached_decoding(model, adapter)
-    return model, adapter
+        raise _unreadable(source, folder, error) from error
+    return folder, HFTokenizer(tokenizer, _ends(folder))
+
+
+def _ends(folder: Path) -> list[int]:
+    """The ids with which a model's configs let a completion end."""
+    found: list[int] = []
+    for name in ("config.json", "generation_config.json"):
+        path = folder / name
+        ends = read_json(path).get("eos_token_id") if path.is_file() else None
+        found += [ends] if isinstance(ends, int) else ends or []
+    return found
+
+
+def _unreadable(source: str, folder: Path, error: Exception) -> UserError:
+    said = f"{type(error).__name__}: {_first_line(error)}"
+    return UserError(f"source = {source!r} cannot be loaded from {folder} ({said})")
 
 
 def folder_of(source: str) -> Path:

@@ -10,7 +10,7 @@ import numpy
 import torch
 
 from nanolab.errors import UserError
-from nanolab.inference.proposal import Sampling
+from nanolab.inference.proposal import Candidates, Sampling
 from nanolab.seeds import Noise
 
 
@@ -124,6 +124,12 @@ class Choices(NamedTuple):
     ids: numpy.ndarray  # (k,) int64
     log_p: numpy.ndarray  # (k,) nats of the full softmax
 
+    @classmethod
+    def at(cls, top_k: int | None, kept: Candidates, i: int) -> Choices:
+        """Of position i; positions of the whole vocabulary share their ids."""
+        ids = kept.ids[i] if kept.ids.strides[0] == 0 else kept.ids[i].copy()
+        return cls(top_k, ids, kept.log_p[i].copy())
+
 
 @dataclass(slots=True, kw_only=True)
 class Decode:
@@ -168,6 +174,20 @@ class Program(NamedTuple):
 
 # called with a program's (or problem's) number and its result, as soon as it is there
 Done = Callable[[int, Any], None]
+
+
+class Server(Protocol):
+    """A model with a batch and a cache of its own, in the place of a `LanguageModel`."""
+
+    vocab_size: int
+    end_tokens: frozenset[int]
+    max_length: int
+    engine: str  # its name: positions of two engines are not compared
+
+    def serve(
+        self, programs: Sequence[Program], batch_rows: int, on_done: Done | None
+    ) -> list[Any]:
+        """As `scheduler.serve` says."""
 
 
 def check_lengths(model: LanguageModel, prompts: list[list[int]], max_new_tokens: int) -> None:

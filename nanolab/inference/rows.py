@@ -75,6 +75,14 @@ class Branch:
     drawn: int = 0  # tokens that the model chose
     total: float = 0.0  # the sum of their a, in drawing order
 
+    def first_choices(self, parent: State) -> Choices | None:
+        """What the parent keeps of the first token's draw; None where that token must be drawn
+        from another number of tokens, or was never drawn.
+        """
+        cut = self.request.cut
+        first = parent.choices[cut] if cut < len(parent.choices) else None
+        return first if first is not None and first.top_k == self.law[1] else None
+
 
 class Rows:
     """Prefills, branches, decodes and gives back the rows of one model."""
@@ -127,9 +135,7 @@ class Rows:
         firsts, targets, lengths = [], [], []
         for branch, parent in begun:
             cut, start = branch.request.cut, len(branch.task.program.prompt)
-            first = parent.choices[cut] if cut < len(parent.choices) else None
-            if first is not None and first.top_k != branch.law[1]:
-                first = None  # drawn from another number of tokens: forwarded again
+            first = branch.first_choices(parent)
             length = min(start + cut - 1, parent.cached) if first is None else start + cut
             assert length <= parent.cached
             branch.task.unborn -= 1

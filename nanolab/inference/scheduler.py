@@ -25,27 +25,34 @@ def serve(
     order.
 
     `on_done(number, result)` is called as each program ends. A program's draws do not depend on the
-    others. Raises UserError when the model's logits are not finite.
+    others. A model that batches and caches by itself (`protocol.Server`) is asked to serve them.
+    Raises UserError when the model's logits are not finite.
     """
     if batch_rows < 1:
         raise UserError(f"batch_rows = {batch_rows} must be at least 1")
-    scheduler = _Scheduler(model, programs, batch_rows)
-    scheduler.run(on_done)
-    return scheduler.results
+    if hasattr(model, "serve"):
+        return model.serve(programs, batch_rows, on_done)
+    return Scheduler(model, programs, batch_rows, Rows(model, programs)).run(on_done)
 
 
-class _Scheduler:
-    def __init__(self, model: LanguageModel, programs: Sequence[Program], batch_rows: int) -> None:
+class Scheduler:
+    """Programs on their way to their results; `rows` has the model's rows, forwarded by `decode`.
+
+    A subclass that forwards in another way replaces `_prepare`, `_bare_prompt` and `_forward`.
+    """
+
+    def __init__(self, model: Any, programs: Sequence[Program], batch_rows: int, rows: Any) -> None:
         self.model, self.programs, self.batch_rows = model, programs, batch_rows
         self.name = getattr(model, "name", "the model")  # the toys of tests have none
-        self.rows = Rows(model, programs)
+        self.rows = rows
         self.queue = deque(range(len(programs)))
         self.requests: deque[Branch] = deque()  # not begun
         self.active: list[Branch | Prompt] = []  # to be forwarded in this tick
         self.open = 0  # requests that have not ended
         self.results: list[Any] = [None] * len(programs)
 
-    def run(self, on_done: Done | None) -> None:
+    def run(self, on_done: Done | None = None) -> list[Any]:
+        """Serve all programs; their return values in order."""
         self.on_done = on_done
         while self.queue or self.open:
             while self.queue and self.open < self.batch_rows:
@@ -54,15 +61,20 @@ class _Scheduler:
                 self._begin()
             elif self.active:
                 self._forward()
+        return self.results
 
     def _start(self) -> None:
         """Start the next program."""
         task = Task(self.queue[0], self.programs[self.queue[0]])
+        self._prepare(task)
+        self.queue.popleft()
+        self._resume(task, None)
+
+    def _prepare(self, task: Task) -> None:
+        """Prefill the task's prompt where it is new, with those of the programs behind it."""
         if task.prompt not in self.rows.prompts:
             room = max(PREFILL_ROWS, self.batch_rows - self.open)
             self.rows.prefill((self.programs[number] for number in self.queue), room)
-        self.queue.popleft()
-        self._resume(task, None)
 
     def _resume(self, task: Task, reply: Any) -> None:
         """Send the kernel its reply; take its next requests or its result."""
@@ -148,18 +160,19 @@ class _Scheduler:
             uniforms.append(branch.task.program.noise(address))
             firsts.append(None if branch.drawn else branch.request.first)
         law = branches[0].law
-        one_row = kept.ids.strides[0] == 0  # all rows of the whole vocabulary are one
         drawn = draw_tokens(kept, law, uniforms, firsts)
         for i, (branch, numbers) in enumerate(zip(branches, drawn)):
-            choices = None
-            if branch.request.revisit:
-                ids = kept.ids[i] if one_row else kept.ids[i].copy()
-                choices = Choices(law[1], ids, kept.log_p[i].copy())
+            choices = Choices.at(law[1], kept, i) if branch.request.revisit else None
             branch.state.choices.append(choices)
-            self._append(branch, *numbers)
+            if self._append(branch, *numbers):
+                self.active.append(branch)
+            else:
+                self._end(branch)
 
-    def _append(self, branch: Branch, token: int, log_p: float, log_q: float, a: float) -> None:
-        """One token more, with the tool's output that it calls for."""
+    def _append(self, branch: Branch, token: int, log_p: float, log_q: float, a: float) -> bool:
+        """One token more, with the tool's output that it calls for; whether the branch goes on,
+        with them pending.
+        """
         request, suffix, state = branch.request, branch.suffix, branch.state
         suffix.append(token, log_p, log_q, a)
         state.tokens.append(token)
@@ -168,17 +181,19 @@ class _Scheduler:
         suffix.ended = token in self.model.end_tokens
         if not suffix.ended and request.floor is not None:
             suffix.given_up = branch.total < request.floor[branch.drawn]
-        if not suffix.ended and not suffix.given_up:
-            room = request.sampling.max_new_tokens - len(state.tokens)
-            forced = self.model.forced(state.row, token)[:room] if room else []
-            suffix.append_forced(forced)
-            state.tokens += forced
-            state.choices += [None] * len(forced)
-            if len(state.tokens) < request.limit:
-                branch.pending = [token, *forced]
-                self.active.append(branch)
-                return
-        self._end(branch)
+        if suffix.ended or suffix.given_up:
+            return False
+        room = request.sampling.max_new_tokens - len(state.tokens)
+        forced = self._forced(branch, token)[:room] if room else []
+        suffix.append_forced(forced)
+        state.tokens += forced
+        state.choices += [None] * len(forced)
+        branch.pending = [token, *forced]
+        return len(state.tokens) < request.limit
+
+    def _forced(self, branch: Branch, token: int) -> list[int]:
+        """What the environment inserts after the branch's tokens, of which `token` is the last."""
+        return self.model.forced(branch.state.row, token)
 
     def _end(self, branch: Branch) -> None:
         """The suffix is there; when it is the last of its task's, the kernel goes on."""

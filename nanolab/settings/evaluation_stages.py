@@ -28,6 +28,7 @@ from nanolab.settings.kinds import (
 from nanolab.settings.model_source import FORMS, SOURCE_STEPS, check_outside, is_outside
 from nanolab.settings.schema import Settings, setting
 from nanolab.settings.training_stages import Dtype
+from nanolab.settings.vllm_options import VLLMValues
 
 Task = Literal[*TASKS]
 CHAT_TASKS: list[str] = [name for name, task in TASKS.items() if task.usual]
@@ -54,6 +55,20 @@ class Asked(Settings):
         None, "system message of each conversation; null: what the model's template puts"
     )
     seed: Natural = setting(0, "sampling seed of this stage")
+    engine: Literal["nanolab", "vllm"] = setting(
+        "nanolab", "what computes; vllm: a model from outside alone (docs/how_to/use_vllm.md)"
+    )
+    vllm: VLLMValues = setting({}, "vLLM's settings (nanolab/settings/vllm_options.py)")
+
+    def __post_init__(self) -> None:
+        if self.engine == "nanolab" and self.vllm:
+            raise UserError("vllm is read with engine: vllm alone; leave it out, or set engine")
+        source = getattr(self, "source", "base")
+        if self.engine == "vllm" and not is_outside(source):
+            raise UserError(
+                f"engine = 'vllm' serves models from outside ({FORMS}), and {source!r} is a"
+                " model of a study; leave engine out"
+            )
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,7 @@ class ChatTasks(Asked):
     num_samples: Natural = setting(4, "generated samples shown")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.tasks:
             raise UserError("tasks is empty; leave the step out of steps instead")
 
@@ -83,6 +99,7 @@ class ModelChoice(Asked):
     source: Text = setting("sft", "the model evaluated, sampled or trained further")
 
     def __post_init__(self) -> None:
+        Asked.__post_init__(self)
         if self.source in SOURCE_STEPS:
             return
         if not is_outside(self.source):

@@ -30,5 +30,5 @@ def run(job: Job, world: World, run: Run) -> StepResult:
     rows = [row for result in results for row in result.scores()]
     runs_programs = any(TASKS[task].kind == "program" for task in config.tasks)
     facts = {"sandbox": str(strongest_level())} if runs_programs else {}
-    facts["data"] = evaluation.source.describe(config.tasks[0])
+    facts |= evaluation.facts(config.tasks[0])
     return StepResult(rows + scalars(chat_core=mean), facts)

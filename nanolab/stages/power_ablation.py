@@ -91,7 +91,7 @@ def run(job: Job, world: World, run: Run) -> StepResult:
         keep(evaluation, points, beside + others, series, main)
     counts = scalars(points=len(points) + len(others), problems=len(asked.problems.rows))
     best = selected(points + others, beside)
-    return StepResult(counts + best, {"data": evaluation.source.describe(config.task)})
+    return StepResult(counts + best, evaluation.facts(config.task))
 
 
 def selected(points: list[Point], baselines: list[Point]) -> list[Score]:

@@ -75,7 +75,7 @@ def run(job: Job, world: World, run: Run) -> StepResult:
         keep_records(job, run, problems, found)
         draw(run, samples, power, solved)
     rows += solved + scalars(log_p_error=error, beyond_context=beyond)
-    return StepResult(rows, {"data": evaluation.source.describe(task)})
+    return StepResult(rows, evaluation.facts(task))
 
 
 def mixing_rows(mixing: dict[str, float]) -> list[Score]:

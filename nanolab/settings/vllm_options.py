@@ -1,0 +1,29 @@
+"""What a study may say of vLLM, the engine of models from outside; imports no torch."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from nanolab.settings.kinds import Check, Count, Positive, Share, Text, written
+from nanolab.settings.schema import Settings, build, setting
+
+
+@dataclass(frozen=True)
+class VLLMOptions(Settings):
+    """The mapping `vllm:` of a stage; names and meaning are vLLM's own."""
+
+    tensor_parallel_size: Count = setting(1, "GPUs that share each layer")
+    pipeline_parallel_size: Count = setting(1, "groups of GPUs that share the layers")
+    max_model_len: Count | None = setting(None, "longest row in tokens; null: the model's context")
+    gpu_memory_utilization: Share = setting(0.9, "share of a GPU's memory that vLLM takes")
+    cpu_cache_gib: Positive = setting(2.0, "memory of the key/value cache on a CPU, GiB")
+    enforce_eager: bool | None = setting(None, "no compilation; null: true on a CPU")
+
+
+def _are_options(values: dict[str, Any]) -> None:
+    try:
+        build(VLLMOptions, values, "vllm")
+    except ValueError as error:
+        raise ValueError(f"= {written(values)} must be settings of vLLM: {error}") from error
+
+
+VLLMValues = Annotated[dict[Text, Any], Check(_are_options)]
