@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c requiremen
 
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: run test check ui lab docs setup
+.PHONY: run test check ui lab docs vllm setup
 
 run: .venv/ready
 	$(BIN)/python scripts/run_all.py $(STUDY)
@@ -32,6 +32,9 @@ lab: .venv/ready
 docs: .venv/ready-docs
 	$(BIN)/python -W ignore -m pdoc -o build/api nanolab '!nanolab.__main__' '!nanolab.export.lm_eval_adapter'
 
+# vLLM's build for processors, as an engine for models from outside
+vllm: .venv/ready-vllm
+
 # also repairs an install that was interrupted or lost a package
 setup:
 	@rm -f .venv/ready
@@ -52,4 +55,10 @@ setup:
 
 .venv/ready-docs: .venv/ready
 	$(PIP) -e '.[lab,docs]'
+	touch $@
+
+# no dependency is followed: they would replace torch, and bring packages for images and sound
+.venv/ready-vllm: .venv/ready requirements-vllm.lock
+	$(PIP) -e '.[hf]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -r requirements-vllm.lock
 	touch $@

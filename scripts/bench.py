@@ -6,7 +6,9 @@
     power [--against CHECKOUT ...] [--threads 2] [--quick]   sampling: positions, seconds, tokens a
     second, memory python scripts/bench.py core --against CHECKOUT [--only choices]   CORE beside
     nanochat's core_eval: choices, examples a second python scripts/bench.py gpu [--out FILE]   a
-    CUDA device: its numbers against the CPU's, training and decoding speed, memory
+    CUDA device: its numbers against the CPU's, training and decoding speed, memory python
+    scripts/bench.py vllm --model hf:FOLDER   power sampling of a published model: vLLM beside our
+    transformers engine
 
     python scripts/bench.py public --model hf:FOLDER --against CHECKOUT   power sampling beside the
     first paper's code python scripts/bench.py lm_eval --model hf:FOLDER --data FOLDER   verdicts
@@ -30,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 COMMANDS = {  # name: what `--help` says of it
     "smoke": "the default study, once a seed",
     "power": "sampling, beside the peers whose checkouts are given",
+    "vllm": "power sampling of a published model: vLLM beside our transformers engine",
     "core": "CORE beside nanochat's core_eval, on the data of the folder NANOLAB_DATA",
     "data": (
         "packing from cached tokens, tokens thrown away, the tokenizer beside rustbpe and tiktoken"

