@@ -266,6 +266,10 @@ def answers(llm: Any, names: Sequence[str] | dict[str, Any]) -> Iterator[Any]:
 
 
 def take_draws(llm: Any, names: Sequence[str]) -> list[Drawn | None]:
-    """The records of finished requests, from the first worker: all draw alike."""
-    numbers = [int(name) for name in names]
-    return llm.collective_rpc("take_draws", args=(numbers,))[0] if numbers else []
+    """The records of finished requests, from the first worker that has them: those that hold the
+    logits draw alike.
+    """
+    if not names:
+        return []
+    found = llm.collective_rpc("take_draws", args=([int(name) for name in names],))
+    return [next(filter(None, records), None) for records in zip(*found, strict=True)]

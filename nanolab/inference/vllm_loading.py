@@ -71,7 +71,7 @@ def load_engine(
         "enforce_eager": bool(options.enforce_eager),
     }
     if device.type == "cpu":
-        os.environ["VLLM_CPU_KVCACHE_SPACE"] = f"{options.cpu_cache_gib:g}"
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(options.cpu_cache_gib)
         given |= {"block_size": CPU_BLOCK, "enforce_eager": options.enforce_eager is not False}
     else:
         given["gpu_memory_utilization"] = options.gpu_memory_utilization
@@ -104,4 +104,4 @@ def _first_line(error: Exception) -> str:
     """The line of a message that says most: pydantic puts a headline and a place before it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = next((line for line in lines if line.startswith(("Value error", "Assertion"))), None)
-    return said or (lines[0] if lines else "no message")
+    return (said or (lines[0] if lines else "no message")).partition(" [type=")[0]

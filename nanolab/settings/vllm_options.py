@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from nanolab.settings.kinds import Check, Count, Positive, Share, Text, written
+from nanolab.settings.kinds import Check, Count, Share, Text, written
 from nanolab.settings.schema import Settings, build, setting
 
 
@@ -15,7 +15,7 @@ class VLLMOptions(Settings):
     pipeline_parallel_size: Count = setting(1, "groups of GPUs that share the layers")
     max_model_len: Count | None = setting(None, "longest row in tokens; null: the model's context")
     gpu_memory_utilization: Share = setting(0.9, "share of a GPU's memory that vLLM takes")
-    cpu_cache_gib: Positive = setting(2.0, "memory of the key/value cache on a CPU, GiB")
+    cpu_cache_gib: Count = setting(2, "memory of the key/value cache on a CPU, GiB")
     enforce_eager: bool | None = setting(None, "no compilation; null: true on a CPU")
 
 

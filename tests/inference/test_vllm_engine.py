@@ -176,7 +176,7 @@ def engines():
     folder = published_model.folder()
     tokenizer = HFTokenizer(transformers.AutoTokenizer.from_pretrained(folder))
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    options = VLLMOptions(max_model_len=512, cpu_cache_gib=1.0)
+    options = VLLMOptions(max_model_len=512, cpu_cache_gib=1)
     llm = load_engine(folder, options, "float32", 16, torch.device("cpu"))
     prompts = [tokenizer.render_prompt([{"role": "user", "content": text}]) for text in QUESTIONS]
     return llm, model, tokenizer, prompts
