@@ -77,7 +77,7 @@ class Draws:
     log_p: list[float] = field(default_factory=list)  # nats at temperature 1; 0 where forced
     log_q: list[float] = field(default_factory=list)  # nats of the proposal; 0 where forced
     a: list[float] = field(default_factory=list)  # alpha log p - log q; 0 where forced
-    ended: bool = False  # the last token is the end token
+    ended: bool = False  # the last token is the end token, or the program's watch ended it
     # token positions forwarded to draw them (a slice: all of the whole), and the prompt's where
     # these draws were the first to use it
     positions: int = 0
@@ -164,12 +164,18 @@ class Suffix(Draws):
 Kernel = Generator[Decode | list[Decode], Any, Any]
 
 
+# called after each token that the model chose, with the completion and the draws of its suffix so
+# far; True: the completion ends there, as with an end token. A function of the tokens alone.
+Watch = Callable[[list[int], Draws], bool]
+
+
 class Program(NamedTuple):
     """One chain or population for the scheduler, with its uniforms."""
 
     prompt: list[int]
     kernel: Kernel
     noise: Noise
+    watch: Watch | None = None
 
 
 # called with a program's (or problem's) number and its result, as soon as it is there

@@ -10,8 +10,9 @@ two, a population about one for each living particle.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -33,10 +34,9 @@ class State:
 class Prompt:
     """A prefilled prompt that programs share; logits (1, vocab) once all of it was forwarded."""
 
-    def __init__(self, tokens: Sequence[int], row: int, users: int) -> None:
+    def __init__(self, tokens: Sequence[int], row: int) -> None:
         self.state = State([], [], row, len(tokens) - 1)
         self.pending = [tokens[-1]]
-        self.users = users  # programs that have not yet taken their rows
         self.unpaid = len(tokens)  # positions still to be charged to the first program
         self.logits: torch.Tensor | None = None
         self.waiting: list[Branch] = []
@@ -44,10 +44,10 @@ class Prompt:
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """A started program, the requests it waits for, and the rows it owns."""
+    """A program, the requests it waits for, and the rows it owns."""
 
-    number: int
     program: Program
+    on_result: Callable[[Any], None]  # gets what its kernel returns
     branches: list[Branch] = field(default_factory=list)
     single: bool = True  # whether its last request was one, and no list
     started: bool = False  # whether it has made a request
@@ -60,6 +60,12 @@ class Task:
     def prompt(self) -> tuple[int, ...]:
         """By which programs share."""
         return tuple(self.program.prompt)
+
+    @property
+    def at_prompt(self) -> bool:
+        """Whether a row of it is still to be taken from its prompt's."""
+        unborn = self.unborn > 0 and self.branches[0].request.parent is None
+        return not self.started or unborn
 
 
 @dataclass(slots=True, eq=False)
@@ -87,23 +93,27 @@ class Branch:
 class Rows:
     """Prefills, branches, decodes and gives back the rows of one model."""
 
-    def __init__(self, model: LanguageModel, programs: Sequence[Program]) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         self.model = model
-        self.users = Counter(tuple(program.prompt) for program in programs)
+        # of each prompt the programs that have not yet taken their rows
+        self.users: Counter[tuple[int, ...]] = Counter()
         self.prompts: dict[tuple[int, ...], Prompt] = {}
 
-    def prefill(self, programs: Iterable[Program], room: int) -> None:
+    def expect(self, task: Task) -> None:
+        """One program more that will take rows of its prompt."""
+        self.users[task.prompt] += 1
+
+    def prefill(self, tasks: Iterable[Task], room: int) -> None:
         """Prefill the prompts of the next programs that are not there yet, at most `room`."""
         new: dict[tuple[int, ...], None] = {}
-        for program in programs:
-            key = tuple(program.prompt)
+        for key in (task.prompt for task in tasks):
             if key not in self.prompts:
                 new[key] = None
             if len(new) >= room:
                 break
         rows = self.model.prefill([list(key) for key in new])
         for key, row in zip(new, rows, strict=True):
-            self.prompts[key] = Prompt(key, row, self.users[key])
+            self.prompts[key] = Prompt(key, row)
 
     def decode(self, entries: Sequence[Branch | Prompt]) -> torch.Tensor:
         """Forward the pending tokens of all entries: logits (entries, vocab)."""
@@ -172,18 +182,20 @@ class Rows:
     def finish(self, task: Task) -> None:
         """Give back what a program owns, and its prompt's row where it was the last to need it."""
         self._give_back([*task.rows])
-        if not task.started:
-            prompt = self.prompts[task.prompt]
-            if self._leave(task):
+        if task.at_prompt:
+            prompt = self.prompts.get(task.prompt)
+            if self._leave(task) and prompt is not None:
                 self._give_back([prompt.state.row])
 
     def _leave(self, task: Task) -> bool:
         """One program fewer for a prompt; True for the last, which may take the prompt's row."""
-        prompt = self.prompts[task.prompt]
-        prompt.users -= 1
-        if prompt.users == 0:
-            del self.prompts[task.prompt]
-        return prompt.users == 0
+        key = task.prompt
+        self.users[key] -= 1
+        if self.users[key]:
+            return False
+        del self.users[key]
+        self.prompts.pop(key, None)
+        return True
 
     def _give_back(self, rows: list[int]) -> None:
         if rows:

@@ -1,11 +1,13 @@
 """The scheduler: all chains and populations of all prompts in one full batch (continuous batching).
 
 Each tick forwards one token (or one forced output) of every active row; a row that ends, is given
-up or reaches its limit leaves at once and the next request or program takes its place.
+up or reaches its limit leaves at once and the next request or program takes its place. `serve` runs
+given programs; whoever has programs that come one by one adds them to a `Scheduler` and ticks.
 """
 
+import functools
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy
@@ -32,28 +34,59 @@ def serve(
         raise UserError(f"batch_rows = {batch_rows} must be at least 1")
     if hasattr(model, "serve"):
         return model.serve(programs, batch_rows, on_done)
-    return Scheduler(model, programs, batch_rows, Rows(model, programs)).run(on_done)
+    return Scheduler(model, batch_rows).serve(programs, on_done)
 
 
 class Scheduler:
-    """Programs on their way to their results; `rows` has the model's rows, forwarded by `decode`.
+    """Programs that run in one batch of at most `batch_rows` rows. Not for several threads.
 
-    A subclass that forwards in another way replaces `_prepare`, `_bare_prompt` and `_forward`.
+    `rows` has the model's rows (None: `Rows(model)`), forwarded by `decode`. A subclass that
+    forwards in another way replaces `_prepare`, `_bare_prompt` and `_forward`.
     """
 
-    def __init__(self, model: Any, programs: Sequence[Program], batch_rows: int, rows: Any) -> None:
-        self.model, self.programs, self.batch_rows = model, programs, batch_rows
+    def __init__(self, model: Any, batch_rows: int, rows: Any = None) -> None:
+        self.model, self.batch_rows = model, batch_rows
         self.name = getattr(model, "name", "the model")  # the toys of tests have none
-        self.rows = rows
-        self.queue = deque(range(len(programs)))
+        self.rows = Rows(model) if rows is None else rows
+        self.queue: deque[Task] = deque()  # not started
         self.requests: deque[Branch] = deque()  # not begun
         self.active: list[Branch | Prompt] = []  # to be forwarded in this tick
         self.open = 0  # requests that have not ended
-        self.results: list[Any] = [None] * len(programs)
 
-    def run(self, on_done: Done | None = None) -> list[Any]:
-        """Serve all programs; their return values in order."""
-        self.on_done = on_done
+    def serve(self, programs: Sequence[Program], on_done: Done | None = None) -> list[Any]:
+        """Run every program to its end; their return values in order."""
+        results: list[Any] = [None] * len(programs)
+
+        def done(number: int, result: Any) -> None:
+            results[number] = result
+            if on_done:
+                on_done(number, result)
+
+        for number, program in enumerate(programs):
+            self.add(program, functools.partial(done, number))
+        self.run()
+        return results
+
+    def add(self, program: Program, on_result: Callable[[Any], None]) -> Task:
+        """A program that starts once there is room; `on_result` gets what its kernel returns."""
+        task = Task(program, on_result)
+        self.rows.expect(task)
+        self.queue.append(task)
+        return task
+
+    def cancel(self, task: Task) -> None:
+        """Between two ticks: forget a program that has not ended, and give its rows back."""
+        if task in self.queue:
+            self.queue.remove(task)
+        self.requests = deque(branch for branch in self.requests if branch.task is not task)
+        # no prompt is among them: a tick forwards those that it begins
+        self.active = [branch for branch in self.active if branch.task is not task]
+        self.open -= task.open
+        self.rows.finish(task)
+        task.program.kernel.close()
+
+    def run(self) -> None:
+        """Run every program to its end, the batch as full as it can be."""
         while self.queue or self.open:
             while self.queue and self.open < self.batch_rows:
                 self._start()
@@ -61,11 +94,21 @@ class Scheduler:
                 self._begin()
             elif self.active:
                 self._forward()
-        return self.results
+
+    def tick(self) -> None:
+        """Start and begin what there is room for, then forward every active row once. Whatever a
+        program does, no other waits for more than this.
+        """
+        while self.queue and self.open < self.batch_rows:
+            self._start()
+        if self.requests and len(self.active) < self.batch_rows:
+            self._begin()
+        if self.active:
+            self._forward()
 
     def _start(self) -> None:
         """Start the next program."""
-        task = Task(self.queue[0], self.programs[self.queue[0]])
+        task = self.queue[0]
         self._prepare(task)
         self.queue.popleft()
         self._resume(task, None)
@@ -74,7 +117,7 @@ class Scheduler:
         """Prefill the task's prompt where it is new, with those of the programs behind it."""
         if task.prompt not in self.rows.prompts:
             room = max(PREFILL_ROWS, self.batch_rows - self.open)
-            self.rows.prefill((self.programs[number] for number in self.queue), room)
+            self.rows.prefill(self.queue, room)
 
     def _resume(self, task: Task, reply: Any) -> None:
         """Send the kernel its reply; take its next requests or its result."""
@@ -82,9 +125,7 @@ class Scheduler:
             asked = task.program.kernel.send(reply)
         except StopIteration as stop:
             self.rows.finish(task)
-            self.results[task.number] = stop.value
-            if self.on_done:
-                self.on_done(task.number, stop.value)
+            task.on_result(stop.value)
             return
         task.single = isinstance(asked, Decode)
         requests = [asked] if task.single else asked
@@ -179,6 +220,8 @@ class Scheduler:
         branch.drawn += 1
         branch.total += a
         suffix.ended = token in self.model.end_tokens
+        if branch.task.program.watch is not None:
+            suffix.ended |= branch.task.program.watch(state.tokens, suffix)
         if not suffix.ended and request.floor is not None:
             suffix.given_up = branch.total < request.floor[branch.drawn]
         if suffix.ended or suffix.given_up:

@@ -69,15 +69,18 @@ class VLLMLanguageModel:
         not depend on what was served earlier.
         """
         self.llm.reset_prefix_cache()
-        scheduler = _Requests(self, programs, batch_rows, _Texts())
+        scheduler = _Requests(self, batch_rows, _Texts())
         try:
-            return scheduler.run(on_done)
+            return scheduler.serve(programs, on_done)
         finally:
             scheduler.abandon()
 
 
 class _Texts:
     """The place of `rows.Rows`: states are texts, whose cache vLLM finds by itself."""
+
+    def expect(self, task: Task) -> None:
+        """Nothing is kept for a program that has not started."""
 
     def claim(self, task: Task) -> None:
         """Count the branches of a task's new requests."""

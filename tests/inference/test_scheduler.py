@@ -13,7 +13,7 @@ from toy import TOOL, ToyModel, tool_output
 from nanolab.errors import UserError
 from nanolab.inference.proposal import Sampling
 from nanolab.inference.protocol import Decode, Program
-from nanolab.inference.scheduler import serve
+from nanolab.inference.scheduler import Scheduler, serve
 from nanolab.samplers.baselines import generate
 from nanolab.samplers.batch import Batch, sample
 from nanolab.samplers.power_mh import PowerSettings
@@ -226,3 +226,66 @@ def test_bad_numbers_are_refused():
         )
     with pytest.raises(UserError, match="max_new_tokens = 9"):
         generate(toy, Batch([toy.prompt], 0, "s"), Sampling(temperature=1, max_new_tokens=9))
+
+
+@pytest.mark.parametrize("batch_rows", [2, 5, 64])
+def test_programs_that_come_and_go_leave_no_row_and_change_no_answer(batch_rows):
+    """Half of them are cancelled after some ticks, wherever they stand then: in the queue, at a
+    prompt that others share, between two requests.
+    """
+    settings = PowerSettings(alpha=2.0, num_steps=6, temperature=1.0, top_k=6, max_new_tokens=9)
+    prompts = [[1, 2, 3], [4, 5], [6]]
+
+    def program(i):
+        uniforms = noise(i, "s", 0)
+        return Program(prompts[i % 3], settings.kernel(uniforms), uniforms)
+
+    expected = [result.final.tokens for result in serve(Chatter(), [*map(program, range(40))], 8)]
+    random, found = generator("come and go", batch_rows), {}
+    model = Chatter()
+    scheduler = Scheduler(model, batch_rows)
+    tasks = {}
+    for i in range(40):
+        tasks[i] = scheduler.add(program(i), lambda result, i=i: found.update({i: result}))
+        for _ in range(random.integers(4)):
+            scheduler.tick()
+        leaves = int(random.integers(i + 1))
+        if leaves % 2 and leaves not in found and leaves in tasks:
+            scheduler.cancel(tasks.pop(leaves))
+    while scheduler.queue or scheduler.open:
+        scheduler.tick()
+    assert not model.rows and not scheduler.rows.prompts and not scheduler.rows.users
+    assert len(tasks) < 40 and {i: result.final.tokens for i, result in found.items()} == {
+        i: expected[i] for i in tasks
+    }
+
+
+def test_a_watch_sees_every_choice_and_ends_a_completion():
+    """As the end token would: a chain neither goes on behind it nor gives it up."""
+    toy, model = ToyModel(), Chatter()
+    sampling = Sampling(temperature=1.0, max_new_tokens=9)
+    seen = []
+
+    def draw():
+        suffix = yield Decode(sampling=sampling, address=(0, 0), limit=9)
+        return suffix
+
+    def watch(tokens, suffix):
+        assert suffix.tokens == tokens and len(suffix.log_p) == len(tokens)
+        seen.append(list(tokens))
+        return len(tokens) == 4
+
+    (found,) = serve(model, [Program([1], draw(), noise(0, "s", 0), watch)], 4)
+    assert found.ended and len(found.tokens) == 4
+    assert seen == [found.tokens[:n] for n in range(1, 5)]
+    settings = PowerSettings(
+        alpha=2.0, num_steps=9, temperature=1.0, top_k=None, max_new_tokens=4, num_blocks=2
+    )
+    uniforms = noise(0, "s", 1)
+    stopped = Program(
+        toy.prompt, settings.kernel(uniforms), uniforms, lambda tokens, _: tokens[-1] == 3
+    )
+    (chain,) = serve(toy, [stopped], 4)
+    for state in chain.states:
+        chosen = [token for token, forced in zip(state.tokens, state.forced) if not forced]
+        assert 3 not in chosen[:-1] and (chosen[-1] in (0, 3)) == state.ended
