@@ -30,6 +30,7 @@ COMMANDS = {
     "clean": ("upkeep", "show what takes the disk, and remove what no latest result needs"),
     "ui": ("servers", "open the MLflow UI of this store"),
     "lab": ("servers", "open JupyterLab on the notebooks"),
+    "serve": ("servers", "answer for a model behind OpenAI's interface, power sampling included"),
     "report": ("run", "compile the report of a study's latest execution again"),
     "compare": ("compare", "compare two studies: settings, accuracies, training, cost"),
     "results": ("compare", "print the results of studies as one CSV"),

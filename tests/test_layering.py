@@ -67,6 +67,8 @@ FLOORS = [
     ["chat.trained", "chat.answer", "chat.session", "chat.screen"],
     ["export.hf_folder", "export.served_model", "export.registry"],
     ["export.lm_eval_adapter"],
+    ["server.faults", "server.requests", "server.transcript", "server.prompts", "server.engine"],
+    ["server.answers", "server.responses", "server.gate", "server.app", "server.listening"],
     ["pipeline.study_lock", "pipeline.failures", "pipeline.launch"],
     ["pipeline.torchrun", "pipeline.worker", "pipeline.machines", "pipeline.execution"],
     ["pipeline.notebooks", "pipeline.fetch", "pipeline.spread", "pipeline.study"],

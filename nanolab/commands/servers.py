@@ -1,5 +1,6 @@
 """`ui`: the MLflow UI of this store, on a port that is free; `lab`: JupyterLab on the notebooks,
-with this interpreter and the code of this clone. Each becomes the server; Ctrl-C ends it.
+with this interpreter and the code of this clone; `serve`: a model behind OpenAI's interface. Each
+becomes the server; Ctrl-C ends it.
 """
 
 import argparse
@@ -90,3 +91,60 @@ def lab(given: argparse.Namespace) -> int:
         )
     os.chdir(ROOT)
     os.execve(sys.executable, command, environment)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 4096:
+        raise argparse.ArgumentTypeError(f"{text} is no number from 1 to 4096")
+    return int(text)
+
+
+def serve_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `serve`."""
+    add = parser.add_argument
+    text = "experiments/NAME.yaml or NAME, or a model from outside such as hf:NAME-or-folder;"
+    add("model", nargs="?", help=f"{text} default: the newest study with a chat model")
+    text = "base, mid, sft or rl of the study; default: sft, else the best that is there"
+    add("--source", metavar="MODEL", help=text)
+    add("--step", type=int, metavar="N", help="checkpoint step; default: the finished one")
+    add("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
+    add("--port", type=_port, default=8000, help="default: 8000")
+    text = "that clients must send; better in the variable NANOLAB_API_KEY, which `ps` never shows"
+    add("--key", help=text)
+    add("--max-rows", type=_count, default=32, help="answers drawn together; default: 32")
+    add("--max-queue", type=_count, default=128, help="answers that may wait; default: 128")
+    add("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
+
+
+def serve(given: argparse.Namespace) -> int:
+    """Serves until it is stopped."""
+    from nanolab import dist
+    from nanolab.pipeline import doctor
+    from nanolab.server import listening
+
+    dist.check_device(given.device, "--device")
+    key = listening.chosen_key(given.host, given.key)
+    with listening.listen(given.host, given.port, doctor.holder) as listener:
+        from nanolab.server.answers import Served
+        from nanolab.server.app import make_app
+
+        served = Served(*_subject(given), given.max_rows, given.max_queue)
+        host = f"[{given.host}]" if ":" in given.host else given.host
+        address = f"http://{host}:{given.port}/v1"
+        print(f"{served.name} at {address}   (Ctrl-C ends it)", flush=True)
+        listening.run(make_app(served, key, listening.hosts_of(given.host)), listener)
+    return 0
+
+
+def _subject(given: argparse.Namespace) -> tuple[object, str]:
+    """The model, and the name that clients ask for."""
+    from nanolab.chat.trained import load_for_chat
+    from nanolab.settings.model_source import is_outside
+
+    if not is_outside(given.model):
+        subject, name = load_for_chat(given.model, given.source, given.step, given.device)
+        study = name.partition(",")[0]
+        return subject, f"{study}/{subject.source}"
+    if given.source or given.step is not None:
+        raise UserError(f"--source and --step choose a model of a study, and {given.model} is none")
+    return load_for_chat(None, given.model, None, given.device)
