@@ -1,18 +1,19 @@
 """Benchmarks: every line printed is one JSON object. Never a test: nothing here asserts a time.
 
-    python scripts/bench.py smoke [--seeds 3] [--set data.seed=1]   the default study: wall time,
-    memory, science targets python scripts/bench.py data [--root FOLDER]   packing from cached
-    tokens, tokens thrown away, the tokenizer beside the bare libraries python scripts/bench.py
-    power [--against CHECKOUT ...] [--threads 2] [--quick]   sampling: positions, seconds, tokens a
-    second, memory python scripts/bench.py core --against CHECKOUT [--only choices]   CORE beside
-    nanochat's core_eval: choices, examples a second python scripts/bench.py gpu [--out FILE]   a
-    CUDA device: its numbers against the CPU's, training and decoding speed, memory python
-    scripts/bench.py vllm --model hf:FOLDER   power sampling of a published model: vLLM beside our
-    transformers engine
+    python scripts/bench.py COMMAND ...
 
-    python scripts/bench.py public --model hf:FOLDER --against CHECKOUT   power sampling beside the
-    first paper's code python scripts/bench.py lm_eval --model hf:FOLDER --data FOLDER   verdicts
-    beside EleutherAI's harness
+| command | measures |
+| --- | --- |
+| smoke [--seeds 3] [--set data.seed=1] | the default study: wall time, memory, science targets |
+| data [--root FOLDER] | packing from cached tokens, tokens thrown away, the tokenizer |
+| power [--against CHECKOUT ...] [--quick] | sampling: positions, seconds, tokens a second, memory |
+| core --against CHECKOUT [--only choices] | CORE beside nanochat's core_eval: choices, speed |
+| gpu [--out FILE] | a CUDA device: numbers against the CPU's, speed, memory |
+| hf --model hf:FOLDER | decoding of a published model beside transformers' generate |
+| vllm --model hf:FOLDER | power sampling of a published model: vLLM beside our engine |
+| server --model hf:FOLDER | the server with one client and with eight |
+| public --model hf:FOLDER --against CHECKOUT | power sampling beside the first paper's code |
+| lm_eval --model hf:FOLDER --data FOLDER | verdicts beside EleutherAI's harness |
 
 `smoke` writes experiments/results/smoke/: targets.json with the commit that it ran, and the first
 seed's report (text, page, results.csv) with its figures. `core` writes experiments/results/core/:
@@ -34,6 +35,7 @@ COMMANDS = {  # name: what `--help` says of it
     "power": "sampling, beside the peers whose checkouts are given",
     "vllm": "power sampling of a published model: vLLM beside our transformers engine",
     "core": "CORE beside nanochat's core_eval, on the data of the folder NANOLAB_DATA",
+    "server": "the server with one client and with eight: tokens a second, answers, gaps",
     "data": (
         "packing from cached tokens, tokens thrown away, the tokenizer beside rustbpe and tiktoken"
     ),

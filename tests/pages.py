@@ -22,7 +22,7 @@ STUDY_COMMANDS = (
     "report",
     "results",
 )  # they read a finished study
-SERVERS = ("ui", "lab")  # they end when they are interrupted
+SERVERS = ("ui", "lab", "serve")  # they end when they are interrupted
 LINE = re.compile(r"(make \w+|python -m \w|python scripts/|\.venv/bin/)")
 
 

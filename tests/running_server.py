@@ -45,9 +45,9 @@ def subject(source="sft"):
 
 
 @contextlib.contextmanager
-def running(source="sft", rows=8, queue=32, key=None):
-    """A server, until the block ends."""
-    served = Served(subject(source), NAME, rows, queue)
+def running(model=None, rows=8, queue=32, key=None):
+    """A server of a subject (None: one of random weights), until the block ends."""
+    served = Served(model or subject(), NAME, rows, queue)
     listener = socket.create_server(("127.0.0.1", 0))
     app = make_app(served, key, ("127.0.0.1",))
     config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)

@@ -4,11 +4,13 @@ whole and streamed; what cannot be done is refused in OpenAI's form; who leaves 
 
 import hashlib
 import json
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
 import pytest
+from pages import ROOT, blocks
 from running_server import NAME, running, subject
 from small_models import TOKENIZER
 
@@ -28,6 +30,11 @@ def asked(server, messages=HELLO, seed=5, max_tokens=24, **more):
     return server.client.chat.completions.create(
         model=NAME, messages=messages, seed=seed, max_tokens=max_tokens, **more
     )
+
+
+def post(server, timeout=60, **given):
+    """What the server answers to a body that no client would send."""
+    return httpx.post(f"{server.address}/v1/chat/completions", timeout=timeout, **given)
 
 
 def whole(stream):
@@ -166,9 +173,7 @@ def test_a_tool_call_is_shown_with_its_output(server):
 
 def test_a_streamed_power_request_tells_its_steps_in_comments(server):
     body = {"model": NAME, "messages": HELLO, "seed": 5, "max_tokens": 24, "stream": True}
-    lines = httpx.post(
-        f"{server.address}/v1/chat/completions", json=body | {"power": POWER}
-    ).text.split("\n\n")
+    lines = post(server, json=body | {"power": POWER}).text.split("\n\n")
     comments = [line for line in lines if line.startswith(": choice 0: step")]
     assert len(comments) == POWER["steps"] and lines[-2] == "data: [DONE]"
     expected = asked(server, extra_body={"power": POWER})
@@ -214,11 +219,7 @@ REFUSED = {  # what is sent beside model and messages: status, param, words
 def test_what_cannot_be_done_is_refused_in_openais_form(server, case):
     changes, status, param, words = REFUSED[case]
     body = json.dumps({"model": NAME, "messages": HELLO} | changes)
-    answer = httpx.post(
-        f"{server.address}/v1/chat/completions",
-        content=body,
-        headers={"Content-Type": "application/json"},
-    )
+    answer = post(server, content=body, headers={"Content-Type": "application/json"})
     error = answer.json()["error"]
     assert answer.status_code == status and words in error["message"]
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
@@ -227,11 +228,7 @@ def test_what_cannot_be_done_is_refused_in_openais_form(server, case):
 
 @pytest.mark.parametrize("content", [b"{", b"[1]", b"", b'{"a": NaNs}', b"[" * 100_000])
 def test_a_malformed_body_is_refused(server, content):
-    answer = httpx.post(
-        f"{server.address}/v1/chat/completions",
-        content=content,
-        headers={"Content-Type": "application/json"},
-    )
+    answer = post(server, content=content, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
@@ -258,7 +255,7 @@ def test_a_client_that_leaves_frees_its_rows(server):
     assert server.rows() == {}
     slow = {"model": NAME, "messages": HELLO, "max_tokens": LONG, "power": {"steps": 100_000}}
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{server.address}/v1/chat/completions", json=slow, timeout=0.5)
+        post(server, json=slow, timeout=0.5)
     assert server.rows() == {}
 
 
@@ -294,7 +291,7 @@ def test_a_full_queue_is_said_before_a_stream_begins(small):
 
 @pytest.fixture
 def base():
-    with running(source="base") as found:
+    with running(subject("base")) as found:
         yield found
 
 
@@ -306,3 +303,20 @@ def test_a_base_model_answers_one_question_with_a_paragraph(base):
         text = found.choices[0].message.content
         assert "\n\n" not in text and text == text.strip("\n")
         assert whole(asked(base, seed=seed, max_tokens=40, stream=True))[0].rstrip("\n") == text
+
+
+def test_the_examples_of_the_page_work(server, capsys):
+    """With this model's name and address in the place of the page's."""
+    examples = [
+        block.text.replace("http://127.0.0.1:8000", server.address)
+        .replace("smoke/sft", NAME)
+        .replace("64", "40")
+        for block in blocks(ROOT / "docs" / "server.md")
+        if block.mark and block.mark[2] == "tests/server/test_app.py"
+    ]
+    python, curl = examples
+    exec(compile(python, "server.md", "exec"), {})
+    assert "'accepted'" in capsys.readouterr().out
+    _, address, *_, body = shlex.split(curl.replace("\\\n", " "))
+    answer = httpx.post(address, json=json.loads(body), timeout=60).json()
+    assert answer["choices"][0]["power"]["steps"] == 10

@@ -1,6 +1,10 @@
 """Whom the server lets in, and what it says where it cannot start."""
 
+import signal
 import socket
+import subprocess
+import sys
+import urllib.request
 
 import pytest
 
@@ -54,3 +58,35 @@ def test_a_mistake_is_one_line(capsys, tmp_path, monkeypatch):
 def _free():
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return str(probe.getsockname()[1])
+
+
+SERVER = """
+import asyncio, socket, sys
+from nanolab.server.listening import listen, run
+
+
+async def app(scope, receive, send):  # answers with a line, and never ends
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"begun\\n", "more_body": True})
+        await asyncio.sleep(600)
+
+
+with listen("127.0.0.1", 0, str) as listener:
+    print(listener.getsockname()[1], flush=True)
+    run(app, listener)
+print("ended", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_in_order_whatever_is_in_progress(number):
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        address = f"http://127.0.0.1:{int(process.stdout.readline())}"
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            assert answer.readline() == b"begun\n"
+            process.send_signal(number)
+            output, error = process.communicate(timeout=60)
+    assert (process.returncode, output) == (0, "ended\n"), error
