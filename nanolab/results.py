@@ -12,6 +12,7 @@ from typing import Any
 
 from nanolab.data.tasks.catalogue import TASKS
 from nanolab.settings.config import STEPS
+from nanolab.settings.model_source import is_outside
 
 FILE = "scores.json"  # artifact of a step's run: its rows
 FINAL = "final/"  # how the names of a step's final values begin in MLflow
@@ -112,6 +113,8 @@ def model_of(step: str, source: str = "") -> str:
     """The model that a step trains, evaluates or samples; `source` as the step's settings name
     it.
     """
+    if is_outside(source):
+        return source
     if step in TRAINED or step not in STEPS:
         return TRAINED.get(step, "")
     return source or STEPS[step].fixed.get("source", "")

@@ -8,6 +8,7 @@ from typing import Any
 
 from nanolab.data.tasks import catalogue
 from nanolab.results import Score
+from nanolab.settings.model_source import is_outside, short_name
 from nanolab.statistics import INFINITE
 
 # a task's label in reports: its name in settings and results
@@ -29,6 +30,11 @@ METHODS = {"power": "power sampling", **METHOD_LABELS}
 RL_WAYS = {"greedy": "greedy", "sampled": "sampled at T = 1"}
 # what stands for nothing: MLflow keeps a parameter that is None as text
 MISSING = (None, "", "None", "null")
+
+
+def model_label(model: str) -> str:
+    """What a model is called: one trained here by its step, one from outside by its short name."""
+    return MODEL_LABELS.get(model) or (short_name(model) if is_outside(model) else model)
 
 
 def is_missing(value: Any) -> bool:
@@ -188,6 +194,7 @@ METRICS = {  # by flat name, or by the metric of a row
     "batch_size": Metric("batch size", unit="sequences"),
     "tokens": Metric("tokens"),
     "tokens_per_second": Metric("tokens/s", compared=True),
+    "positions_per_second": Metric("positions/s", compared=True),
     "parameters": Metric("parameters"),
     "mfu": Metric("MFU", decimals(3)),
     # tasks

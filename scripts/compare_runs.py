@@ -14,10 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-TIMES = ("seconds", "tokens_per_second", "mfu", "started", "ended", "time", "report", "html")
+SPEEDS = ("tokens_per_second", "positions_per_second", "mfu")
+TIMES = (*SPEEDS, "seconds", "started", "ended", "time", "report", "html")
 PATHS = ("results", "summary")  # of step report
 RECORDS = ("*.jsonl", "records/*.jsonl", "artifacts/**/*.json", "artifacts/**/*.csv")
-NOT_RECORDS = ("journal.jsonl", "scores.json", "results.csv")  # with times and run ids, or new
+# with times and run ids, or new
+NOT_RECORDS = ("journal.jsonl", "seconds.jsonl", "scores.json", "results.csv")
 SHOWN = 5  # differences of a file
 
 

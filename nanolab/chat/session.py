@@ -104,9 +104,8 @@ def _prompt(
         prompt = _render(subject, [*system, *kept])
     if subject.context - len(prompt) < min(LEAST_ROOM, max_new_tokens):
         raise UserError(
-            f"the question takes {len(prompt)} tokens of the {subject.context} that the model"
-            " reads, which leaves no room for an answer: ask in at most"
-            f" {subject.context - LEAST_ROOM} tokens"
+            f"the question takes {len(prompt)} tokens of the {subject.reach}, which leaves no room"
+            f" for an answer: ask in at most {subject.context - LEAST_ROOM} tokens"
         )
     return prompt, count - len(kept)
 

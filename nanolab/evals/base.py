@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,8 @@ from nanolab.statistics import mcnemar_exact, wilson
 MANY = 0.1  # a share of answers cut, or of none, above which it is said
 # the share of one letter among the answers, and among the right ones, that is a collapse
 COLLAPSED, EXPECTED = 0.6, 0.4
+# of a folder of records: how long each part took (part, seconds, the indexes of its new records)
+SECONDS = "seconds.jsonl"
 # one example: "index" (its number in the task), "passed", and what the task wants to keep
 Record = dict[str, Any]
 Done = Callable[[Record], None]
@@ -192,7 +195,8 @@ class Records:
         self.folder.mkdir(parents=True, exist_ok=True)
         done = _merge(gather_objects(world, self._read(task)), count)
         barrier(world)  # nobody writes before everybody has read
-        missing = shard(world, [index for index in range(count) if index not in done])
+        new = [index for index in range(count) if index not in done]
+        missing, started = shard(world, new), time.monotonic()
         mine = self._evaluate(task, count, missing, done, evaluate) if missing else {}
         lacking = sorted(set(missing) - set(mine))
         assert len(mine) == len(missing) and not lacking, (
@@ -202,6 +206,8 @@ class Records:
         lines = [json.dumps(records[index]) for index in range(count)]
         if world.rank == 0:
             write_atomic(self.folder / f"{task}.jsonl", "".join(f"{line}\n" for line in lines))
+            if new:
+                self._time(task, time.monotonic() - started, new)
         barrier(world)
         (self.folder / f"{task}.rank{world.rank}.jsonl").unlink(missing_ok=True)
         # through JSON, so that a fresh record and one read back from disk are the same object
@@ -240,6 +246,13 @@ class Records:
 
             evaluate(missing, keep)
         return mine
+
+    def _time(self, task: str, seconds: float, indexes: list[int]) -> None:
+        """Notes how long the examples `indexes` took."""
+        path = self.folder / SECONDS
+        before = path.read_text(encoding="utf-8") if path.is_file() else ""
+        took = {"part": task, "seconds": seconds, "indexes": indexes}
+        write_atomic(path, f"{before}{json.dumps(took)}\n")
 
     def _read(self, task: str) -> dict[int, Record]:
         """Every complete record of a task on this machine, whichever rank wrote it; a torn line is

@@ -23,6 +23,7 @@ from nanolab.files import sha256_text
 from nanolab.sandbox import programs
 from nanolab.settings.config import Job, asked_examples
 from nanolab.settings.evaluation_stages import PowerSampling
+from nanolab.settings.model_source import is_outside
 from nanolab.tracking.journal import Run
 
 
@@ -138,18 +139,21 @@ class Evaluation:
         problems = self.questions(task, rows, self.asking(**changes))
         context, source = self.subject.context, self.subject.source
         most = problems.asking.max_new_tokens
+        has = f"tokens that {source} was trained on"
+        instead = "train with a larger base_train.sequence_length"
+        if is_outside(source):
+            has, instead = f"positions that {source} serves", "take a model of a longer context"
         if most > context:
             raise UserError(
-                f"max_new_tokens = {most} is more than the {context} tokens that {source} was"
-                f" trained on: set max_new_tokens to at most {context}, or train with a larger"
-                " base_train.sequence_length"
+                f"max_new_tokens = {most} is more than the {context} {has}: set max_new_tokens to"
+                f" at most {context}, or {instead}"
             )
         lengths = [len(prompt) for prompt in problems.prompts]
         if max(lengths, default=1) >= context:
             raise UserError(
                 f"{task} problem {lengths.index(max(lengths))} has a prompt of {max(lengths)}"
-                f" tokens, which leaves no room in the {context} tokens that {source} was trained"
-                " on: train with a larger base_train.sequence_length, or take fewer num_shots"
+                f" tokens, which leaves no room in the {context} {has}: {instead}, or take fewer"
+                " num_shots"
             )
         return problems
 

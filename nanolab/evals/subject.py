@@ -36,11 +36,17 @@ class Subject:
 
     engine = GPTLanguageModel
     noted = False  # whether prompts end with the note of their form (nanolab/data/tasks/task.py)
+    has_tools = True  # its tokenizer has the tool tokens
 
     @property
     def context(self) -> int:
         """Tokens of the rows that the model was trained on."""
         return self.model.config.sequence_length
+
+    @property
+    def reach(self) -> str:
+        """What its context is, in words."""
+        return f"{self.context} tokens of training"
 
     @property
     def plain(self) -> bool:
@@ -89,6 +95,16 @@ class HFSubject(Subject):
     def context(self) -> int:
         """Tokens of a row at most."""
         return hf_engine.context_length(self.model)
+
+    @property
+    def reach(self) -> str:
+        """What its context is, in words."""
+        return f"{self.context} positions that the model serves"
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether its tokenizer has the tool tokens."""
+        return self.tokenizer.has_tools
 
     @property
     def plain(self) -> bool:

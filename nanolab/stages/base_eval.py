@@ -8,7 +8,7 @@ from itertools import islice
 from nanolab.data.tokens import chat
 from nanolab.dist import World
 from nanolab.errors import UserError
-from nanolab.evals import core
+from nanolab.evals import core, model_facts
 from nanolab.evals.base import TaskResult, mean_centred
 from nanolab.evals.evaluation import Evaluation
 from nanolab.evals.subject import in_dtype
@@ -29,12 +29,14 @@ def run(job: Job, world: World, run: Run) -> StepResult:
     evaluation = Evaluation.of(job, world, run)
     in_dtype(evaluation.subject, job.config.dtype)
     found = evaluate_core(evaluation)
-    results = evaluation.chat_tasks(evaluation.asking(plain=True))
+    asking = evaluation.asking(plain=True)
+    results = evaluation.chat_tasks(asking)
     if job.config.num_samples and world.rank == 0:
         continue_documents(evaluation)
     rows = found.rows + [row for result in results for row in result.scores()]
-    data = evaluation.source.describe(job.config.tasks[0])
-    return StepResult(rows, found.facts | {"data": data})
+    told = model_facts.of_outside(evaluation, asking)
+    facts = {"data": evaluation.source.describe(job.config.tasks[0])}
+    return StepResult(rows + told.rows, found.facts | facts | told.facts)
 
 
 def evaluate_core(evaluation: Evaluation) -> StepResult:

@@ -5,6 +5,7 @@ and ChatCORE.
 from nanolab.data.tasks.catalogue import TASKS
 from nanolab.dist import World
 from nanolab.errors import UserError
+from nanolab.evals import model_facts
 from nanolab.evals.base import mean_centred
 from nanolab.evals.evaluation import Evaluation
 from nanolab.evals.subject import in_dtype
@@ -24,11 +25,13 @@ def run(job: Job, world: World, run: Run) -> StepResult:
         )
     in_dtype(evaluation.subject, config.dtype)
     drawn = {key: getattr(config, key) for key in ("temperature", "top_k", "answers")}
-    results = evaluation.chat_tasks(evaluation.asking(**drawn))
+    asking = evaluation.asking(**drawn)
+    results = evaluation.chat_tasks(asking)
     mean = mean_centred(results)
     evaluation.say(f"ChatCORE of the {config.source} model: {mean:.4f}")
     rows = [row for result in results for row in result.scores()]
     runs_programs = any(TASKS[task].kind == "program" for task in config.tasks)
     facts = {"sandbox": str(strongest_level())} if runs_programs else {}
     facts |= evaluation.facts(config.tasks[0])
-    return StepResult(rows + scalars(chat_core=mean), facts)
+    told = model_facts.of_outside(evaluation, asking)
+    return StepResult(rows + scalars(chat_core=mean) + told.rows, facts | told.facts)

@@ -14,7 +14,7 @@ from typing import Any
 import pandas
 
 from nanolab.dist import World
-from nanolab.evals import methods
+from nanolab.evals import methods, model_facts
 from nanolab.evals.base import Record, mcnemar
 from nanolab.evals.evaluation import Evaluation
 from nanolab.evals.problems import Problems
@@ -91,7 +91,8 @@ def run(job: Job, world: World, run: Run) -> StepResult:
         keep(evaluation, points, beside + others, series, main)
     counts = scalars(points=len(points) + len(others), problems=len(asked.problems.rows))
     best = selected(points + others, beside)
-    return StepResult(counts + best, evaluation.facts(config.task))
+    told = model_facts.of_outside(evaluation, asked.problems.asking)
+    return StepResult(counts + best + told.rows, evaluation.facts(config.task) | told.facts)
 
 
 def selected(points: list[Point], baselines: list[Point]) -> list[Score]:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from nanolab.dist import World
-from nanolab.evals import methods
+from nanolab.evals import methods, model_facts
 from nanolab.evals.base import Record, TaskResult, doublings, pass_at_k, warning_shares
 from nanolab.evals.evaluation import Evaluation
 from nanolab.evals.problems import Problems
@@ -45,7 +45,7 @@ def run(job: Job, world: World, run: Run) -> StepResult:
     for row in compared:
         evaluation.say(comparison(row))
     rows = [compared[0], *mixing_rows(mixing), *compared[1:]]
-    if problems.about.kind == "problem":
+    if problems.about.kind == "problem" and subject.has_tools:
         shares = {name: methods.no_tool_share(records) for name, records in found.items()}
         rows += [
             Score("no_tool_share", share, task, method=name)
@@ -69,13 +69,14 @@ def run(job: Job, world: World, run: Run) -> StepResult:
     )
     evaluation.say(
         f"recorded log p against a full forward: at most {error:.1e} nats a token;"
-        f" {beyond} answers reach beyond the {subject.context} tokens of training"
+        f" {beyond} answers reach beyond the {subject.reach}"
     )
     if world.rank == 0:
         keep_records(job, run, problems, found)
         draw(run, samples, power, solved)
     rows += solved + scalars(log_p_error=error, beyond_context=beyond)
-    return StepResult(rows, evaluation.facts(task))
+    told = model_facts.of_outside(evaluation, problems.asking)
+    return StepResult(rows + told.rows, evaluation.facts(task) | told.facts)
 
 
 def mixing_rows(mixing: dict[str, float]) -> list[Score]:
