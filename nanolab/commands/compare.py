@@ -48,7 +48,8 @@ def compare(given: argparse.Namespace) -> int:
         writer.writerows(rows)
     else:
         for key, side in zip("ab", sides):
-            print(f"{key}: {side.name} ({side.execution.id})")
+            of = f", of {', '.join(side.models)}" if side.models else ""
+            print(f"{key}: {side.name} ({side.execution.id}){of}")
         for table in _tables(settings, rows):
             print()
             table.show()

@@ -12,7 +12,7 @@ from nanolab.figures import style
 from nanolab.figures.style import BLACK, BLUE, GREY, METHOD_STYLES, RED, SKY, Drawn, Look, Row
 from nanolab.samplers.diagnostics import clustered_mean
 from nanolab.statistics import wilson
-from nanolab.wording import MODEL_LABELS
+from nanolab.wording import MODEL_LABELS, model_label
 
 Record = Mapping[str, Any]  # one problem with its "chains", or with its "samples"
 
@@ -291,7 +291,7 @@ def methods_by_model(rows: Iterable[Row]) -> Drawn:
         for bar in bars:
             bar.set_hatch_linewidth(0.6)
     counts = frame.groupby("model")["total"].max().reindex(models)
-    names = [MODEL_LABELS.get(model, model) for model in models]
+    names = [model_label(model) for model in models]
     remarks = ["" if pandas.isna(n) else f"\nn = {n:.0f}" for n in counts]
     style.named_groups(axis, [name + remark for name, remark in zip(names, remarks)])
     style.percent_axis(axis, "accuracy")

@@ -8,6 +8,7 @@ DataFrame), so that the numbers go along.
 """
 
 import io
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -38,6 +39,7 @@ PINK, SKY, BLACK = "#CC79A7", "#56B4E9", "#222222"
 COLOURS, MARKERS = [BLUE, RED, GREEN, PINK, ORANGE, SKY, BLACK], "osD^vPX<"
 GREY, PALE, PURPLE, OLIVE = "#767676", "#BBBBBB", "#5D3A9B", "#7A6A00"
 MODEL_COLOURS = {"base": GREY, "mid": SKY, "sft": BLUE, "rl": RED}
+OTHER_MODELS = (GREEN, ORANGE, PINK, PURPLE)
 TASK_NAMES = TASKS | {"arc_challenge": "ARC-Chall."}
 # method -> colour, marker, and the hatch of its bars, in their order; bars stay apart in black and
 # white (greedy is white, power is full)
@@ -123,6 +125,16 @@ def no_data(axis: Axes) -> None:
     axis.annotate("no data", (0.5, 0.5), fontsize=9, color=GREY, **middle)
     axis.set_xticks([])
     axis.set_yticks([])
+
+
+def model_colours(models: Iterable[str]) -> dict[str, str]:
+    """The colour of each of these models: those trained here first, in the order of training, then
+    those from outside as they come.
+    """
+    names = list(dict.fromkeys(models))
+    found = {name: colour for name, colour in MODEL_COLOURS.items() if name in names}
+    others = [name for name in names if name not in found]
+    return found | dict(zip(others, itertools.cycle(OTHER_MODELS)))
 
 
 # ---- axes

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from nanolab.figures import style
 from nanolab.figures.style import BLACK, BLUE, RED, Drawn, Row
-from nanolab.wording import MODEL_LABELS
+from nanolab.wording import model_label
 
 History = dict[str, list[tuple[int, float]]]  # metric name -> (step, value) points
 PANELS = {
@@ -108,16 +108,16 @@ def task_bars(results: Iterable[Row], title: str = "Tasks by model") -> Drawn:
     frame = pandas.DataFrame(list(results), columns=RESULT_COLUMNS)
     figure, (axis,) = style.new_figure()
     tasks = [task for task in style.TASK_NAMES if task in set(frame["task"])]
-    models = [model for model in style.MODEL_COLOURS if model in set(frame["model"])]
-    width, places = style.bar_places(len(models), len(tasks), 0.8)
-    for model, own_places in zip(models, places):
+    colours = style.model_colours(frame["model"])
+    width, places = style.bar_places(len(colours), len(tasks), 0.8)
+    for (model, colour), own_places in zip(colours.items(), places):
         rows = frame[frame["model"] == model].set_index("task").reindex(tasks)
         axis.bar(
             own_places,
             rows["accuracy"],
             width * 0.92,
-            color=style.MODEL_COLOURS[model],
-            label=MODEL_LABELS[model],
+            color=colour,
+            label=model_label(model),
             yerr=style.interval_errors(rows),
             error_kw={"elinewidth": 0.9, "capsize": 2, "ecolor": BLACK},
         )

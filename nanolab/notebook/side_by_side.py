@@ -4,7 +4,7 @@ import collections
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from IPython.display import HTML, Image, Markdown
@@ -15,11 +15,11 @@ from nanolab.notebook.records import Runs
 from nanolab.notebook.stage_results import image
 from nanolab.plan import parameters
 from nanolab.plan.parameters import CompareParameters
-from nanolab.report import store_values
+from nanolab.report import outside, store_values
 from nanolab.results import Score, accuracies, answered
 from nanolab.tracking import comparable, run_reader
 from nanolab.tracking.address import shown_uri
-from nanolab.wording import MODEL_LABELS, TASK_LABELS, clock
+from nanolab.wording import MODEL_LABELS, TASK_LABELS, clock, model_label
 
 # studies that are compared when none is named: as many as a figure tells apart at half a page
 MOST_STUDIES = 4
@@ -91,16 +91,43 @@ class Comparison:
         for model, step in TRAINED_BY.items():
             scores = [records.bits_per_byte(runs, step) for runs in self.runs.values()]
             found.append(([MODEL_LABELS[model], "validation bits per byte"], scores))
-        for model, step in store_values.MODELS.items():
-            name, rows = MODEL_LABELS[model], self._rows(step)
+        for model, having in self._asked().items():
+            measured = {study: store_values.rows_of(run) for study, run in having.items()}
+            rows, name = [measured.get(study, []) for study in self.runs], model_label(model)
             for label, task in TASK_LABELS.items():
                 found.append(([name, label], [answered(own, task) for own in rows]))
             labels = {f"{name} {label}": task for label, task in TASK_LABELS.items()}
-            notes += self._notes(step, labels)
+            notes += self._notes(having, labels)
         return self._scores(["model", "task"], found, notes)
 
-    def power(self) -> Image | None:
-        """Accuracy of every method against positions a problem, one panel a study."""
+    def _asked(self) -> dict[str, Runs]:
+        """Model -> study -> the run of the step that asked it: those trained here, then those from
+        outside.
+        """
+        found: dict[str, Runs] = {model: {} for model in outside.OWN}
+        for study, runs in self.runs.items():
+            steps = {step: run.params for step, run in runs.items()}
+            for model, step in outside.asked(steps).items():
+                found.setdefault(model, {})[study] = runs[step]
+        return found
+
+    def _engines(self) -> str:
+        """Why positions of power sampling are not compared: their engines; "" where they are."""
+        engines = {
+            study: outside.engine_of(run.params)
+            for study, run in self._having("power_eval").items()
+        }
+        if len(set(engines.values())) < 2:
+            return ""
+        said = ", ".join(f"{study} {engine}" for study, engine in engines.items())
+        return f"Positions are not compared: the engines differ, and count otherwise ({said})."
+
+    def power(self) -> Image | Markdown | None:
+        """Accuracy of every method against positions a problem, one panel a study; of different
+        engines the reason why not.
+        """
+        if why := self._engines():
+            return Markdown(why)
         rows = {}
         for study, own in zip(self.runs, self._rows("power_eval")):
             if found := accuracies(own):
@@ -119,11 +146,14 @@ class Comparison:
     def power_table(self) -> HTML | None:
         """The same in numbers."""
         studies = list(map(accuracies, self._rows("power_eval")))
+        if self._engines():
+            bare = {"positions": None}
+            studies = [{name: replace(own[name], **bare) for name in own} for own in studies]
         found = [
             ([label], [own.get(method) for own in studies])
             for method, label in cards.METHODS.items()
         ]
-        return self._scores(["method"], found, self._notes("power_eval", TASK_LABELS))
+        return self._scores(["method"], found, self._notes(self._having("power_eval"), TASK_LABELS))
 
     def costs(self) -> HTML | None:
         """Seconds of each step and in all, earlier attempts and reused steps included."""
@@ -170,10 +200,9 @@ class Comparison:
         every = self.runs.values()
         return [store_values.rows_of(runs[step]) if step in runs else [] for runs in every]
 
-    def _notes(self, step: str, labels: dict[str, str]) -> list[str]:
-        """Which accuracies of a step are of the same problems."""
-        found = self._having(step).items()
-        values = {study: store_values.final_values(run) for study, run in found}
+    def _notes(self, having: Runs, labels: dict[str, str]) -> list[str]:
+        """Which accuracies are of the same problems; `having` has a run for each study."""
+        values = {study: store_values.final_values(run) for study, run in having.items()}
         return comparable.notes(values, labels, "study")
 
     def _having(self, step: str) -> Runs:

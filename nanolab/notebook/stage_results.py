@@ -11,7 +11,7 @@ from IPython.display import HTML, Image, Markdown
 
 from nanolab.notebook import cards, records
 from nanolab.notebook.cards import interval, number, percent, written
-from nanolab.report import store_values
+from nanolab.report import outside, store_values
 from nanolab.results import Score, accuracies, first, read_flat, select
 from nanolab.tracking import run_reader
 from nanolab.wording import METRICS, RL_WAYS, TASKS
@@ -44,7 +44,7 @@ HEADLINES = (
     *("effective_sample_size", "r_hat", "log_p_error", "best_accuracy", "points", "best_alpha"),
     *("best_temperature", "best_num_steps", "baseline_accuracy", "problems", "greedy/before"),
     *("greedy/after", "sampled/before", "sampled/after", "steps", "reward_first", "reward_last"),
-    *("tokens", "tokens_per_second", "parameters", "mfu"),
+    *("tokens", "tokens_per_second", "positions_per_second", "parameters", "mfu"),
 )
 
 
@@ -74,6 +74,7 @@ def summary(result: Any) -> HTML:
         metrics, run_id = result.metrics[step], result.run_ids.get(step)
         where = [records.run_link(run_id), cards.relative(result.folders[step])] if run_id else []
         where += [f"data: {metrics['data']}"] if "data" in metrics else []
+        where += outside.in_words(metrics)
         shown, reused = headlines(step, metrics), step in result.reused
         numbers = [[key, number(v)] for key, v in metrics.items() if not isinstance(v, dict | list)]
         pieces.append(cards.html("stage_results").step(step, reused, where, shown, numbers))

@@ -13,9 +13,10 @@ from typing import Any
 from nanolab import files
 from nanolab.artefacts import RESULT, verified
 from nanolab.errors import UserError
-from nanolab.report import results_csv
+from nanolab.report import outside, results_csv
 from nanolab.report.provenance import hourly_rate, seconds
 from nanolab.report.store_values import recorded_environment, step_runs
+from nanolab.settings.model_source import is_outside
 from nanolab.settings.study_file import find_study, load_study
 from nanolab.statistics import mcnemar_exact, newcombe, newcombe_paired
 from nanolab.tracking import comparable, run_reader
@@ -33,6 +34,7 @@ SAME_DATA = ("data.source", "data.root", "data.seed")
 SAME_PROBLEMS = (*SAME_DATA, "data.choice_answers", "subset", "split")
 KEY = ("step", "model", "task", "metric", "method", "setting")  # of a number that both may have
 VALUES = ("a", "b", "difference", "low", "high", "p_value", "n", "only_a", "only_b")
+SPEEDS = ("tokens_per_second", "positions_per_second")  # of an engine, as of a model
 COLUMNS = ("kind", *KEY, *VALUES, "interval", "note", "run_a", "run_b")
 
 
@@ -47,6 +49,11 @@ class Side:
     def name(self) -> str:
         """The execution's name: the study's and when it started."""
         return self.execution.name
+
+    @property
+    def models(self) -> list[str]:
+        """The models from outside that its steps are of, by their names."""
+        return list(outside.names({step: run.params for step, run in self.runs.items()}).values())
 
 
 def find(name: str) -> Side:
@@ -115,7 +122,8 @@ def differences(a: Side, b: Side) -> list[Row]:
     for key in [key for key in left if key in right]:
         one, other = left[key], right[key]
         row = _row("metric", one["value"], other["value"], one["run_id"], other["run_id"])
-        row |= dict(zip(KEY, key))
+        models = dict.fromkeys([one["model"], other["model"]])
+        row |= dict(zip(KEY, key)) | {"model": ", ".join(models)}
         runs = a.runs[row["step"]], b.runs[row["step"]]
         if row["metric"] == "accuracy" and one["n"] and other["n"]:
             row |= {"kind": "accuracy", **_tested(row, one, other, *runs)}
@@ -133,12 +141,21 @@ def _row(kind: str, a: float, b: float, run_a: str, run_b: str) -> Row:
 
 
 def _results(side: Side) -> dict[tuple[str, ...], Row]:
+    """Every number by what it is of; a model from outside stands beside any other from outside."""
     rows = results_csv.result_rows(side.execution, side.runs, [])
-    return {tuple(row[column] for column in KEY): row for row in rows}
+
+    def key(row: Row) -> tuple[str, ...]:
+        model = "" if is_outside(row["model"]) else row["model"]
+        return tuple((row | {"model": model})[column] for column in KEY)
+
+    return {key(row): row for row in rows}
 
 
 def _unlike(one: Row, other: Row, run: RunRecord, other_run: RunRecord) -> str:
-    """Why two numbers are not of the same rows or problems; empty where nothing tells."""
+    """Why two numbers are not of the same rows, problems or kind; empty where nothing tells."""
+    engines = [outside.engine_of(each.params) for each in (run, other_run)]
+    if one["metric"] in SPEEDS and engines[0] != engines[1]:
+        return f"the engines differ ({', '.join(engines)})"
     if one["n"] != other["n"]:
         return f"a of {or_dash(one['n'])}, b of {or_dash(other['n'])}"
     for key in SAME_DATA:

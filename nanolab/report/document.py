@@ -8,7 +8,13 @@ as text and metrics as floats.
 from typing import Any
 
 from nanolab import wording
-from nanolab.report import data_section, environment_section, tables
+from nanolab.report import (
+    data_section,
+    environment_section,
+    outside,
+    published_figures,
+    tables,
+)
 from nanolab.report.blocks import Block, Item, Part, Picture, Text, to_markdown
 from nanolab.report.sections import (
     SECTIONS,
@@ -16,7 +22,7 @@ from nanolab.report.sections import (
     Lines,
     Section,
 )
-from nanolab.results import Score, accuracies, answered, first, pass_at_k, read_flat, select
+from nanolab.results import Score, accuracies, first, pass_at_k, read_flat, select
 from nanolab.samplers.diagnostics import convergence
 from nanolab.wording import (
     METHOD_LABELS,
@@ -54,7 +60,9 @@ def contents(values: Values) -> list[Block]:
 
     `values` holds title, generated, environment, steps (step name -> its settings and final
     values), rows (step name -> what it measured; without them they are read from its values), and
-    where they exist experiment_file, figures (step name, or "sharpening" -> [{caption, path}]),
+    where they exist listed (the steps that the study asks for: with no training among them, steps
+    that it does not list are left out), published (nanolab/report/published_figures.py),
+    experiment_file, figures (step name, or "sharpening" -> [{caption, path}]),
     sharpening (rows of power evaluations), wall_clock_seconds, elapsed_seconds. A step missing from
     `steps` was not run.
     """
@@ -64,8 +72,11 @@ def contents(values: Values) -> list[Block]:
         Text(f"Generated: {values['generated']}"),
         Part("Environment"),
         *environment_section.parts(values["environment"]),
+        *outside.identity(values["steps"]),
     ]
     for section in SECTIONS:
+        if outside.is_left_out(section[1], values):
+            continue
         heading, step, *_ = section
         blocks += _section(section, values, rows.get(step, []))
         if step == "tok_eval":
@@ -75,6 +86,7 @@ def contents(values: Values) -> list[Block]:
                 name = f"{heading} {other.removeprefix('power_eval_')}"
                 blocks += _section((name, other, *section[2:]), values, rows[other])
             blocks += _sharpening(values)
+    blocks += published_figures.section(values.get("published", []))
     blocks += [
         Part("Summary", tuple(environment_section.bloat(values["environment"]["bloat"]))),
         tables.summary(values["steps"]),
@@ -102,6 +114,7 @@ def _section(section: Section, values: Values, rows: list[Score]) -> list[Block]
     """The blocks of one section: heading with its list, a table where it has one, its figures."""
     heading, step, reference, extra = section
     found, steps = values["steps"].get(step), values["steps"]
+    source = outside.source_of(found or {})
     if step == "base_loss":  # CORE is measured once, by the base evaluation, and shown here too
         core = steps.get("base_eval", {}).get("CORE")
         found = found if core is None else {**(found or {}), "CORE": core}
@@ -111,10 +124,13 @@ def _section(section: Section, values: Values, rows: list[Score]) -> list[Block]
         steps.get("base_loss", {}).get("validation_bits_per_byte")
     ):  # one figure a model: the next section's
         extra = {key: label for key, label in extra.items() if not key.startswith("validation_")}
-    task = next((task for task in TASKS if answered(rows, task)), "gsm8k")
-    if step.startswith("power_eval"):
-        swapped = {"gsm8k": (task, TASKS[task])}
+    power = accuracies(rows).get("power")
+    if step.startswith("power_eval") and power and power.task != "gsm8k":
+        swapped = {"gsm8k": (power.task, TASKS[power.task])}
         reference = dict(swapped.get(key, (key, label)) for key, label in reference.items())
+    if source:
+        heading = f"{heading} of {outside.names(steps)[source]}"
+        reference, extra = (outside.lines(own, found) for own in (reference, extra))
     lines = []
     for key, label in {**reference, **extra}.items():
         value = found.get(key)
@@ -134,6 +150,7 @@ def _section(section: Section, values: Values, rows: list[Score]) -> list[Block]
         blocks.append(tables.points(found["points"], found.get("baselines", [])))
     if found.get("kinds"):
         blocks.append(data_section.kinds_table(found["kinds"]))
+    blocks += outside.how_asked(step, found, rows)
     return [*blocks, *_figures(step, values)]
 
 

@@ -7,17 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 from nanolab import wording
+from nanolab.report import outside
 from nanolab.report.document import measured_of, other_power_steps
 from nanolab.report.environment_section import EXECUTION
 from nanolab.report.sections import SUMMARY_LABELS
-from nanolab.report.store_values import MODELS
 from nanolab.report.templates import Links, macros
 from nanolab.results import Score, accuracies, answered, first, select
 from nanolab.settings.evaluation_stages import CHAT_TASKS
 from nanolab.tracking import comparable
 from nanolab.wording import (
     METHODS,
-    MODEL_LABELS,
     RL_WAYS,
     TASK_LABELS,
     TASKS,
@@ -94,7 +93,8 @@ def _table(header: list[str], rows: list[list[str]], numbers: tuple[int, ...] = 
 def tasks(values: Values, links: Links) -> str:
     """Every task by model: accuracy, its interval drawn, its interval in figures."""
     measured = measured_of(values)
-    rows = {model: measured[step] for model, step in MODELS.items() if step in measured}
+    models = outside.asked(values["steps"])
+    rows = {model: measured[step] for model, step in models.items() if step in measured}
     rows = {
         model: found
         for model, found in rows.items()
@@ -107,7 +107,7 @@ def tasks(values: Values, links: Links) -> str:
     def cell(model: str, row: Score | None) -> str:
         if row is None:
             return "-"
-        value = links.of(MODELS[model], share(row.value), row.name)
+        value = links.of(models[model], share(row.value), row.name)
         if row.metric != "accuracy":
             return html.score(value)
         n = "" if row.n is None else f", n = {whole(row.n)}"
@@ -125,7 +125,7 @@ def tasks(values: Values, links: Links) -> str:
         "Accuracy with its 95% Wilson interval, on a scale from 0 to 1; the thin tick is chance."
         " Every number links to its MLflow run."
     )
-    columns = {MODEL_LABELS[model]: values["steps"][MODELS[model]] for model in rows}
+    columns = {wording.model_label(model): values["steps"][models[model]] for model in rows}
     table = macros("elements").table(["task", *columns], cells, attributes={"class": "matrix"})
     return table + html.notes([note, *comparable.notes(columns, TASK_LABELS)])
 
@@ -157,7 +157,7 @@ def _evaluation(step: str, settings: Values, measured: list[Score], links: Links
         "McNemar p against power",
     ]
     source = settings.get("source", "sft")
-    facts = [TASKS[power.task], f"{MODEL_LABELS.get(source, source)} model"]
+    facts = [TASKS[power.task], f"{wording.model_label(source)} model"]
     facts += [] if power.n is None else [f"{whole(power.n)} problems"]
     facts += [
         f"{name} {float(settings[name]):g}"

@@ -10,7 +10,8 @@ What the COLUMNS hold that their names do not say:
 - low, high: the 95% interval (Wilson) of a share of n problems.
 - p_value: McNemar's exact test against power sampling (power_eval), greedy (power_ablation), the
   model before (rl).
-- positions: token positions forwarded a problem; seconds: of the step, all of its attempts.
+- positions: token positions forwarded a problem, which engines do not count alike; engine: what
+  decoded the answers, empty where a step cannot choose; seconds: of the step, all of its attempts.
 """
 
 import csv
@@ -40,6 +41,7 @@ COLUMNS = (
     "n",
     "p_value",
     "positions",
+    "engine",
     "seconds",
     "run_id",
     "commit",
@@ -84,6 +86,7 @@ def result_rows(
             "execution": execution.id,
             "seed": execution.params.get("seed", ""),
             "step": step,
+            "engine": run.params.get("engine", ""),
             "seconds": seconds(run),
             "run_id": run.id,
             "commit": commit(run),

@@ -90,14 +90,9 @@ SECTIONS: list[Section] = [
     ("Chat evaluation mid", "chat_eval_mid", CHAT_LINES, OTHERS),
     ("Chat SFT", "sft", _named("steps loss"), TRAINING),
     ("Chat evaluation sft", "chat_eval_sft", CHAT_LINES, OTHERS),
+    ("Chat evaluation", "chat_eval_hf", {**_named("source"), **CHAT_LINES}, OTHERS),
     ("Power sampling evaluation", "power_eval", POWER, SAMPLING),
     ("Power sampling ablations", "power_ablation", {}, _named("problems")),
     ("Chat RL", "rl", _named("status"), RL),
     ("Chat evaluation rl", "chat_eval_rl", CHAT_LINES, OTHERS),
-    (
-        "Chat evaluation of an outside model",
-        "chat_eval_hf",
-        {**_named("source"), **CHAT_LINES},
-        OTHERS,
-    ),
 ]

@@ -5,22 +5,22 @@ parent's tag `reused.STEP` to the run that made it. Nothing is read from work fo
 study or a team's server serves as well.
 """
 
+import ast
 import time
 from collections.abc import Iterable
 from typing import Any
 
 from nanolab import files, results
-from nanolab.report import provenance
+from nanolab.report import outside, provenance, published_figures
 from nanolab.report.provenance import FINAL, seconds
 from nanolab.results import Score, answered, first, select
 from nanolab.settings.config import STEPS
 from nanolab.settings.grid import SAMPLERS
 from nanolab.tracking import comparable, environment, run_reader
 from nanolab.tracking.run_reader import RunRecord
-from nanolab.wording import METHOD_LABELS, TASKS, is_missing
+from nanolab.wording import METHOD_LABELS, MODEL_LABELS, TASKS, is_missing
 
 CURVES = ("train/loss", "validation/bits_per_byte", "validation/bits_per_byte_se", "train/reward")
-MODELS = {"base": "base_eval", "mid": "chat_eval_mid", "sft": "chat_eval_sft", "rl": "chat_eval_rl"}
 METHODS = list(METHOD_LABELS)
 # of a trajectory, read at every num_steps
 SETTING = ("alpha", "temperature", "restart_prob", "num_blocks")
@@ -28,6 +28,7 @@ SETTING = ("alpha", "temperature", "restart_prob", "num_blocks")
 SHARPENED = ("greedy", "plain", "low_temperature", "best_of", "majority", "power")
 
 TABLES = {"kinds": "bytes_per_token.json", "overlap": "overlap.json"}  # of step tok_eval
+SPEED = "speed.json"  # of a step that asks a model from outside
 
 Values = dict[str, Any]
 
@@ -153,8 +154,8 @@ def task_results(runs: dict[str, RunRecord]) -> list[Values]:
     evaluated model.
     """
     found = []
-    for model, step in MODELS.items():
-        rows = rows_of(runs[step]) if step in runs else []
+    for model, step in outside.asked({step: run.params for step, run in runs.items()}).items():
+        rows = rows_of(runs[step])
         for row in filter(None, (answered(rows, task) for task in TASKS)):
             counts = {key: getattr(row, key) for key in ("low", "high", "chance", "passed", "n")}
             problems = comparable.digest(runs[step].params, row.task) or None
@@ -202,7 +203,7 @@ def sharpening(found: dict[str, list[Score]]) -> list[Values]:
                     "p_value": greedy.p_value if greedy and method == "power" else None,
                 }
             )
-    models = list(MODELS)
+    models = list(MODEL_LABELS)
 
     def order(line: Values) -> tuple[bool, str, int]:
         known = line["model"] in models
@@ -244,6 +245,19 @@ def recorded_tables(run: RunRecord) -> Values:
     return {key: rows for key, rows in tables.items() if rows is not None}
 
 
+def of_outside(run: RunRecord) -> Values:
+    """What is known besides of a step that asks a model from outside: the speed of its parts
+    (nanolab/evals/model_facts.py) and its peak memory in GiB.
+    """
+    return {"speed": run_reader.table(run.id, SPEED), "peak_gib": provenance.peak_memory(run)[0]}
+
+
+def listed_steps(execution: RunRecord) -> list[str] | None:
+    """The steps that an execution's study asks for; None where that was not recorded."""
+    found = execution.params.get("steps")
+    return None if found is None else ast.literal_eval(found)
+
+
 def collect(parent: str) -> Values:
     """Everything that `document.render` prints of one execution, figures left out: `steps` has the
     settings and flat values of each step, `rows` what it measured. Raises UserError for an unknown
@@ -258,6 +272,8 @@ def collect(parent: str) -> Values:
         steps["power_ablation"] |= {"points": points, "baselines": baselines}
     if "tok_eval" in runs:
         steps["tok_eval"] |= recorded_tables(runs["tok_eval"])
+    for step in filter(lambda step: outside.source_of(steps[step]), steps):
+        steps[step] |= of_outside(runs[step])
     used = list(runs.values())
     own = [run.end for run in used if run.end and run.tags.get("mlflow.parentRunId") == parent]
     recorded = recorded_environment(parent)
@@ -273,7 +289,12 @@ def collect(parent: str) -> Values:
         "rows": rows,
         # with one model there is nothing to hold sharpening against; its section has the same
         # numbers
-        "sharpening": [row | {"run_id": runs[row["step"]].id} for row in compared],
+        "sharpening": [
+            row | {"run_id": runs[row["step"]].id, "engine": outside.engine_of(steps[row["step"]])}
+            for row in compared
+        ],
+        "listed": listed_steps(execution),
+        "published": published_figures.beside(steps, rows),
         "wall_clock_seconds": sum(map(seconds, used)),
         "elapsed_seconds": (max(own) - execution.start) / 1000 if own else None,
         "origins": provenance.origins(execution, every),

@@ -4,14 +4,14 @@ from dataclasses import replace
 from typing import Any
 
 from nanolab import wording
+from nanolab.report import outside
 from nanolab.report.blocks import Grid, grid, to_markdown
-from nanolab.report.sections import SUMMARY_COLUMNS, SUMMARY_LABELS
+from nanolab.report.sections import SUMMARY_LABELS
 from nanolab.results import Score
 from nanolab.tracking import comparable
 from nanolab.wording import (
     METHOD_LABELS,
     METRICS,
-    MODEL_LABELS,
     TASK_LABELS,
     TASKS,
     is_missing,
@@ -37,7 +37,18 @@ def _counts(row: Values) -> list[str]:
 
 
 def sharpening(lines: list[Values]) -> Grid:
-    """Power sampling on one model beside training the next."""
+    """Power sampling on one model beside training the next; positions of different engines, which
+    do not count alike, stand in a column each.
+    """
+    engines = list(dict.fromkeys(row.get("engine", "nanolab") for row in lines))
+    positions = ["positions per problem"]
+    if len(engines) > 1:
+        positions = [f"positions per problem, {engine}" for engine in engines]
+
+    def cost(row: Values) -> list[str]:
+        own = or_dash(row["positions_per_problem"], POSITIONS)
+        return [own if row.get("engine", "nanolab") == engine else "-" for engine in engines]
+
     header = [
         "model",
         "task",
@@ -45,17 +56,17 @@ def sharpening(lines: list[Values]) -> Grid:
         "accuracy",
         "passed",
         "95% interval",
-        "positions per problem",
+        *positions,
         "McNemar p, power against greedy",
     ]
     rows = [
         [
-            MODEL_LABELS.get(row["model"], row["model"]),
+            wording.model_label(row["model"]),
             TASKS[row["task"]],
             METHOD_LABELS.get(row["method"], row["method"]),
             share(row["accuracy"]),
             *_counts(row),
-            or_dash(row["positions_per_problem"], POSITIONS),
+            *cost(row),
             or_dash(row["p_value"], wording.p_value),
         ]
         for row in lines
@@ -112,7 +123,7 @@ def summary_notes(steps: dict[str, Values]) -> list[str]:
     """How many problems the rows of the summary are of, and which numbers in a row are not of the
     same ones.
     """
-    columns = {column: steps.get(step, {}) for column, step in SUMMARY_COLUMNS.items()}
+    columns = {column: steps.get(step, {}) for column, step in outside.columns(steps).items()}
     return comparable.notes(columns, {label: TASK_LABELS[label] for label in sorted(TASK_LABELS)})
 
 
@@ -120,17 +131,17 @@ def summary(steps: dict[str, Values]) -> Grid:
     """The table of task metrics by model: rows sorted by code point, a row only where some model
     has a value.
     """
-    rows = []
+    rows, columns = [], outside.columns(steps)
     for label in sorted(SUMMARY_LABELS):
         cells = [
             or_dash(steps.get(step, {}).get(SUMMARY_LABELS[label]), share)
-            for step in SUMMARY_COLUMNS.values()
+            for step in columns.values()
         ]
         if any(cell != "-" for cell in cells):
             rows.append((label, *cells))
     return Grid(
-        ("Metric", *SUMMARY_COLUMNS),
+        ("Metric", *columns),
         tuple(rows),
-        columns=("", *SUMMARY_COLUMNS.values()),
-        widths=(15, *[8] * len(SUMMARY_COLUMNS)),
+        columns=("", *columns.values()),
+        widths=(15, *(max(8, len(heading)) for heading in columns)),
     )

@@ -7,15 +7,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from nanolab import wording
 from nanolab.figures import ablation, chains, style, training
 from nanolab.figures.style import Drawn
 from nanolab.files import write_atomic
-from nanolab.report import document, html_page, results_csv, store_values, tables
+from nanolab.report import document, html_page, outside, results_csv, store_values, tables
 from nanolab.settings.config import Job
 from nanolab.tracking import run_reader, run_writer
 from nanolab.tracking.address import server_address
 from nanolab.tracking.journal import Run
-from nanolab.wording import METHOD_LABELS, MODEL_LABELS
+from nanolab.wording import METHOD_LABELS
 
 TRAINING = {"base_train": "Base model training", "mid_train": "Midtraining", "sft": "Chat SFT"}
 ABLATION = {
@@ -30,7 +31,6 @@ RECORDED = {
     "log_p_trajectories": "log p by step",
     "log_p_reliability": "Accuracy by log p",
 }
-NAMES = {"model": MODEL_LABELS, "method": METHOD_LABELS}  # of the lines of pass@k
 TOKENIZER = {"bytes_per_token": "Bytes per token by kind of text"}
 
 
@@ -93,7 +93,7 @@ def draw(parent: str) -> list[tuple[str, str, str, Drawn]]:
         figure = training.reward_curve(store_values.curves(runs["rl"]))
         drawn.append(("rl", "reward", "Reward of the rollouts", figure))
     if rows := store_values.task_results(runs):
-        last = [step for step in store_values.MODELS.values() if step in runs][-1]
+        last = list(outside.asked({step: run.params for step, run in runs.items()}).values())[-1]
         caption = "Tasks by model, with 95% intervals"
         drawn.append((last, "tasks", caption, training.task_bars(rows)))
     if "power_ablation" in runs:
@@ -119,7 +119,8 @@ def draw_power(values: dict[str, Any]) -> list[tuple[str, str, str, Drawn]]:
         several_totals = len({row["total"] for row in rows}) > 1
 
         def line(row: dict[str, Any]) -> str:
-            parts = [labels.get(row[key], row[key]) for key, labels in NAMES.items()]
+            method = METHOD_LABELS.get(row["method"], row["method"])
+            parts = [wording.model_label(row["model"]), method]
             if several_tasks and row["task"] == "humaneval":  # word problems need no word
                 parts.append("code")
             if several_totals and row["total"] is not None:

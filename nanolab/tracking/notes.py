@@ -10,9 +10,18 @@ from typing import Any
 from nanolab import files
 from nanolab.results import FINAL, Score, answered, first, read_flat, read_plain
 from nanolab.settings.config import STEPS
+from nanolab.settings.model_source import is_outside
 from nanolab.tracking import comparable, run_reader, run_writer
 from nanolab.tracking.run_reader import RunRecord
-from nanolab.wording import METHOD_LABELS, METRICS, TASKS, p_value, rough_duration, share
+from nanolab.wording import (
+    METHOD_LABELS,
+    METRICS,
+    TASKS,
+    model_label,
+    p_value,
+    rough_duration,
+    share,
+)
 
 TRAINED = ["validation_bits_per_byte", "loss", "steps"]
 RESULTS = {  # file of nanolab/stages/ -> groups of flat names; the first known group leads
@@ -36,6 +45,7 @@ MODELS = {
     "sft": "chat_eval_sft",
     "power": "power_eval",
     "rl": "chat_eval_rl",
+    "outside": "chat_eval_hf",
 }
 
 # ---- results in words
@@ -109,13 +119,21 @@ def word_problems(steps: dict[str, RunRecord]) -> str:
     """GSM8K of every model and of power sampling, with the number of problems."""
     said, asked = [], []
     for name, row in _word_problems(steps).items():
-        problems = comparable.asked_of(row, steps[MODELS[name]].params)
+        params = steps[MODELS[name]].params
+        problems = comparable.asked_of(row, params)
         count = f" (n = {problems.n})" if problems else ""
-        said.append(f"{name} {share(row.value)}{count}")
+        said.append(f"{_called(name, params.get('source', ''))} {share(row.value)}{count}")
         asked.append(problems)
     if why := comparable.difference(asked):
         said.append(why)
     return f"GSM8K: {', '.join(said)}" if said else ""
+
+
+def _called(name: str, source: str) -> str:
+    """What a model of MODELS is called: one from outside by its name."""
+    if not is_outside(source):
+        return name
+    return model_label(source) + (" power" if name == "power" else "")
 
 
 def _word_problems(steps: dict[str, RunRecord]) -> dict[str, Score]:
@@ -173,9 +191,21 @@ def describe_step(run: RunRecord, report: str = "") -> None:
             found = run_reader.find_finished(*parts[1:])
             links += [f"reads {link(found)}"] if found else []
     said = result_of(step, _final(run))
+    model = _model(run)
     # the result before the rest, which the UI hides after some lines
-    parts = [_joined(" · ", links), said and f"**{said}**", about(step)]
+    parts = [_joined(" · ", links), said and f"**{said}**", model, about(step)]
     _describe(run.id, _joined("\n\n", parts), said)
+
+
+def _model(run: RunRecord) -> str:
+    """Which model from outside a step asked, and how, in a line; "" for one trained here."""
+    told = run_reader.under("model.", run.params)
+    if not told:
+        return ""
+    return (
+        f"{told['name']}: {int(told['parameters']):,} parameters ({told['files']}), asked in"
+        f" {told['prompt']}, {told['engine']} ({told['runs_on']}), {told['dtype']}"
+    )
 
 
 def describe_point(run: RunRecord, step: RunRecord) -> None:

@@ -125,6 +125,24 @@ def test_the_base_models_bits_per_byte_are_those_of_base_loss_with_error_and_tok
     )
 
 
+def test_positions_of_different_engines_are_refused_with_the_reason(compared):
+    for study, engine in (("a", "nanolab"), ("b", "vllm")):
+        found = compared.runs[study]["power_eval"]
+        params = {"engine": engine, "source": "hf:org/Model-1B"}
+        compared.runs[study]["power_eval"] = dataclasses.replace(found, params=params)
+    assert "a nanolab, b vllm" in compared.power().data
+    table = compared.power_table().data
+    assert "50.0%" in table and "positions" not in table
+
+
+def test_a_model_from_outside_has_rows_of_its_own(compared):
+    params = {"source": "hf:org/Model-1B"}
+    own = run("chat_eval_hf", params=params, mmlu=0.25, mmlu__n=100)
+    compared.runs["b"]["chat_eval_hf"] = own
+    table = compared.tasks().data
+    assert table.index("SFT") < table.index("Model-1B") and "25.0%" in table
+
+
 def test_costs_are_the_seconds_of_each_step_and_in_all(compared):
     costs = compared.costs().data
     assert "1:00" in costs and "<b>1:20</b>" in costs and "<b>40.0 s</b>" in costs
