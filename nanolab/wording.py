@@ -8,7 +8,7 @@ from typing import Any
 
 from nanolab.data.tasks import catalogue
 from nanolab.results import Score
-from nanolab.settings.model_source import is_outside, short_name
+from nanolab.settings.model_source import is_outside, title
 from nanolab.statistics import INFINITE
 
 # a task's label in reports: its name in settings and results
@@ -34,7 +34,7 @@ MISSING = (None, "", "None", "null")
 
 def model_label(model: str) -> str:
     """What a model is called: one trained here by its step, one from outside by its short name."""
-    return MODEL_LABELS.get(model) or (short_name(model) if is_outside(model) else model)
+    return MODEL_LABELS.get(model) or (title(model) if is_outside(model) else model)
 
 
 def is_missing(value: Any) -> bool:

