@@ -20,7 +20,12 @@ from nanolab.terminal.plain import STATES, state_of
 from nanolab.tracking import address, comparable, run_reader
 
 TOOLS = ("11_compare", "12_one_chain")  # notebooks that read records and run no stage
-GSM8K = {"SFT": "chat_eval_sft", "power": "power_eval", "RL": "chat_eval_rl"}  # column -> step
+GSM8K = {  # column -> step
+    "SFT": "chat_eval_sft",
+    "power": "power_eval",
+    "RL": "chat_eval_rl",
+    "outside": "chat_eval_hf",
+}
 # colours of an execution; red: failed
 PILLS = {"FINISHED": cards.GREEN, "RUNNING": cards.BLUE, "KILLED": cards.ORANGE}
 

@@ -158,6 +158,8 @@ def _evaluation(step: str, settings: Values, measured: list[Score], links: Links
     ]
     source = settings.get("source", "sft")
     facts = [TASKS[power.task], f"{wording.model_label(source)} model"]
+    engine = outside.engine_of(settings)
+    facts += [] if engine == "nanolab" else [f"engine {engine}"]
     facts += [] if power.n is None else [f"{whole(power.n)} problems"]
     facts += [
         f"{name} {float(settings[name]):g}"

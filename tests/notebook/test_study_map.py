@@ -127,4 +127,4 @@ def test_a_score_of_the_map_has_its_number_of_problems_or_its_error(store):
     run_writer.close_run(parent, "FINISHED")
     html = study_map.studies().data
     assert "0.4424" not in html and html.index("0.4539") < html.index("± 0.0159")
-    assert "[40.0%, 60.0%] · 50 of 100" in html and html.count(">–<") == 2
+    assert "[40.0%, 60.0%] · 50 of 100" in html and html.count(">–<") == 3
