@@ -17,6 +17,7 @@ from nanolab.settings.evaluation_stages import CHAT_TASKS
 from nanolab.tracking import comparable
 from nanolab.wording import (
     METHODS,
+    MODEL_LABELS,
     RL_WAYS,
     TASK_LABELS,
     TASKS,
@@ -102,6 +103,7 @@ def tasks(values: Values, links: Links) -> str:
     }
     if not rows:
         return ""
+    trained = rows.keys() & MODEL_LABELS.keys()  # whose tasks are those of the form
     html = macros("overview")
 
     def cell(model: str, row: Score | None) -> str:
@@ -119,7 +121,7 @@ def tasks(values: Values, links: Links) -> str:
             found = {model: answered(of, key) for model, of in rows.items()}
         else:
             found = {model: first(of, metric=key) for model, of in rows.items()}
-        if key in CHAT_TASKS or any(found.values()):
+        if (key in CHAT_TASKS and trained) or any(found.values()):
             cells.append([html.strong(label), *(cell(*one) for one in found.items())])
     note = (
         "Accuracy with its 95% Wilson interval, on a scale from 0 to 1; the thin tick is chance."
@@ -252,7 +254,7 @@ def _cost_notes(values: Values, planned: bool, peaks: bool) -> list[str]:
     costs = values["costs"]
     no_plan = (
         "No plan stands beside these times: the settings of this execution were not recorded, or"
-        " its device is not in the table."
+        " its device or its model is not in the table."
     )
     plan = (
         f"Planned for {costs['machine']} by the table of nanolab/costs/estimate.py, whose speeds"

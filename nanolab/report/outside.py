@@ -11,7 +11,7 @@ from nanolab.report.blocks import Block, Grid, Item, Part, Text, grid
 from nanolab.report.sections import SUMMARY_COLUMNS
 from nanolab.results import Score, select
 from nanolab.settings.model_source import SOURCE_STEPS, is_outside, title
-from nanolab.wording import METHODS, METRICS, TASKS, decimals, is_missing, or_dash, share
+from nanolab.wording import METHODS, TASKS, decimals, is_missing, or_dash, share
 
 Values = dict[str, Any]
 Steps = Mapping[str, Values]
@@ -36,9 +36,10 @@ WARNINGS = {
     "commonest_choice_share": "answers that are the commonest letter",
 }
 
+SPEEDS = {"tokens_per_second": "answer tokens/s", "positions_per_second": "positions/s"}
 OF_SPEED = (
-    "Seconds are those of the work with its grading, tokens those of answers, positions those"
-    " forwarded."
+    "Seconds are those of the work with its grading; positions are those forwarded. A dash: a part"
+    " whose records do not count them."
 )
 
 
@@ -139,7 +140,7 @@ def identity(steps: Steps) -> list[Block]:
                 Item("architecture", facts["architecture"]),
                 Item("parameters", f"{facts['parameters']:,}"),
                 Item("vocabulary", f"{facts['vocabulary']:,} tokens"),
-                Item("context", f"{facts['context']:,} positions that it serves"),
+                Item("context", f"{facts['context']:,} positions"),
             ]
         items.append(Item("trained by this study", "no"))
         blocks.append(Part(f"Model {name}", tuple(items), step=step))
@@ -170,17 +171,18 @@ def how_asked(step: str, values: Values, rows: list[Score]) -> list[Block]:
         Item("system prompt", _system(facts)),
         Item("an answer ends", _end(facts)),
     ]
-    if facts["problem_note"] and any(row.task and not row.chance for row in rows):
+    generates = bool(values.get("task")) or any(row.task and not row.chance for row in rows)
+    if facts["problem_note"] and generates:
         items.append(Item("line below each word problem", facts["problem_note"]))
     if any(row.chance for row in rows):
         form = facts["choice_form"]
-        items.append(Item("a choice is", CHOICES.get(form, form)))
+        items.append(Item("the answer to a choice", CHOICES.get(form, form)))
     if not facts["has_tools"]:
         items.append(Item("tools", "none: its tokenizer has no tool tokens"))
     items += _warnings(rows)
     items += [
-        Item(METRICS[key].label, decimals(1)(values[key]), key)
-        for key in ("tokens_per_second", "positions_per_second")
+        Item(label, decimals(1)(values[key]), key)
+        for key, label in SPEEDS.items()
         if not is_missing(values.get(key))
     ]
     if not is_missing(values.get("peak_gib")):
@@ -235,7 +237,7 @@ def _of(row: Score) -> str:
 
 def speed(parts: list[Values], step: str) -> Grid:
     """How long each part of a step took."""
-    header = ["part", "problems", "seconds", "tokens/s", "positions/s"]
+    header = ["part", "problems", "seconds", *SPEEDS.values()]
     whole = decimals(1)
     rows = [
         [
