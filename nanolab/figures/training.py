@@ -14,6 +14,7 @@ PANELS = {
     "train/loss": ("loss, nats per token", BLUE),
     "validation/bits_per_byte": ("validation bits per byte", RED),
 }
+SHORT_NAME = 8  # characters of a model's name, of which five stand beside each other
 RESULT_COLUMNS = ["model", "task", "accuracy", "low", "high", "chance", "passed", "n", "problems"]
 
 
@@ -135,7 +136,8 @@ def task_bars(results: Iterable[Row], title: str = "Tasks by model") -> Drawn:
         handles, labels = axis.get_legend_handles_labels()
         handles += dashes[:1]
         labels += ["chance"] * len(dashes[:1])
-        style.legend_above(axis, 5, handles=handles, labels=labels, handlelength=1.4)
+        columns = 5 if max(map(len, labels)) <= SHORT_NAME else 2
+        style.legend_above(axis, columns, handles=handles, labels=labels, handlelength=1.4)
     else:
         style.no_data(axis)
     style.set_figure_title(figure, title)
