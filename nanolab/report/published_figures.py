@@ -2,6 +2,7 @@
 measured here, with what differs.
 """
 
+import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from nanolab.wording import METHODS, TASKS, is_missing, or_dash, share, whole
 Values = dict[str, Any]
 Ours = tuple[Score, str]  # with the step that measured it
 MEAN_OF = {"arc": ("arc_easy", "arc_challenge")}  # a published mean -> our tasks
+CONTINUATION = "continuation"
 LABELS = {"arc": "ARC (mean)", **TASKS}
 # our method -> its setting in the step, for a published one by its name there
 OURS = {"low_temperature": {"temperature": "low_temperature"}}
@@ -31,7 +33,7 @@ def beside(steps: Mapping[str, Values], rows: Mapping[str, list[Score]]) -> list
             for figure in known(source, task):
                 row, step = _ours(methods, figure.method)
                 ours = {key: getattr(row, key, None) for key in ("value", "low", "high", "n")}
-                unlike = _unlike(figure, steps[step]) if step else []
+                unlike = _unlike(figure, row, steps[step]) if row else []
                 found.append(
                     {"model": source, "task": task, "method": figure.method}
                     | ours
@@ -43,10 +45,10 @@ def beside(steps: Mapping[str, Values], rows: Mapping[str, list[Score]]) -> list
 
 def known(model: str, task: str) -> list[Any]:
     """The figures that publications report of a model on a task."""
-    try:
-        from nanolab.evals import published
-    except ImportError:  # the table comes with another change
-        return []
+    if importlib.util.find_spec("nanolab.evals.published") is None:
+        return []  # the table comes with another change
+    from nanolab.evals import published
+
     return published.known(model, task)
 
 
@@ -62,7 +64,8 @@ def _measured(rows: Mapping[str, list[Score]]) -> dict[str, dict[str, Ours]]:
         each = [found[part][""] for part in parts if "" in found.get(part, {})]
         if len(each) == len(parts):
             value = sum(row.value for row, _ in each) / len(each)
-            found[mean] = {"": (Score("accuracy", value, mean), each[0][1])}
+            row, step = each[0]
+            found[mean] = {"": (Score("accuracy", value, mean, chance=row.chance), step)}
     return found
 
 
@@ -73,10 +76,13 @@ def _ours(own: dict[str, Ours], method: str) -> Ours | tuple[None, str]:
     return own.get(method) or (own.get("greedy") if not method else None) or (None, "")
 
 
-def _unlike(figure: Any, values: Values) -> list[str]:
-    """Settings of the published method that our step had otherwise."""
+def _unlike(figure: Any, row: Score, values: Values) -> list[str]:
+    """Settings of the published method that our step had otherwise, and its form of choices, where
+    that is not the one of most published figures.
+    """
     names = OURS.get(figure.method, {})
-    said = []
+    form = outside.facts_of(values).get("choice_form", CONTINUATION)
+    said = [f"a choice by its {form} here"] if row.chance and form != CONTINUATION else []
     for key, theirs in figure.settings.items():
         ours = values.get(names.get(key, key))
         if not is_missing(ours) and float(ours) != float(theirs):

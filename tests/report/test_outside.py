@@ -110,7 +110,7 @@ def test_a_published_figure_stands_beside_ours_of_its_method_with_what_differs(v
         ("gsm8k", "", 0.1, "another harness"),
         ("gsm8k", "power", 0.2, "another harness; alpha 2 there, 4 here"),
         ("gsm8k", "grpo", None, ""),
-        ("arc", "", pytest.approx(0.325), "another harness"),
+        ("arc", "", pytest.approx(0.325), "another harness; a choice by its letter here"),
     ]
     assert found[0]["n"] == 20 and found[0]["low"] is not None and found[3]["low"] is None
     values["steps"] = {"sft": {"loss": 1.0}}
