@@ -86,7 +86,7 @@ def result_rows(
             "execution": execution.id,
             "seed": execution.params.get("seed", ""),
             "step": step,
-            "engine": run.params.get("engine", ""),
+            "engine": run.params.get("engine") or run.params.get("model.engine", ""),
             "seconds": seconds(run),
             "run_id": run.id,
             "commit": commit(run),

@@ -112,7 +112,7 @@ def test_a_second_entry_does_only_what_is_missing(tmp_path):
         True,
         False,
     ] * 3
-    assert [p.name for p in tmp_path.iterdir()] == ["task.jsonl"]
+    assert {p.name for p in tmp_path.iterdir()} == {"task.jsonl", base.SECONDS}
     assert [
         json.loads(line) for line in (tmp_path / "task.jsonl").read_text().splitlines()
     ] == records
