@@ -2,9 +2,13 @@
 protocols.
 
 The model keeps its own code for everything but the cache: each layer hands its new keys and values
-to a `KVCache` of left-aligned rows, and attends to what the cache gives back, under an explicit
-mask and explicit positions. It must look back over everything: `context_length` limits rows to
-lengths at which a sliding window or a rescaled rotary embedding does not show.
+to a `KVCache` of left-aligned rows, and attends to what the cache gives back, at explicit
+positions. It must look back over everything: `context_length` limits rows to lengths at which a
+sliding window or a rescaled rotary embedding does not show.
+
+A step forwards its rows alone, without rows or positions that only pad. So a row alone costs what
+one row costs, and its logits agree with those among others up to rounding, not bit by bit as the
+GPT's do: what is recorded of a draw is what it was drawn from.
 
 transformers is imported inside of functions only: nothing else of the lab needs it.
 """
@@ -29,7 +33,7 @@ from nanolab.inference.hf_scorer import HFScorer
 from nanolab.inference.kv_cache import KVCache
 from nanolab.sandbox.programs import Tools
 
-SLOTS, LENGTH = 8, 32  # of a new cache, which grows with the rows
+LENGTH = 32  # positions of a new cache where memory is taken at once
 # of cached against full logits: root mean square over their spread; half precision: 0.1
 TOLERANCE = {torch.float32: 1e-3}
 
@@ -37,8 +41,9 @@ TOLERANCE = {torch.float32: 1e-3}
 class HFLanguageModel(engine.CachedRows):
     """Rows of a transformers model, which is used as it is: put it on its device, in its dtype.
 
-    A tokenizer without the tool tokens runs no tool. `max_length` None: `context_length(model)`,
-    which is also the most. Raises UserError for a model that cannot be served.
+    A tokenizer without the tool tokens runs no tool. For `rows` rows the cache has slots at first.
+    `max_length` None: `context_length(model)`, which is also the most. Raises UserError for a model
+    that cannot be served.
     """
 
     def __init__(
@@ -66,7 +71,8 @@ class HFLanguageModel(engine.CachedRows):
                 f" that serves at most {self.context}; lower max_new_tokens"
             )
         like = torch.empty(0, dtype=model.dtype, device=model.device)
-        self.cache = KVCache(_cache_shape(model, min(self.end_tokens)), like, SLOTS, LENGTH)
+        length = self.max_length if self.device.type == "cpu" else LENGTH
+        self.cache = KVCache(_cache_shape(model, min(self.end_tokens)), like, rows, length)
 
     def _prefill(self, ids: torch.Tensor, slots: torch.Tensor) -> None:
         ids, store = ids[:, : self.context], self.cache.store  # padding may lie beyond

