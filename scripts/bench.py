@@ -41,6 +41,7 @@ COMMANDS = {  # name: what `--help` says of it
     ),
     "public": "power sampling of a published model beside the first paper's code",
     "lm_eval": "verdicts on a published model beside EleutherAI's harness",
+    "hf": "the transformers engine beside transformers' own generate: speed, memory, scoring",
     "gpu": (
         "a CUDA device: its numbers against the CPU's, speed and memory of training and decoding"
     ),

@@ -8,6 +8,7 @@ transformers is imported inside of functions only: nothing else of the lab needs
 """
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -140,8 +141,14 @@ def _cache(update: Update) -> dict[str, Any]:
     return {"past_key_values": cache, "use_cache": True}
 
 
+@functools.cache
+def _keeps_some(kind: type) -> bool:
+    """Whether models of a class make the logits of chosen places alone."""
+    return "logits_to_keep" in inspect.signature(kind.forward).parameters
+
+
 def _logits(model: Any, ids: torch.Tensor, keep: Sequence[int], **given: Any) -> torch.Tensor:
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+    if _keeps_some(type(model)):
         given["logits_to_keep"] = torch.tensor(keep, device=ids.device)
         return model(input_ids=ids, **given).logits.float()
     return model(input_ids=ids, **given).logits[:, keep].float()
