@@ -90,7 +90,7 @@ def table(monkeypatch):
         return list(tool_output(tuple(text[1:])))
 
     monkeypatch.setattr(vllm_engine, "tool_output", output)
-    tokens = {"assistant_end": toy.end_token, "python_end": TOOL, "has_tools": True}
+    tokens = {"end_tokens": toy.end_tokens, "python_end": TOOL, "has_tools": True}
     return VLLMLanguageModel(llm, types.SimpleNamespace(**tokens), tools=object())
 
 
