@@ -16,6 +16,7 @@ FLOORS = [
     ["sandbox.expression_worker", "sandbox.expressions"],
     ["data.tasks"],
     ["settings.kinds", "settings.schema", "settings.grid", "settings.model_source"],
+    ["settings.model_name"],
     ["settings.training_stages", "settings.vllm_options"],
     ["settings.evaluation_stages", "settings.config"],
     ["settings.study_file"],
@@ -28,7 +29,7 @@ FLOORS = [
     ["data.sources.choice", "data.sources.requirements"],
     ["data.tokens.hf_tokenizer", "data.tokens.token_files", "data.tokens.batches"],
     ["data.checks.overlap", "data.checks.text_kinds"],
-    ["model.scaling", "costs.work", "costs.hardware", "costs.estimate"],
+    ["model.scaling", "costs.shapes", "costs.work", "costs.hardware", "costs.estimate"],
     ["samplers.diagnostics", "wording"],
     ["tracking.progress", "tracking.address", "tracking.faults", "tracking.store"],
     ["tracking.environment", "tracking.run_reader", "tracking.run_writer"],
@@ -84,8 +85,8 @@ PLACES = {
 TORCH_FREE = {
     "errors", "files", "seeds", "statistics", "artefacts", "results", "wording", "settings",
     "sandbox", "tracking",
-    "data.tasks", "data.world", "model.scaling", "costs", "samplers.diagnostics", "figures",
-    "report", "plan",
+    "data.tasks", "data.world", "evals.published", "model.scaling", "costs",
+    "samplers.diagnostics", "figures", "report", "plan",
     "terminal", "notebook", "export.registry", "pipeline", "commands",
     "__main__",
 }  # fmt: skip
