@@ -55,18 +55,23 @@ def plan(given: argparse.Namespace) -> int:
 
 def show(planned: list[tuple[StudyConfig, list[Step]]], as_json: bool = False) -> int:
     """The steps of each seed of a study."""
+    from nanolab.plan import durations
     from nanolab.terminal import plain, screens
-    from nanolab.terminal.events import Planned
+    from nanolab.terminal.events import Note, Planned
 
     for study, steps in planned:
+        notes = durations.long_steps(study, steps)
         title = f"{study.experiment} seed {study.seed}" if len(planned) > 1 else study.experiment
         if as_json:
             facts = {"study": study.experiment, "seed": study.seed}
             facts |= dict.fromkeys(("store", "execution", "log"))
-            screens.open_screen("json").tell(Planned(title, steps, facts))
+            screen = screens.open_screen("json")
+            screen.tell(Planned(title, steps, facts))
+            for note in notes:
+                screen.tell(Note(note, "note", {"line": note}))
         else:
             title = title if len(planned) > 1 else ""
-            replace(plain.plan_table(steps), title=title).show()
+            replace(plain.plan_table(steps), title=title, notes=notes).show()
     return 0
 
 

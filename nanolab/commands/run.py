@@ -24,7 +24,8 @@ shells switch off there: use `kill PID`.
                  study_seconds_left (null: unknown)
   silence        step: it has shown no sign of life for some minutes
   step_finished  step, state (finished or reused), seconds, metrics
-  note           line: that the store is waited for, and that it answers again
+  note           line: that a step will take long, that the store is waited for, or that it
+                 answers again
   step_failed    step, error, log, command, after which the exit status is 1, or 2 for a mistake
                  with a known fix
   summary        status (finished, failed, interrupted), seconds, summary, report, html, log, model,

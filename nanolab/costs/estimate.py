@@ -15,9 +15,24 @@ from nanolab.costs.work import Work, step_work
 from nanolab.errors import UserError
 from nanolab.model.scaling import derive
 from nanolab.settings.config import STEPS, StudyConfig
+from nanolab.settings.model_source import is_outside
 from nanolab.settings.study_file import study_from_dict
 
 NARROW = 768  # width below which starting kernels takes longer than running them
+OUTSIDE = {
+    "cpu": (
+        "models from outside: the speed of SmolLM2-135M-Instruct through transformers on one thread"
+        " of a busy machine"
+    ),
+    "cuda": (
+        "models from outside: prompts are read at training's share of the peak, a decoding step"
+        " takes what nanochat's takes, and the longer of reading weights and cache and of computing"
+    ),
+}
+VLLM = (
+    "vLLM: planned at these same speeds, for it was not run on a GPU here; it reserves most of a"
+    " device's memory for its cache, whatever the column says that it needs"
+)
 # of a process: Python and torch, which a CPU process holds; the device's context
 PROCESS_BYTES = {"cpu": 0.45 * GIB, "cuda": 1.0 * GIB}
 
@@ -155,14 +170,7 @@ def notes(study: StudyConfig, machine: Machine, rows: list[Cost]) -> Iterator[st
     yield f"speeds: {machine.speeds.source}"
     on_cpu = machine.device == "cpu"
     if on_cpu:
-        cores = os.cpu_count() or 1
-        here = f"; this machine has {cores}" if cores != 2 else ""
-        measured = sum(row.basis != "table" for row in rows)
-        yield (
-            f"{measured} of {len(rows)} steps at the speed of finished steps in this store"
-            if measured
-            else f"no finished step in this store is like these: the table's two cores{here}"
-        )
+        yield _basis(rows)
     yield (
         "lengths of prompts and answers are typical ones (nanolab/costs/work.py); a queue,"
         " downloads and kernels' starts are not counted"
@@ -172,16 +180,7 @@ def notes(study: StudyConfig, machine: Machine, rows: list[Cost]) -> Iterator[st
             "memory: conversations, which chat training and rl hold, are not counted; the default"
             " study's peak there is 1.2 to 1.7 GiB where 0.5 is planned (experiments/results/smoke)"
         )
-    width = derive(study.base_train, study.tokenizer.vocab_size).model.width
-    if not on_cpu and width < NARROW:
-        yield (
-            f"a model narrower than {NARROW} cannot fill a GPU: expect several times these times in"
-            " training"
-        )
-    stages = [study.stage(STEPS[step].stage) for step in study.steps]
-    tags = {getattr(stage, "model_tag", "default") for stage in stages}
-    if others := sorted(tags - {"default", study.experiment}):
-        yield f"models of {', '.join(others)} are taken to have the shape that this study states"
+    yield from _of_models(study, machine, rows)
     limit = machine.speeds.memory_gib or math.inf
     if over := {row.step: row.memory_gib for row in rows if row.memory_gib > limit}:
         yield (
@@ -194,12 +193,55 @@ def notes(study: StudyConfig, machine: Machine, rows: list[Cost]) -> Iterator[st
             f"launch.nproc x launch.nnodes = {processes}, a GPU each: the study uses {machine.name}"
             f" only with {machine.count}"
         )
-    if unknown := [row.step for row in rows if row.hours is None]:
-        yield (
-            f"{', '.join(unknown)}: nothing is known of the time of a model from outside, and no"
-            " total has it"
-        )
     if (seeds := len(study.seeds)) > 1:
         yield f"{seeds} seeds: every step {seeds} times; the rows are of one seed"
     if machine.rate is None:
         yield f"no hourly rate for {machine.name} in the study's hourly_rates: no dollars"
+
+
+def _basis(rows: list[Cost]) -> str:
+    """Whether the speeds of a CPU are those of finished steps, or the table's."""
+    measured = sum(row.basis != "table" for row in rows)
+    if measured:
+        return f"{measured} of {len(rows)} steps at the speed of finished steps in this store"
+    cores = os.cpu_count() or 1
+    here = f"; this machine has {cores}" if cores != 2 else ""
+    return f"no finished step in this store is like these: the table's two cores{here}"
+
+
+def _of_models(study: StudyConfig, machine: Machine, rows: list[Cost]) -> Iterator[str]:
+    """What is supposed of the models, those from outside included."""
+    configs = {
+        step: replace(study.stage(STEPS[step].stage), **STEPS[step].fixed)
+        for step in study.steps
+        if step != "report"
+    }
+    outside = {
+        step: config
+        for step, config in configs.items()
+        if is_outside(getattr(config, "source", None))
+    }
+    width = derive(study.base_train, study.tokenizer.vocab_size).model.width
+    if machine.device == "cuda" and width < NARROW and outside.keys() != configs.keys():
+        yield (
+            f"a model narrower than {NARROW} cannot fill a GPU: expect several times these times in"
+            " training"
+        )
+    tags = {getattr(config, "model_tag", "default") for config in configs.values()}
+    if others := sorted(tags - {"default", study.experiment}):
+        yield f"models of {', '.join(others)} are taken to have the shape that this study states"
+    unknown = [row.step for row in rows if row.hours is None]
+    if unknown:
+        yield (
+            f"{', '.join(unknown)}: nothing is known of the time of a model from outside without"
+            " its shape, and no total has it; a folder with its config.json tells it"
+        )
+    if planned := [step for step in outside if step not in unknown]:
+        yield (
+            f"{', '.join(planned)}: an upper bound. Every answer of a model from outside is taken"
+            " to fill max_new_tokens, and no proposal to be given up early; how much less it is,"
+            " is known only once it has run"
+        )
+        yield OUTSIDE[machine.device]
+    if any(getattr(config, "engine", "") == "vllm" for config in outside.values()):
+        yield VLLM

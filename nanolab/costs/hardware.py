@@ -11,7 +11,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from nanolab.costs.work import Work
+from nanolab.costs.work import Decoding, Work
 from nanolab.errors import UserError
 from nanolab.model.scaling import PEAK_FLOPS
 
@@ -26,6 +26,13 @@ TWO_CORES = (
     "measured on two shared CPU cores with this code (the default study and"
     " experiments/results/local_real)"
 )
+# of a model from outside on one CPU thread: operations a second, and bytes of weights that a step
+# reads. SmolLM2-135M-Instruct through transformers in float32, processor time on a busy machine:
+# 130 to 155 positions a second of 32 and more rows, 24 tokens a second of one row. bfloat16 is
+# faster where the processor has it, elsewhere slower (9 GFLOP/s in the same products, float32 40
+# to 70): it is planned as float32 is
+OUTSIDE_FLOPS = 40e9
+OUTSIDE_BYTES = 13e9
 # GiB, and bytes a second, as the makers state
 GPUS = {"H100": (79.6, 3.35e12), "H200": (140.4, 4.8e12), "A100": (79.3, 2.0e12)}
 # of the peak: 11.22e9 tokens in 172 minutes on 8 H100, 3.18e9 operations each
@@ -133,23 +140,40 @@ def seconds(work: Work, machine: Machine) -> tuple[float, float] | None:
     """(before the step works, working) as the table has it; None for a model whose size is not
     known.
     """
-    if work.kind != "tokenizer" and work.model is None:
+    if work.kind != "tokenizer" and work.parameters is None:
         return None
-    speeds, count = machine.speeds, machine.count
+    speeds = machine.speeds
     compiles = getattr(work.config, "compile", False)
     training = speeds.chat_training if work.kind == "chat training" else speeds.training
-    reading = speeds.prompts if work.decodings else speeds.reading
-    each = work.forward_flops / count
+    each = work.forward_flops / machine.count
     working = work.characters / speeds.characters
-    working += each * (3 * work.tokens_trained / training + work.tokens_read / reading)
-    for one in work.decodings:
-        if machine.device == "cpu":
-            position = speeds.step_seconds + work.forward_flops / speeds.decoding
-            working += one.rows * one.tokens * position
-        else:  # every row that fits is decoded at once
-            rows = max(1.0, min(work.config.batch_rows, one.rows / count))
-            weights = work.parameters * work.bytes_per_value
-            read = weights + rows * one.length / 2 * work.cache_bytes
-            steps = one.tokens * max(1.0, one.rows / count / work.config.batch_rows)
-            working += steps * (speeds.step_seconds + read / speeds.decoding)
+    working += each * 3 * work.tokens_trained / training
+    working += each * work.tokens_read / _reading(work, machine)
+    working += sum(_decoding(work, machine, one) for one in work.decodings)
     return speeds.start + compiles * speeds.compile_start, working
+
+
+def _reading(work: Work, machine: Machine) -> float:
+    """Operations a second over text or prompts; those of a large model fill a GPU as text does."""
+    if work.outside and machine.device == "cpu":
+        return OUTSIDE_FLOPS
+    small_lots = work.decodings and not work.outside
+    return machine.speeds.prompts if small_lots else machine.speeds.reading
+
+
+def _decoding(work: Work, machine: Machine, one: Decoding) -> float:
+    """Seconds of sequences side by side: of as many as `batch_rows` allows, the others after
+    them.
+    """
+    speeds, flops = machine.speeds, work.forward_flops
+    weights = (work.parameters or 0) * work.bytes_per_value
+    if machine.device == "cpu" and work.outside:
+        step = weights / OUTSIDE_BYTES / min(work.config.batch_rows, one.rows)
+        return one.rows * one.tokens * (step + flops / OUTSIDE_FLOPS)
+    if machine.device == "cpu":
+        return one.rows * one.tokens * (speeds.step_seconds + flops / speeds.decoding)
+    share = one.rows / machine.count
+    rows = max(1.0, min(work.config.batch_rows, share))
+    read = (weights + rows * one.length / 2 * work.cache_bytes) / speeds.decoding
+    steps = one.tokens * max(1.0, share / work.config.batch_rows)
+    return steps * (speeds.step_seconds + max(read, rows * flops / speeds.reading))

@@ -1,8 +1,10 @@
 """What each step of a study will do, counted from its settings: tokens, operations, memory and
 disk. Imports no torch.
 
-Training is exact; evaluation and sampling take the typical lengths of prompts and answers below,
-for the true ones are known only once a study has run.
+Training is exact; evaluation and sampling of a model trained here take the typical lengths of
+prompts and answers in the table of tasks, for the true ones are known only once a study has run. A
+model from outside is taken to fill `max_new_tokens` with every answer, and no proposal to be given
+up early: an upper bound.
 """
 
 import math
@@ -10,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from nanolab.costs.shapes import Shape, shape_of
 from nanolab.data.tasks.catalogue import TASKS
 from nanolab.model import scaling
 from nanolab.model.scaling import GPTConfig, derive
@@ -27,6 +30,8 @@ PUBLIC_CORE = (
 # token positions of an example; public ones have 10 shots, read once for all
 CORE_POSITIONS = (60, 600)
 CHARACTERS_PER_TOKEN = (2.7, 4.0)
+# positions that vLLM forwards again at a cut: half of a block of its cache on a CPU
+REFORWARDED = 16
 # bytes that an answer, and a problem of power sampling with all its chains, leave on the disk
 RECORD, CHAIN_RECORD = 500, 16_000
 
@@ -51,7 +56,8 @@ class Work:
     config: Any  # of the step
     kind: str  # whose measured speed is like its own: training, sampling, ...
     device: str
-    model: GPTConfig | None = None  # None for a tokenizer, or a model from outside
+    model: GPTConfig | None = None  # None for a tokenizer, and for ...
+    outside: Shape | None = None  # ... a model from outside; both None where nothing is known of it
     tokens_read: float = 0.0
     tokens_trained: float = 0.0
     tokens_generated: float = 0.0
@@ -69,16 +75,32 @@ class Work:
     @property
     def width(self) -> int:
         """Of the model; 0 without one."""
-        return self.model.width if self.model else 0
+        of = self.model or self.outside
+        return of.width if of else 0
+
+    @property
+    def engine(self) -> str:
+        """What decodes a model from outside: nanolab (through transformers) or vllm."""
+        return getattr(self.config, "engine", "nanolab")
+
+    @property
+    def context(self) -> int:
+        """Tokens of a row at most."""
+        return self.outside.context if self.outside else self.study.base_train.sequence_length
 
     @property
     def parameters(self) -> int | None:
         """Of the model."""
+        if self.outside:
+            return self.outside.parameters
         return scaling.parameters(self.model) if self.model else None
 
     @property
     def forward_flops(self) -> float:
         """Operations on one token; with its gradients they are three times as many."""
+        if self.outside:
+            longest = max((one.length for one in self.decodings), default=CORE_POSITIONS[1])
+            return self.outside.forward_flops(longest)
         return scaling.flops_per_token(self.model) / 3 if self.model else 0.0
 
     @property
@@ -91,6 +113,8 @@ class Work:
     def cache_bytes(self) -> int:
         """Bytes of keys and values of one position."""
         model = self.model
+        if self.outside:
+            return self.outside.cache_values * self.bytes_per_value
         return 2 * model.depth * model.kv_heads * model.head_dim * self.bytes_per_value
 
     def decode(self, rows: float, tokens: float, prompt: float, length: int) -> None:
@@ -108,11 +132,11 @@ class Work:
         """Tokens of a prompt with its solved examples, cut to the context, of an answer, and of
         both at most.
         """
-        of = TASKS[task]
+        of, longest = TASKS[task], self.config.max_new_tokens
         prompt, answer = (None if self.public else of.embedded_tokens) or of.public_tokens
-        context = self.study.base_train.sequence_length
-        prompt = min(prompt + shots * (prompt + answer) // 2, context)
-        longest = self.config.max_new_tokens
+        prompt = min(prompt + shots * (prompt + answer) // 2, self.context)
+        if self.outside and of.generates:
+            return prompt, longest, prompt + longest
         return prompt, min(answer, longest) if of.generates else answer, prompt + longest
 
 
@@ -122,11 +146,18 @@ def step_work(study: StudyConfig, step: str, device: str, processes: int) -> Wor
     config = replace(study.stage(stage), **STEPS[step].fixed)
     kind, count = ("evaluation", _losses) if step == "base_loss" else COUNTED[stage]
     work = Work(study, step, config, kind, device)
-    if is_outside(getattr(config, "source", None)):
-        return work  # its size is known only when it is loaded
-    if stage != "tokenizer":
+    if is_outside(source := getattr(config, "source", None)):
+        work.outside = shape_of(source)
+        if work.outside is None:
+            return work  # its size is known only when it is loaded
+        work.kind = f"{kind} through {work.engine}"
+    elif stage != "tokenizer":
         work.model = derive(study.base_train, study.tokenizer.vocab_size).model
+    if stage != "rl" and getattr(config, "dtype", "") == "bfloat16":
+        work.bytes_per_value = 2  # of what only answers; training holds float32
     count(work, config)
+    if work.outside:
+        work.memory_bytes = max(work.memory_bytes, work.parameters * work.bytes_per_value)
     if work.decodings:  # the weights, and the cache of as many rows as are decoded at once
         rows = max(
             min(config.batch_rows, one.rows / processes) * one.length for one in work.decodings
@@ -168,8 +199,9 @@ def checkpoint_bytes(model: GPTConfig) -> int:
 
 def _losses(work: Work, config: Any) -> None:
     work.tokens_read = 2 * config.loss_tokens
-    positions = work.study.base_train.device_batch_size * work.model.sequence_length
-    work.memory_bytes = 4 * work.parameters + positions * work.model.width * 40
+    base = work.study.base_train
+    positions = base.device_batch_size * base.sequence_length
+    work.memory_bytes = 4 * work.parameters + positions * work.width * 40
 
 
 def _evaluation(work: Work, config: Any) -> None:
@@ -201,7 +233,8 @@ def _sampling(work: Work, config: Any) -> None:
 
     def chains(size: int, steps: int, restart_prob: float, num_blocks: int) -> None:
         tokens = chain_tokens(answer, steps, restart_prob, num_blocks)
-        work.decode(count * size, tokens, prompt, length)
+        again = steps * num_blocks * REFORWARDED if work.engine == "vllm" else 0
+        work.decode(count * size, tokens, prompt + again, length)
 
     work.decode(2 * count, answer, prompt, length)  # greedy, and a low temperature
     population(max(config.best_of) if ablation else config.best_of)
@@ -218,7 +251,6 @@ def _sampling(work: Work, config: Any) -> None:
             looks_ahead = min(point["horizon"], answer / 2)
             weighed = 1 + point["candidates"] * point["rollouts"] * looks_ahead
             work.decode(count, answer * weighed, prompt, length)
-    work.bytes_per_value = 2 if config.dtype == "bfloat16" else 4
     records = RECORD * len(work.decodings) if ablation else CHAIN_RECORD * config.chains
     work.disk_bytes = count * records
 

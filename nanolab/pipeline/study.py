@@ -145,7 +145,10 @@ class StudyExecution:
         text = yaml.safe_dump(to_dict(study), sort_keys=False)
         files.write_atomic(self.folder / "study.yaml", text)
         title += " (anew)" if self.fresh else ""
-        self.screen.tell(Planned(title, list(self.prepared.planned.values()), facts))
+        steps = list(self.prepared.planned.values())
+        self.screen.tell(Planned(title, steps, facts))
+        for note in durations.long_steps(study, steps):
+            self.screen.tell(Note(note, "note", {"line": note}))
 
     def _run_groups(self, output: Output) -> None:
         done = execution.Execution(self.study, self.parent, run_reader.RUN_ALL)

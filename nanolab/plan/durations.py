@@ -1,16 +1,24 @@
 """The tries at a step, kept in its work folder: how each went, and so how long a step will take."""
 
 import time
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from nanolab import artefacts, files
+from nanolab.costs import estimate
+from nanolab.costs.hardware import machine_named
 from nanolab.errors import UserError
+from nanolab.plan.fingerprint import device_kind
 from nanolab.plan.steps import JOB, LOG, RESULT, Step
+from nanolab.settings.config import STEPS, StudyConfig
+from nanolab.settings.model_source import is_outside
 from nanolab.settings.schema import to_dict
+from nanolab.wording import rough_duration
 
 ATTEMPTS = "attempts.json"
+LONG = 30 * 60  # seconds of a step that are worth a line beforehand
 
 
 class Attempt:
@@ -62,6 +70,34 @@ def earlier(step: Step) -> float | None:
         except (FileNotFoundError, UserError, KeyError, TypeError):
             continue  # set aside just now, or damaged: it tells no duration
     return max(found)[1] if found else None
+
+
+def long_steps(study: StudyConfig, steps: list[Step]) -> list[str]:
+    """A line for each unfinished step that asks a model from outside on a CPU for longer than LONG:
+    how long, at how many tokens a second, and what to lower. By an earlier run of the step with
+    these settings, else by the table of costs and this store's own speed.
+    """
+    asked = [
+        step
+        for step in steps
+        if is_outside(getattr(step.config, "source", None)) and not step.finished
+    ]
+    if not asked or device_kind(study.launch.device) != "cpu":
+        return []
+    own, machine = estimate.finished_steps(files.MLRUNS), machine_named("cpu", {}, 96)
+    lines = []
+    for step in asked:
+        (cost,) = estimate.plan_costs(replace(study, steps=[step.name]), machine, own)
+        seconds = earlier(step) or 3600 * (cost.hours or 0.0)
+        if seconds > LONG:
+            stage = STEPS[step.name].stage
+            upper = "" if earlier(step) else " or less (every answer at its longest)"
+            lines.append(
+                f"{step.name}: about {rough_duration(seconds)}{upper} at"
+                f" {cost.tokens_generated / seconds:.0f} tokens/s on this CPU: lower"
+                f" {stage}.max_examples or {stage}.max_new_tokens"
+            )
+    return lines
 
 
 def took(folder: Path) -> float:

@@ -14,6 +14,7 @@ from nanolab.costs import estimate
 from nanolab.costs.hardware import machine_named
 from nanolab.costs.work import chain_tokens, checkpoint_bytes, step_work
 from nanolab.errors import UserError
+from nanolab.settings.config import STEPS
 from nanolab.settings.schema import to_dict
 from nanolab.settings.study_file import load_study
 
@@ -109,7 +110,7 @@ def test_a_model_from_outside_has_no_estimate():
 
 def finish(root, study, step, took, attempts=1, **said):
     folder = root / "work" / study.experiment / step / "0123456789ab"
-    config = to_dict(study.stage("sft"))
+    config = to_dict(study.stage(STEPS[step].stage))
     files.write_json(
         folder / "job.json", {"step": step, "study": to_dict(study), "config": config, "inputs": {}}
     )
@@ -319,3 +320,65 @@ def test_all_examples_of_core_are_counted_where_no_number_is_set():
         for count in (100, "null")
     )
     assert every.tokens_read - some.tokens_read == 60 * (5 * 20)  # five of the six have 120 rows
+
+
+def outside(machine, *overrides):
+    """The row of a power evaluation of a model of seven billion parameters, in bfloat16."""
+    given = ["source=hf:Qwen/Qwen2.5-7B", "dtype=bfloat16", "temperature=0.25", "restart_prob=0"]
+    given += ["max_new_tokens=3072", "num_blocks=16", "max_examples=500", "batch_rows=256"]
+    settings = [f"power_eval.{one}" for one in given]
+    return on("speedrun_powersample", machine, *settings, *overrides)["power_eval"]
+
+
+def test_a_model_from_outside_is_planned_by_its_shape_with_answers_at_their_longest():
+    """Its chains, counted block by block: an extension, then ten proposals from a cut anywhere."""
+    row = outside("1xH100")
+    assert row.parameters == 7_615_616_512 and row.hours > 0
+    chain = 0.0
+    for block in range(1, 17):
+        longest = 192 * block
+        chain += 192 + 10 * sum(range(1, longest + 1)) / longest
+    others = 3072 * (2 + 11)  # greedy, low temperature, best of 11
+    assert row.tokens_generated == pytest.approx(500 * (chain + others), rel=1e-3)
+    # 14.2 GiB of weights, and 56 KiB of cache a position
+    positions = 256 * (3072 + 95)
+    assert row.memory_gib == pytest.approx(1 + (2 * row.parameters + positions * 57_344) / 2**30)
+    assert outside("1xH100", "power_eval.dtype=float32").memory_gib > 79.6
+
+
+def test_a_chain_is_no_shorter_on_eight_gpus():
+    """Chains share GPUs, but the steps of one follow each other: dollars rise."""
+    one, eight = outside("1xH100"), outside("8xH100")
+    assert one.hours / 8 < eight.hours < one.hours and eight.dollars > one.dollars
+    assert eight.tokens_generated == one.tokens_generated
+
+
+def test_a_plan_of_an_outside_model_says_that_it_is_a_bound_and_what_was_not_measured():
+    def noted(name, *overrides):
+        study = load_study(name, list(overrides))
+        machine = machine_named("1xH100", study.hourly_rates, 96)
+        return "\n".join(estimate.notes(study, machine, estimate.plan_costs(study, machine)))
+
+    only = ["steps=[power_eval]", "power_eval.source=hf:Qwen/Qwen2.5-0.5B"]
+    text = noted("smoke", *only)
+    assert "power_eval: an upper bound" in text and "nothing here was measured" in text
+    assert "narrower than" not in text and "narrower than" in noted("smoke")
+    assert "an upper bound" not in noted("smoke")
+    unknown = noted("smoke", "power_eval.source=hf:somewhere/else")
+    assert "power_eval: nothing is known of the time" in unknown
+    assert "an upper bound" not in unknown
+
+
+def test_a_finished_step_of_an_outside_model_says_how_fast_this_machine_is(tmp_path):
+    study = load_study(
+        "smoke", ["power_eval.source=hf:HuggingFaceTB/SmolLM2-135M", "power_eval.max_examples=9"]
+    )
+    machine = machine_named("cpu", {}, 96)
+    table = {row.step: row for row in estimate.plan_costs(study, machine)}["power_eval"]
+    start = machine.speeds.start
+    finish(tmp_path, study, "power_eval", start + 0.5 * (table.hours * 3600 - start))
+    own = estimate.finished_steps(tmp_path)
+    measured = {row.step: row for row in estimate.plan_costs(study, machine, own)}
+    assert measured["power_eval"].basis == "1 finished"
+    assert measured["power_eval"].hours == pytest.approx(table.hours / 2, rel=0.01)
+    assert measured["rl"].basis == "table", "a model trained here is another engine's"
