@@ -30,8 +30,8 @@ OUTSIDE = {
     ),
 }
 VLLM = (
-    "vLLM: planned at these same speeds, for it was not run on a GPU here; it reserves most of a"
-    " device's memory for its cache, whatever the column says that it needs"
+    "vLLM: planned at these same speeds, for it was not run on a GPU here; what our draws cost in"
+    " it is not counted, and it reserves most of a device's memory, whatever the column says"
 )
 # of a process: Python and torch, which a CPU process holds; the device's context
 PROCESS_BYTES = {"cpu": 0.45 * GIB, "cuda": 1.0 * GIB}
@@ -238,9 +238,9 @@ def _of_models(study: StudyConfig, machine: Machine, rows: list[Cost]) -> Iterat
         )
     if planned := [step for step in outside if step not in unknown]:
         yield (
-            f"{', '.join(planned)}: an upper bound. Every answer of a model from outside is taken"
-            " to fill max_new_tokens, and no proposal to be given up early; how much less it is,"
-            " is known only once it has run"
+            f"{', '.join(planned)}: tokens are an upper bound. Every answer of a model from outside"
+            " is taken to fill max_new_tokens, and no proposal to be given up early; how many fewer"
+            " they are, is known only once it has run"
         )
         yield OUTSIDE[machine.device]
     if any(getattr(config, "engine", "") == "vllm" for config in outside.values()):

@@ -128,6 +128,7 @@ STEPS: dict[str, StepSpec] = {
     "power_eval_mid": _power_eval(source="mid"),
     "power_eval_rl": _power_eval(source="rl"),
     "power_eval_code": _power_eval(task="humaneval"),
+    "power_eval_gpqa": _power_eval(task="gpqa_diamond"),
     "power_ablation": StepSpec("power_ablation", "08_power_ablation", ("tok_train",)),
     "rl": StepSpec("rl", "09_rl", ("tok_train",)),
     "chat_eval_rl": _chat_eval(source="rl"),

@@ -361,12 +361,36 @@ def test_a_plan_of_an_outside_model_says_that_it_is_a_bound_and_what_was_not_mea
 
     only = ["steps=[power_eval]", "power_eval.source=hf:Qwen/Qwen2.5-0.5B"]
     text = noted("smoke", *only)
-    assert "power_eval: an upper bound" in text and "nothing here was measured" in text
+    assert "power_eval: tokens are an upper bound" in text and "nothing here was measured" in text
     assert "narrower than" not in text and "narrower than" in noted("smoke")
     assert "an upper bound" not in noted("smoke")
     unknown = noted("smoke", "power_eval.source=hf:somewhere/else")
     assert "power_eval: nothing is known of the time" in unknown
     assert "an upper bound" not in unknown
+
+
+@pytest.mark.parametrize(
+    "name", ["reasoning_with_sampling", "reasoning_with_sampling_math", "qwen_half_billion"]
+)
+def test_the_anchor_studies_are_planned_whole_and_fit_on_one_gpu(name):
+    """Without their models' files: no table, note or total leaves a step out."""
+    study = load_study(name)
+    assert study.power_eval.temperature == 1 / study.power_eval.alpha
+    assert study.power_eval.max_new_tokens == 192 * study.power_eval.num_blocks
+    for machine in ("1xH100", "8xH100"):
+        found = machine_named(machine, study.hourly_rates, 96)
+        rows = estimate.plan_costs(study, found)
+        assert len(rows) == len(study.steps) - 1
+        assert all(row.hours > 0 and row.dollars > 0 and row.memory_gib < 79.6 for row in rows)
+        notes = "\n".join(estimate.notes(study, found, rows))
+        assert "nothing is known" not in notes and "vLLM: planned at these same speeds" in notes
+
+
+def test_the_study_of_a_published_model_ends_within_forty_minutes_on_two_cores():
+    study = load_study("smollm2")
+    rows = estimate.plan_costs(study, machine_named("cpu", {}, 96))
+    assert {row.parameters for row in rows} == {134_515_008}
+    assert estimate.total(rows).hours < 40 / 60
 
 
 def test_a_finished_step_of_an_outside_model_says_how_fast_this_machine_is(tmp_path):
