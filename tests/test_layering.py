@@ -66,7 +66,7 @@ FLOORS = [
     ["terminal.plain", "terminal.events", "terminal.live", "terminal.screens", "terminal.follow"],
     ["notebook.cards", "notebook.records"],
     ["notebook.live", "notebook.page", "notebook.stage_results", "notebook.one_chain"],
-    ["notebook.side_by_side", "notebook.study_map"],
+    ["notebook.side_by_side", "notebook.study_map", "notebook.published"],
     ["chat.trained", "chat.answer", "chat.session", "chat.screen"],
     ["export.hf_folder", "export.served_model", "export.registry"],
     ["export.lm_eval_adapter"],

@@ -19,7 +19,7 @@ from nanolab.settings.study_file import find_study, load_study
 from nanolab.terminal.plain import STATES, state_of
 from nanolab.tracking import address, comparable, run_reader
 
-TOOLS = ("11_compare", "12_one_chain")  # notebooks that read records and run no stage
+TOOLS = ("11_compare", "12_one_chain", "13_published")  # they read records and run no stage
 GSM8K = {  # column -> step
     "SFT": "chat_eval_sft",
     "power": "power_eval",

@@ -12,6 +12,7 @@ from nanolab.plan.parameters import (
     ChainParameters,
     CompareParameters,
     MapParameters,
+    PublishedParameters,
     RunParameters,
     assigned,
 )
@@ -22,6 +23,7 @@ READERS = {  # the notebooks that run no stage
     "00_start_here": MapParameters,
     "11_compare": CompareParameters,
     "12_one_chain": ChainParameters,
+    "13_published": PublishedParameters,
 }
 RUN_PARAMETERS = to_dict(RunParameters())  # beside the stage's own fields
 

@@ -69,6 +69,15 @@ class ChainParameters(Settings):
     chain: Natural = setting(0, "the chain's number, where a problem has several")
 
 
+@dataclass(frozen=True)
+class PublishedParameters(Settings):
+    """Notebook 13_published."""
+
+    models: Distinct[Text] = setting(
+        [], 'names such as ["Qwen2.5-0.5B"]; empty: all that have published figures'
+    )
+
+
 def parameters(stage: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `run_stage` for a stage, out of a notebook's `variables`, as in
     `run_stage(**parameters("sft", globals()))`.

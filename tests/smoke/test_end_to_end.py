@@ -117,6 +117,7 @@ def test_the_notebooks_that_read_records_show_what_has_run(study, tmp_path):
         "00_start_here": {"experiment": "micro"},
         "11_compare": {},
         "12_one_chain": {"experiment": "micro"},
+        "13_published": {},
     }
 
     def execute(name: str) -> str:
@@ -150,6 +151,7 @@ def test_the_notebooks_that_read_records_show_what_has_run(study, tmp_path):
         "majority vote",
     ):
         assert words in shown["12_one_chain"], words
+    assert "not run" in shown["13_published"] and "qwen_half_billion" in shown["13_published"]
     trained = outputs(next((store / "work" / "micro" / "executions").glob("*/02_base_train.ipynb")))
     assert (
         "finished" in trained

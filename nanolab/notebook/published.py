@@ -1,0 +1,178 @@
+"""Published figures beside what this store has measured, with interval and cost."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import groupby
+from math import sqrt
+
+from IPython.display import HTML, Markdown
+
+from nanolab import files
+from nanolab.errors import UserError
+from nanolab.evals.published import Figure, rows
+from nanolab.notebook import cards, records
+from nanolab.plan import parameters
+from nanolab.plan.parameters import PublishedParameters
+from nanolab.report import store_values
+from nanolab.results import Score, select
+from nanolab.settings.config import STAGES
+from nanolab.settings.model_name import model_name
+from nanolab.settings.study_file import load_study
+from nanolab.tracking.run_reader import RunRecord
+from nanolab.wording import METHODS, TASKS
+
+LABELS = {**METHODS, "grpo": "GRPO (training)", "rloo": "RLOO (training)", "": "asked"}
+TASK_LABELS = {**TASKS, "math500": "MATH-500", "hellaswag": "HellaSwag", "arc": "ARC, mean of both"}
+MEANS = {"arc": ("arc_easy", "arc_challenge")}  # published as one figure
+HEADER = (
+    *("method", "settings", "published", "ours", "95% interval", "passed"),
+    *("published in it", "positions a problem", "time of the step", "from"),
+)
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Ours:
+    """What stands beside a published figure: a score, and the run that measured it."""
+
+    score: Score
+    study: str
+    run: RunRecord
+
+
+@dataclass(frozen=True)
+class Published:
+    """Published figures, each with ours or None."""
+
+    found: list[tuple[Figure, Ours | None]]
+
+    def table(self) -> HTML:
+        """A table for each model and task, with its source and what differs."""
+
+        def of(pair: tuple[Figure, Ours | None]) -> tuple[str, ...]:
+            return pair[0].model, pair[0].task, pair[0].source, pair[0].url
+
+        pieces = []
+        for (model, task, source, url), pairs in groupby(self.found, of):
+            own = list(pairs)
+            heading = cards.html("published").heading(model, TASK_LABELS[task], source, url)
+            table = cards.html().table(HEADER, [_row(*pair) for pair in own], left=2)
+            differing = [part for figure, _ in own for part in figure.differs.split("; ")]
+            pieces += [heading, table, cards.html().remarks(list(dict.fromkeys(differing)))]
+        return HTML("".join(pieces))
+
+    def to_run(self) -> Markdown:
+        """The studies of experiments/ that would fill empty rows, with what they cost first."""
+        missing = {model_name(figure.model) for figure, ours in self.found if ours is None}
+        lines = [
+            f"- `{study}`: `python -m nanolab plan {study} --hardware 1xH100` (or `cpu`), then"
+            f" `python scripts/run_all.py experiments/{study}.yaml`"
+            for study, models in _studies().items()
+            if models & missing
+        ]
+        return Markdown("\n".join(lines) or "*Every row that a study here can fill is filled.*")
+
+
+def choose(models: list[str] | None = None) -> Published:
+    """The published figures of the models named (None or none: of all), with what the studies of
+    this store measured: of each the newest finished step of that model, task and setting.
+    """
+    parameters.check(PublishedParameters, {"models": [] if models is None else models})
+    wanted = {model_name(model): model for model in models or []}
+    figures = [row for row in rows() if not wanted or model_name(row.model) in wanted]
+    if absent := wanted.keys() - {model_name(row.model) for row in figures}:
+        have = ", ".join(dict.fromkeys(row.model for row in rows()))
+        raise UserError(
+            f"no published figure of {wanted[min(absent)]!r}; there are those of {have}"
+        )
+    measured = list(_measured({model_name(row.model) for row in figures}))
+    return Published([(figure, _beside(figure, measured)) for figure in figures])
+
+
+def _measured(models: set[str]) -> Iterable[tuple[str, str, RunRecord, list[Score]]]:
+    """(model, study, run, rows) of every finished step of these models, newest first."""
+    runs = [(study, run) for study in records.studies() for run in records.finished(study)]
+    for study, run in sorted(runs, key=lambda pair: -pair[1].start):
+        name = model_name(run.params.get("source", ""))
+        if name in models:
+            yield name, study, run, store_values.rows_of(run)
+
+
+def _beside(figure: Figure, measured: list[tuple[str, str, RunRecord, list[Score]]]) -> Ours | None:
+    """The newest score of the figure's model and task by its method at its settings."""
+    for model, study, run, found in measured:
+        if model == model_name(figure.model):
+            task_rows = _of_task(found, figure.task)
+            for row in (row for row in task_rows if _same_method(figure, row, run)):
+                return Ours(row, study, run)
+    return None
+
+
+def _of_task(found: list[Score], task: str) -> list[Score]:
+    """The accuracies on a task: asked as CORE asks it first, which has the continuation form."""
+    asked = select(found, metric="accuracy", part="", moment="", chosen="")
+    if task in MEANS:
+        pairs = [
+            [row for row in asked if row.task == one and row.method == ""] for one in MEANS[task]
+        ]
+        by_suite = [{row.suite: row for row in rows} for rows in pairs]
+        both = sorted(by_suite[0].keys() & by_suite[1].keys(), reverse=True)
+        return [_mean(task, [own[suite] for own in by_suite]) for suite in both]
+    return sorted((row for row in asked if row.task == task), key=lambda row: row.suite == "")
+
+
+def _mean(task: str, both: list[Score]) -> Score:
+    """The mean of two accuracies of different problems, with the interval of a normal law."""
+    value = sum(row.value for row in both) / 2
+    variance = sum(row.value * (1 - row.value) / row.n for row in both) / 4
+    wide = 1.96 * sqrt(variance)
+    low, high = max(0.0, value - wide), min(1.0, value + wide)
+    known = {"low": low, "high": high, "n": sum(row.n for row in both)}
+    return replace(both[0], task=task, value=value, passed=None, **known)
+
+
+def _same_method(figure: Figure, row: Score, run: RunRecord) -> bool:
+    """Whether a score is by a figure's method at the settings that the figure states.
+
+    A model that is just asked at a temperature above 0 has drawn a plain sample.
+    """
+    given = {key: float(run.params.get(key) or 0) for key in ("alpha", "temperature")}
+    if figure.method == "low_temperature":
+        given["temperature"] = float(run.params.get("low_temperature") or 0)
+    method = row.method or ("plain" if given["temperature"] > 0 else "")
+    same = all(given[key] == value for key, value in figure.settings.items())
+    return method == figure.method and same
+
+
+def _row(figure: Figure, ours: Ours | None) -> list[str]:
+    """The cells of a figure."""
+    settings = ", ".join(f"{key} {value:g}" for key, value in figure.settings.items())
+    count = f" of {figure.n}" if figure.n else ""
+    start = [LABELS[figure.method], settings, cards.percent(figure.value) + count]
+    if ours is None:
+        return [*start, NOT_RUN, *[""] * (len(HEADER) - 4)]
+    score = ours.score
+    interval, passed = cards.interval(score)
+    if score.passed is None and score.n is not None:
+        passed = f"{score.n:.0f} problems"
+    inside = score.low is not None and score.low <= figure.value <= score.high
+    return [
+        *start,
+        cards.percent(score.value),
+        interval,
+        passed,
+        "yes" if inside else "no",
+        cards.number(score.positions and round(score.positions)),
+        cards.html("published").time(store_values.seconds(ours.run)),
+        records.run_link(ours.run.id, ours.study),
+    ]
+
+
+def _studies() -> dict[str, set[str]]:
+    """The models from outside that each study of experiments/ names."""
+    found = {}
+    for path in sorted((files.ROOT / "experiments").glob("*.yaml")):
+        study = load_study(path.stem)
+        sources = (getattr(study.stage(stage), "source", "") for stage in STAGES)
+        found[path.stem] = {model_name(source) for source in sources}
+    return found
