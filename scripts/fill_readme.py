@@ -1,8 +1,8 @@
-"""Writes the README's tables of steps and results from experiments/results/smoke/targets.json, and
-its plan of the reference study.
+"""Writes the README's tables of steps and results from experiments/results/smoke/targets.json, its
+plan of the reference study, and the tables of docs/published.md.
 
-`python scripts/fill_readme.py`; with --check nothing is written, and the status is 1 where the
-README is another.
+`python scripts/fill_readme.py`; with --check nothing is written, and the status is 1 where a page
+is another.
 """
 
 from __future__ import annotations
@@ -15,7 +15,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from nanolab.costs import estimate
+from nanolab.costs.hardware import machine_named
+from nanolab.evals import published
+from nanolab.files import ROOT
+from nanolab.settings.study_file import load_study
+from nanolab.wording import METHODS as METHOD_LABELS
+from nanolab.wording import TASKS as TASK_LABELS
+from nanolab.wording import duration, short
+
+# studies of published tables, and where they are planned
+ANCHORS = ("reasoning_with_sampling", "reasoning_with_sampling_math", "qwen_half_billion")
+MACHINES = ("1xH100", "8xH100")
 WHAT = {
     "tok_train": "trains a byte-level BPE tokenizer (rustbpe, served by tiktoken)",
     "tok_eval": "compression, entropy, coverage on held-out text",
@@ -129,46 +142,83 @@ def put(text: str, mark: str, lines: list[str]) -> str:
     return text[:start] + "\n".join(lines) + "\n" + text[end:]
 
 
-def reference_plan() -> list[str]:
-    """What the command that the README names prints, in a block."""
-    command = [
-        sys.executable,
-        "-m",
-        "nanolab",
-        "plan",
-        "speedrun_powersample",
-        "--hardware",
-        "8xH100",
-    ]
+def plan_of(study: str, machine: str) -> list[str]:
+    """What `python -m nanolab plan STUDY --hardware MACHINE` prints, in a block."""
+    command = [sys.executable, "-m", "nanolab", "plan", study, "--hardware", machine]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return ["```text", *done.stdout.splitlines(), "```"]
 
 
+def anchor_plans() -> list[str]:
+    """A row for each step of the studies of published tables: tokens, and what each machine
+    needs.
+    """
+    header = [f"{name}: GiB a GPU, time, $" for name in MACHINES]
+    rows = ["| study | step | tokens generated | " + " | ".join(header) + " |"]
+    rows.append("| --- | --- | ---: |" + " ---: |" * len(MACHINES))
+    for name in ANCHORS:
+        study = load_study(name)
+        machines = [machine_named(machine, study.hourly_rates, 96) for machine in MACHINES]
+        planned = [estimate.plan_costs(study, machine) for machine in machines]
+        for costs in zip(*[[*rows_of, estimate.total(rows_of)] for rows_of in planned]):
+            cells = [
+                f"{cost.memory_gib:.1f}, {duration(cost.hours * 3600)}, {cost.dollars:.2f}"
+                for cost in costs
+            ]
+            start = f"| {name} | {costs[0].step} | {short(costs[0].tokens_generated)} | "
+            rows.append(start + " | ".join(cells) + " |")
+    return rows
+
+
+def figures_table() -> list[str]:
+    """A row for each published figure."""
+    rows = ["| model | task | method | published | source |", "| --- | --- | --- | ---: | --- |"]
+    for row in published.rows():
+        settings = ", ".join(f"{key} {value:g}" for key, value in row.settings.items())
+        method = METHOD_LABELS.get(row.method, row.method.upper() or "asked")
+        method += f" ({settings})" if settings else ""
+        source = f"[{row.source}]({row.url})" if row.url else row.source
+        task, value = TASK_LABELS.get(row.task, row.task), f"{100 * row.value:.1f}%"
+        rows.append(f"| {row.model} | {task} | {method} | {value} | {source} |")
+    return rows
+
+
 def main() -> int:
-    """Rewrites README.md, or says whether it is current."""
+    """Rewrites README.md and docs/published.md, or says whether they are current."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--check",
         action="store_true",
-        help="write nothing; the status is 1 where the README is another",
+        help="write nothing; the status is 1 where a page is another",
     )
     given = parser.parse_args()
     studies = json.loads((ROOT / "experiments" / "results" / "smoke" / "targets.json").read_text())[
         "studies"
     ]
-    readme = ROOT / "README.md"
-    text = put(readme.read_text(), "steps", steps_table(studies[0]))
-    text = put(put(text, "results", results_table(studies)), "plan", reference_plan())
-    if given.check:
-        if text != readme.read_text():
-            print(
-                "README.md: its tables are not those of experiments/results/smoke and of plan",
-                file=sys.stderr,
-            )
-            return 1
-        return 0
-    readme.write_text(text)
-    return 0
+    tables = {
+        "README.md": {
+            "steps": steps_table(studies[0]),
+            "results": results_table(studies),
+            "plan": plan_of("speedrun_powersample", "8xH100"),
+        },
+        "docs/published.md": {
+            "figures": figures_table(),
+            "plans": anchor_plans(),
+            "one plan": plan_of(ANCHORS[0], MACHINES[0]),
+        },
+    }
+    status = 0
+    for name, marks in tables.items():
+        page = ROOT / name
+        text = before = page.read_text()
+        for mark, lines in marks.items():
+            text = put(text, mark, lines)
+        if not given.check:
+            page.write_text(text)
+        elif text != before:
+            print(f"{name}: its tables are not what scripts/fill_readme.py writes", file=sys.stderr)
+            status = 1
+    return status
 
 
 if __name__ == "__main__":
