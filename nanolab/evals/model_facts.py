@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from nanolab.data.tasks.catalogue import TASKS
 from nanolab.evals.asking import Asking
 from nanolab.evals.base import SECONDS, Record
 from nanolab.evals.evaluation import Evaluation
@@ -40,10 +41,12 @@ def of_outside(evaluation: Evaluation, asking: Asking) -> StepResult:
 def described(subject: Any, asking: Asking, config: Any) -> Row:
     """Which model it is (`name`, `source`, `files`, `architecture`, `parameters`, `vocabulary`,
     `context` in tokens) and how it was asked (`engine`, `runs_on`, `dtype`, `prompt`,
-    `system_prompt`, `stop_tokens`, `problem_note`, `num_shots`, `choice_form`, `max_new_tokens`,
+    `system_prompt`, `stop_tokens`, `note`, `num_shots`, `choice_form`, `max_new_tokens`,
     `has_tools`).
     """
-    model, tokenizer = subject.model, subject.tokenizer
+    tokenizer = subject.tokenizer
+    tasks = getattr(config, "tasks", None) or [config.task]
+    notes = [TASKS[task].form.note for task in tasks if TASKS[task].form.note]
     engine = getattr(config, "engine", "nanolab")
     package = PACKAGES[engine]
     ends = sorted(getattr(tokenizer, "end_tokens", None) or [tokenizer.assistant_end])
@@ -51,32 +54,32 @@ def described(subject: Any, asking: Asking, config: Any) -> Row:
     return {
         "name": title(subject.source),
         "source": subject.source,
-        "files": files_of(subject.source, model),
-        "architecture": type(model).__name__,
-        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "files": files_of(subject.source, subject.folder),
+        "architecture": subject.architecture,
+        "parameters": subject.parameters,
         "vocabulary": tokenizer.vocab_size,
         "context": subject.context,
         "engine": engine,
         "runs_on": f"{package} {importlib.metadata.version(package)}",
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": subject.dtype,
         "prompt": "plain text" if asking.plain else "its chat template",
         "system_prompt": prompt if len(prompt) <= SHOWN else f"{prompt[:SHOWN]}...",
         "stop_tokens": [tokenizer.decode([token]) for token in ends],
-        "problem_note": asking.problem_note,
-        "num_shots": asking.num_shots if asking.plain else 0,
+        "note": "; ".join(dict.fromkeys(notes)) if asking.noted else "",
+        "num_shots": asking.num_shots,
         "choice_form": asking.choice_form,
         "max_new_tokens": asking.max_new_tokens,
         "has_tools": bool(tokenizer.has_tools),
     }
 
 
-def files_of(source: str, model: Any) -> str:
+def files_of(source: str, folder: Path) -> str:
     """What tells the weights from others of the same name: the hub's revision and commit, or the
     weight files with the start of their SHA-256 (of those of 1 GiB and more their size).
     """
     kind, *facts = json.loads(identity(source, ROOT))
     if kind == "hub":
-        commit = Path(model.name_or_path).name
+        commit = folder.name
         return f"revision {facts[1]}" + (f", commit {commit}" if len(commit) == 40 else "")
     if kind == "wheel":
         version, digest, file, *_ = facts

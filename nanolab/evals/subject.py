@@ -1,10 +1,12 @@
 """A model with its tokenizer, ready to be asked: trained here, or from outside."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from nanolab.artefacts import CHECKPOINTS, TOKENIZER, require_checkpoint, verified
 from nanolab.data.tokens import chat
@@ -112,6 +114,26 @@ class HFSubject(Subject):
         return self.tokenizer.plain
 
     @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return Path(self.model.name_or_path)
+
+    @property
+    def architecture(self) -> str:
+        """The name of its class in transformers."""
+        return type(self.model).__name__
+
+    @property
+    def parameters(self) -> int:
+        """How many it has."""
+        return self.model.num_parameters()
+
+    @property
+    def dtype(self) -> str:
+        """Of its weights."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
     def scorer(self) -> Any:
         """The model as evaluation sees it (protocol.Scorer)."""
         return HFScorer(self.model)
@@ -129,6 +151,31 @@ class VLLMSubject(HFSubject):
     def context(self) -> int:
         """Tokens of a row at most."""
         return self.model.model_config.max_model_len
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return Path(self.model.model_config.model)
+
+    @property
+    def architecture(self) -> str:
+        """The name of its class in transformers."""
+        return self.model.model_config.architectures[0]
+
+    @property
+    def parameters(self) -> int:
+        """How many it has, by the headers of its files: the weights are in vLLM's processes."""
+        count = 0
+        for path in sorted(self.folder.glob("*.safetensors")):
+            with safe_open(path, "pt") as weights:
+                names = list(weights.keys())
+                count += sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
+        return count
+
+    @property
+    def dtype(self) -> str:
+        """Of its weights."""
+        return str(self.model.model_config.dtype).removeprefix("torch.")
 
     @property
     def scorer(self) -> Any:

@@ -172,8 +172,8 @@ def how_asked(step: str, values: Values, rows: list[Score]) -> list[Block]:
         Item("an answer ends", _end(facts)),
     ]
     generates = bool(values.get("task")) or any(row.task and not row.chance for row in rows)
-    if facts["problem_note"] and generates:
-        items.append(Item("line below each word problem", facts["problem_note"]))
+    if facts["note"] and generates:
+        items.append(Item("line below each problem", facts["note"]))
     if any(row.chance for row in rows):
         form = facts["choice_form"]
         items.append(Item("the answer to a choice", CHOICES.get(form, form)))

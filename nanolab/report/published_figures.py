@@ -2,11 +2,11 @@
 measured here, with what differs.
 """
 
-import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
 from nanolab import wording
+from nanolab.evals import published
 from nanolab.report import outside
 from nanolab.report.blocks import Block, Part, grid
 from nanolab.results import Score, select
@@ -30,7 +30,7 @@ def beside(steps: Mapping[str, Values], rows: Mapping[str, list[Score]]) -> list
         own = [step for step in (*outside.ASKED, *steps) if step in steps]
         own = [step for step in own if outside.source_of(steps[step]) == source]
         for task, methods in _measured({step: rows.get(step, []) for step in own}).items():
-            for figure in known(source, task):
+            for figure in published.known(source, task):
                 row, step = _ours(methods, figure.method)
                 ours = {key: getattr(row, key, None) for key in ("value", "low", "high", "n")}
                 unlike = _unlike(figure, row, steps[step]) if row else []
@@ -41,15 +41,6 @@ def beside(steps: Mapping[str, Values], rows: Mapping[str, list[Score]]) -> list
                     | {"differs": "; ".join([*filter(None, [figure.differs]), *unlike])}
                 )
     return found
-
-
-def known(model: str, task: str) -> list[Any]:
-    """The figures that publications report of a model on a task."""
-    if importlib.util.find_spec("nanolab.evals.published") is None:
-        return []  # the table comes with another change
-    from nanolab.evals import published
-
-    return published.known(model, task)
 
 
 def _measured(rows: Mapping[str, list[Score]]) -> dict[str, dict[str, Ours]]:
