@@ -214,6 +214,7 @@ METRICS = {  # by flat name, or by the metric of a row
     "total": Metric("problems"),
     "p_value": Metric("McNemar p", p_value),
     # sampling
+    "served_by": Metric("computed by", text),
     "positions_per_problem": Metric("positions a problem", decimals(1)),
     "acceptance": Metric("acceptance", decimals(3), compared=True),
     "effective_moves": Metric("effective moves a step", decimals(3), compared=True),

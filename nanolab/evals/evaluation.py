@@ -55,7 +55,7 @@ class Evaluation:
     def facts(self, task: str) -> dict[str, str]:
         """What a result says beside its numbers: the data of a task, and an engine of others."""
         engine = self.subject.facts.get("engine")
-        return {"data": self.source.describe(task)} | ({"engine": engine} if engine else {})
+        return {"data": self.source.describe(task)} | ({"served_by": engine} if engine else {})
 
     def rows(
         self, task: str, split: str, count: int | None, subset: str | None = None

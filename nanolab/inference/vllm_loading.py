@@ -75,6 +75,8 @@ def load_engine(
         given |= {"block_size": CPU_BLOCK, "enforce_eager": options.enforce_eager is not False}
     else:
         given["gpu_memory_utilization"] = options.gpu_memory_utilization
+        if ranks:  # before the engine's process starts, which takes the first devices that it sees
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own_devices(device.index, parallel))
     try:
         from vllm import EngineArgs, LLMEngine
 
@@ -98,6 +100,21 @@ def load_engine(
         raise UserError(
             f"vLLM cannot serve {folder} ({type(error).__name__}: {_first_line(error)})"
         ) from error
+
+
+def own_devices(rank: int, count: int) -> list[str]:
+    """The GPUs of the machine's process number `rank`, each of which takes `count`; UserError where
+    there are too few.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [*map(str, range(torch.cuda.device_count()))]
+    found = names[rank * count : (rank + 1) * count]
+    if len(found) < count:
+        raise UserError(
+            f"process {rank} of this machine needs {count} GPUs of its own for vLLM, and there are"
+            f" {len(names)}: lower launch.nproc or vllm.tensor_parallel_size"
+        )
+    return found
 
 
 def _first_line(error: Exception) -> str:

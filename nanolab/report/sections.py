@@ -58,6 +58,7 @@ SAMPLING: Lines = {
     "log_p_drift": "log p drift, nats",
     "log_p_drift_se": "log p drift, standard error",
     "r_hat": "R-hat",
+    "served_by": "computed by, and positions counted by",
     "positions_per_problem": "positions per problem",
     "beyond_context": "answers beyond the context of training",
     "log_p_error": "largest error of a recorded log p, nats",

@@ -39,6 +39,15 @@ def test_another_version_is_refused(monkeypatch, name):
     assert vllm_loading.require_vllm() == "0.32.1"
 
 
+def test_each_process_has_gpus_of_its_own(monkeypatch):
+    """By the names that the machine's owner lets us see."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7,2")
+    found = [vllm_loading.own_devices(rank, 2) for rank in range(2)]
+    assert found == [["4", "5"], ["6", "7"]]
+    with pytest.raises(UserError, match="needs 2 GPUs of its own for vLLM, and there are 5"):
+        vllm_loading.own_devices(2, 2)
+
+
 @pytest.mark.parametrize(
     "text, line",
     [
