@@ -15,7 +15,7 @@ from nanolab.plan import parameters
 from nanolab.plan.parameters import PublishedParameters
 from nanolab.report import store_values
 from nanolab.results import Score, select
-from nanolab.settings.config import STAGES
+from nanolab.settings.config import STAGES, StudyConfig
 from nanolab.settings.model_name import model_name
 from nanolab.settings.study_file import load_study
 from nanolab.tracking.run_reader import RunRecord
@@ -64,12 +64,18 @@ class Published:
     def to_run(self) -> Markdown:
         """The studies of experiments/ that would fill empty rows, with what they cost first."""
         missing = {model_name(figure.model) for figure, ours in self.found if ours is None}
-        lines = [
-            f"- `{study}`: `python -m nanolab plan {study} --hardware 1xH100` (or `cpu`), then"
-            f" `python scripts/run_all.py experiments/{study}.yaml`"
-            for study, models in _studies().items()
-            if models & missing
-        ]
+        lines = []
+        for study, config in _studies().items():
+            if not _models(config) & missing:
+                continue
+            real = ""
+            if config.data.source == "embedded":  # a name of its own: its results are others
+                real = f" --set experiment={study}_real --set data.source=local"
+            lines.append(
+                f"- `{study}`: `python -m nanolab plan {study} --hardware 1xH100` (or `cpu`), then"
+                f" `python scripts/run_all.py experiments/{study}.yaml{real}`"
+                f"{', where NANOLAB_DATA names a folder of public sets' if real else ''}"
+            )
         return Markdown("\n".join(lines) or "*Every row that a study here can fill is filled.*")
 
 
@@ -90,11 +96,13 @@ def choose(models: list[str] | None = None) -> Published:
 
 
 def _measured(models: set[str]) -> Iterable[tuple[str, str, RunRecord, list[Score]]]:
-    """(model, study, run, rows) of every finished step of these models, newest first."""
+    """(model, study, run, rows) of every finished step of these models on public data, newest
+    first: the embedded world's tasks only have the names of the published ones.
+    """
     runs = [(study, run) for study in records.studies() for run in records.finished(study)]
     for study, run in sorted(runs, key=lambda pair: -pair[1].start):
         name = model_name(run.params.get("source", ""))
-        if name in models:
+        if name in models and run.params.get("data.source") != "embedded":
             yield name, study, run, store_values.rows_of(run)
 
 
@@ -168,11 +176,12 @@ def _row(figure: Figure, ours: Ours | None) -> list[str]:
     ]
 
 
-def _studies() -> dict[str, set[str]]:
-    """The models from outside that each study of experiments/ names."""
-    found = {}
-    for path in sorted((files.ROOT / "experiments").glob("*.yaml")):
-        study = load_study(path.stem)
-        sources = (getattr(study.stage(stage), "source", "") for stage in STAGES)
-        found[path.stem] = {model_name(source) for source in sources}
-    return found
+def _studies() -> dict[str, StudyConfig]:
+    """The studies of experiments/."""
+    paths = sorted((files.ROOT / "experiments").glob("*.yaml"))
+    return {path.stem: load_study(path.stem) for path in paths}
+
+
+def _models(study: StudyConfig) -> set[str]:
+    """The models that a study's settings name."""
+    return {model_name(getattr(study.stage(stage), "source", "")) for stage in STAGES}

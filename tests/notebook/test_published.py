@@ -64,6 +64,7 @@ def test_an_empty_store_says_not_run_for_every_figure(store):
     text = found.to_run().data
     for study in ("smollm2", "qwen_half_billion", "reasoning_with_sampling_math"):
         assert f"experiments/{study}.yaml" in text
+    assert "smollm2.yaml --set experiment=smollm2_real --set data.source=local`" in text
     assert (
         "experiments/smoke.yaml" not in text
         and "experiments/reasoning_with_sampling.yaml" not in text
@@ -101,6 +102,14 @@ def test_each_method_finds_the_score_at_its_own_settings(keep):
 def test_another_exponent_or_model_does_not_fill_a_row(keep, source, settings):
     keep("half", "power_eval", source, POWER, **(POWER_SETTINGS | settings))
     assert ours("Qwen2.5-0.5B", "gsm8k")["power"] is None
+
+
+def test_tasks_of_the_embedded_world_are_not_the_published_ones(keep):
+    settings = POWER_SETTINGS | {"data.source": "embedded"}
+    keep("half", "power_eval", "hf:Qwen/Qwen2.5-0.5B", POWER, **settings)
+    assert ours("Qwen2.5-0.5B", "gsm8k")["power"] is None
+    keep("half", "power_eval", "hf:Qwen/Qwen2.5-0.5B", POWER, **settings | {"data.source": "hub"})
+    assert ours("Qwen2.5-0.5B", "gsm8k")["power"]
 
 
 def test_the_newest_run_of_any_study_counts(keep):
