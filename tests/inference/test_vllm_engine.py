@@ -222,7 +222,7 @@ def test_tools_are_run_and_their_output_forced(engines):
     plain = generate(next(both(engines)), Batch(prompts, 0, "s"), GREEDY)
     counts = Counter(token for (answer,) in plain for token in answer.tokens)
     tokenizer.python_start, tokenizer.python_end = prompts[0][-1], counts.most_common(1)[0][0]
-    tokenizer.output_start, tokenizer.output_end = tokenizer.encode(" ()")[:2]
+    tokenizer.output_start, tokenizer.output_end = (tokenizer.encode(mark)[0] for mark in "()")
     tokenizer.has_tools = True
     settings = PowerSettings(num_steps=2, max_new_tokens=16, restart_prob=0.5)
     mine, other = (
