@@ -212,7 +212,8 @@ def _names(row: Score) -> tuple[str, dict[str, str]]:
         key = f"{row.method or row.task}/pass_at_{row.k}"
         return key, {one: f"{key}_{one}" for one in ("low", "high")}
     if row.metric == "accuracy" and row.part:
-        return f"{row.task}/subject/{row.part}", {}
+        part = re.sub(r"[^\w.\- :]", "_", row.part.replace("&", "and"))  # what MLflow takes
+        return f"{row.task}/subject/{part}", {}
     if row.metric == "accuracy" and row.method:
         start = "" if row.method == "power" else f"{row.method}/"
         details = {one: start + name for one, name in SAMPLED.items()}

@@ -28,6 +28,8 @@ class Worker:
 
     def equal(self, expected: str, answer: str) -> bool:
         """Whether an answer equals the reference; False where its limits ended the process."""
+        if self.process is not None and self.process.poll() is not None:
+            self.end()  # by somebody else, while it had nothing to do
         if self.process is None:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", expression_worker.__file__, str(self.seconds)],

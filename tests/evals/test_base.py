@@ -254,3 +254,7 @@ def test_accuracies_by_subject_and_level_have_the_mean_over_subjects_beside_them
     assert (values["math500"], values["math500/macro"], values["math500/micro"]) == (0.75,) * 3
     assert values["math500/subject/a"] == 1.0 and values["math500/subject/b"] == 0.5
     assert values["math500/subject/level 2"] == 1.0 and values["math500/subject/level 4"] == 0.0
+    records = [{"passed": True, "subject": "Counting & Probability (easy)"}]  # MLflow takes no &
+    assert "math500/subject/Counting and Probability _easy_" in flat(
+        base.TaskResult("math500", records).scores()
+    )

@@ -121,8 +121,11 @@ def test_a_worker_that_fails_is_an_error_and_no_verdict(monkeypatch, tmp_path):
         Worker().equal("1", "2")
 
 
-def test_its_process_ends_with_its_input():
+def test_its_process_ends_with_its_input_and_a_new_one_takes_over_from_a_dead_one():
     worker = Worker()
+    assert worker.equal("2", "4/2")
+    worker.process.kill()
+    worker.process.wait()
     assert worker.equal("2", "4/2")
     process = worker.process
     process.stdin.close()

@@ -104,7 +104,8 @@ class Task:
     splits: tuple[str, ...]  # of the public set
     problems: int  # of the public test set
     # (of a prompt, of an answer), for the costs: of public data, as a vocabulary of 4,096 cuts it;
-    # in the embedded world, where it has the task, with its vocabulary of 896
+    # in the embedded world, where it has the task, with its vocabulary of 896; estimates for the
+    # sets that no model of ours was asked (all but the usual ones)
     public_tokens: tuple[int, int]
     embedded_tokens: tuple[int, int] | None = None
     split_names: Mapping[str, str] = field(default_factory=dict)  # what the public set calls them
