@@ -83,12 +83,16 @@ def score_candidates(scorer: Any, candidates: list[list[list[int]]]) -> list[lis
     short = [all(len(row) == start + 1 for row in rows) for rows, start in zip(candidates, starts)]
     prefixes = [rows[0][:start] for rows, start, one in zip(candidates, starts, short) if one]
     logits = iter(scorer.next_logits(prefixes) if prefixes else ())
+    others = [(rows, start) for rows, start, one in zip(candidates, starts, short) if not one]
+    asked = [row for rows, _ in others for row in rows]
+    spans = [(start, len(row)) for rows, start in others for row in rows]
+    sizes = [len(rows) for rows, _ in others]
+    found = iter(scorer.score(asked, spans, sizes) if asked else ())
     scores = []
-    for rows, start, one in zip(candidates, starts, short):
+    for rows, one in zip(candidates, short):
         if one:
-            found = next(logits)
-            scores.append(found[torch.tensor([row[-1] for row in rows]).to(found.device)].tolist())
+            each = next(logits)
+            scores.append(each[torch.tensor([row[-1] for row in rows]).to(each.device)].tolist())
         else:
-            spans = [(start, len(row)) for row in rows]
-            scores.append([score.log_p for score in scorer.score(rows, spans)])
+            scores.append([next(found).log_p for _ in rows])
     return scores

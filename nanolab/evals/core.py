@@ -144,7 +144,7 @@ class Example(NamedTuple):
 class Reader:
     """A model that reads CORE's prompts."""
 
-    scorer: Any  # gpt_engine.GPTScorer, which forwards what an example's rows share once
+    scorer: Any  # protocol.Scorer: what an example's rows share is forwarded once
     encode: Encode  # ids with the document start in front
     limit: int  # the model's context in tokens, to which prompts are cropped from the left
     batch: int = 32  # examples scored at a time

@@ -81,8 +81,8 @@ class ChatTasks(Asked):
     num_shots: Natural = setting(0, "solved examples before each question")
     choice_form: ChoiceForm | None = setting(
         None,
-        "what competes in multiple choice: the letters, each choice's line (trout=B), or, in plain"
-        " text, each choice's own text behind the question; null: data.choice_answers",
+        "what competes in multiple choice: the letters, each choice's line, or, in plain text, each"
+        " choice's own text behind the question; null: data.choice_answers",
     )
     num_samples: Natural = setting(4, "generated samples shown")
 

@@ -74,7 +74,7 @@ class Scorer:
         self.forwarded += len(ids)
         return torch.stack([self.logits(row) for row in ids])
 
-    def score(self, ids, spans):
+    def score(self, ids, spans, sizes=None):
         scores = []
         for row, (start, end) in zip(ids, spans):
             each = [
