@@ -15,7 +15,7 @@ import torch
 
 from nanolab.data.tokens.hf_tokenizer import HFTokenizer
 from nanolab.errors import UserError
-from nanolab.inference.engine import check_rows, span_score, tool_output
+from nanolab.inference.engine import check_rows, tool_output
 from nanolab.inference.protocol import Choices, Done, Program, SpanScore
 from nanolab.inference.rows import Branch, State, Task
 from nanolab.inference.scheduler import Scheduler
@@ -205,7 +205,7 @@ class VLLMScorer:
             i, places = wanted[output.request_id]
             found = [output.prompt_logprobs[place][ids[i][place]] for place in places]
             log_p, best = [one.logprob for one in found], [one.rank == 1 for one in found]
-            scores[i] = span_score(log_p, best)
+            scores[i] = SpanScore(float(sum(log_p)), log_p, all(best))
         return [scores[i] for i in range(len(ids))]
 
     def next_logits(self, ids: list[list[int]]) -> torch.Tensor:

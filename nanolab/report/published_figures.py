@@ -16,6 +16,7 @@ Values = dict[str, Any]
 Ours = tuple[Score, str]  # with the step that measured it
 MEAN_OF = {"arc": ("arc_easy", "arc_challenge")}  # a published mean -> our tasks
 CONTINUATION = "continuation"
+EMBEDDED = "embedded"  # what such a step says of its data
 LABELS = {"arc": "ARC (mean)", **TASKS}
 # our method -> its setting in the step, for a published one by its name there
 OURS = {"low_temperature": {"temperature": "low_temperature"}}
@@ -23,12 +24,17 @@ OURS = {"low_temperature": {"temperature": "low_temperature"}}
 
 def beside(steps: Mapping[str, Values], rows: Mapping[str, list[Score]]) -> list[Values]:
     """Rows (model, task, method, value, low, high, n of ours or None; published, of_n, source,
-    differs) of every published figure of a model from outside on a task that it was asked.
+    differs) of every published figure of a model from outside on a task that it was asked; the
+    embedded world's tasks have no more than the names of published ones.
     """
     found = []
     for source in outside.names(steps):
         own = [step for step in (*outside.ASKED, *steps) if step in steps]
-        own = [step for step in own if outside.source_of(steps[step]) == source]
+        own = [
+            step
+            for step in own
+            if outside.source_of(steps[step]) == source and steps[step].get("data") != EMBEDDED
+        ]
         for task, methods in _measured({step: rows.get(step, []) for step in own}).items():
             for figure in published.known(source, task):
                 row, step = _ours(methods, figure.method)

@@ -12,6 +12,7 @@ import pytest
 
 from nanolab import results
 from nanolab.__main__ import main
+from nanolab.evals import published
 from nanolab.report import (
     compare,
     document,
@@ -104,7 +105,7 @@ def test_a_published_figure_stands_beside_ours_of_its_method_with_what_differs(v
         ],
         "arc": [figure(value=0.373)],
     }
-    monkeypatch.setattr(published_figures, "known", lambda model, task: figures.get(task, []))
+    monkeypatch.setattr(published, "known", lambda model, task: figures.get(task, []))
     found = published_figures.beside(values["steps"], values["rows"])
     assert [(row["task"], row["method"], row["value"], row["differs"]) for row in found] == [
         ("gsm8k", "", 0.1, "another harness"),
@@ -113,6 +114,9 @@ def test_a_published_figure_stands_beside_ours_of_its_method_with_what_differs(v
         ("arc", "", pytest.approx(0.325), "another harness; a choice by its letter here"),
     ]
     assert found[0]["n"] == 20 and found[0]["low"] is not None and found[3]["low"] is None
+    for step in values["steps"].values():
+        step["data"] = "embedded"  # whose GSM8K has no more than the name of the published one
+    assert published_figures.beside(values["steps"], values["rows"]) == []
     values["steps"] = {"sft": {"loss": 1.0}}
     assert published_figures.beside(values["steps"], {}) == []
 
