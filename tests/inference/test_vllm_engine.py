@@ -140,7 +140,7 @@ def test_an_interruption_leaves_nothing_behind(table):
 
 def test_longer_rows_than_the_engine_serves_are_refused():
     llm = TableEngine(ToyModel())
-    tokenizer = types.SimpleNamespace(assistant_end=0, has_tools=False)
+    tokenizer = types.SimpleNamespace(end_tokens=frozenset((0,)), has_tools=False)
     with pytest.raises(UserError, match=r"rows of 99 tokens .*which serves at most 5; lower"):
         VLLMLanguageModel(llm, tokenizer, max_length=99)
 
