@@ -217,6 +217,9 @@ def _evaluation(work: Work, config: Any) -> None:
         work.disk_bytes += RECORD * count
     if base:
         sizes = PUBLIC_CORE if work.public else EMBEDDED_CORE
+        named = getattr(config, "core_tasks", None)
+        if named is not None:  # counted as the largest are
+            sizes = sorted(sizes, reverse=True)[: len(named)]
         examples = sum(min(size, config.core_examples or size) for size in sizes)
         work.tokens_read += examples * CORE_POSITIONS[work.public]
         work.disk_bytes += 200 * examples

@@ -3,8 +3,10 @@ samples.
 """
 
 import functools
+from collections.abc import Sequence
 from itertools import islice
 
+from nanolab.data.sources.published import CoreTask
 from nanolab.data.tokens import chat
 from nanolab.dist import World
 from nanolab.errors import UserError
@@ -41,30 +43,15 @@ def run(job: Job, world: World, run: Run) -> StepResult:
 
 def evaluate_core(evaluation: Evaluation) -> StepResult:
     """CORE and each of its tasks, what the mean covers, known faults of its data, and how many
-    examples were cropped or have a choice that all others begin with.
+    examples were cropped or have a choice that all others begin with. Tasks that a study names are
+    no CORE: they have no mean.
     """
-    examples, source = evaluation.job.config.core_examples, evaluation.source
-    tokenizer, limit, tasks = (
-        evaluation.subject.tokenizer,
-        evaluation.subject.context,
-        source.core(),
-    )
-    reader = core.Reader(
-        evaluation.subject.scorer, lambda text: [*tokenizer.start, *tokenizer.encode(text)], limit
-    )
-    results = []
-    for task in (task for task in tasks if task.rows):
-        rows = core.asked_rows(task.rows, examples)
-        evaluation.digest(f"core/{task.name}", "test", rows)
-        evaluate = functools.partial(core.evaluate_task, reader, task, rows)
-        records = evaluation.records.run(f"core_{task.name}", len(rows), evaluate)
-        result = TaskResult(task.name, records)
-        score = result.score
-        evaluation.say(
-            f"CORE {task.name} ({task.kind}): {score.passed} of {score.n} ="
-            f" {score.value:.4f}, centred {result.centred:+.4f}"
-        )
-        results.append(result)
+    config, source = evaluation.job.config, evaluation.source
+    examples, limit = config.core_examples, evaluation.subject.context
+    tasks = chosen(source.core(), config.core_tasks)
+    results = [core_result(evaluation, task) for task in tasks if task.rows]
+    if config.core_tasks is not None:
+        return StepResult([row for one in results for row in one.scores("core")])
     if not results:
         raise UserError(
             f"none of the {len(tasks)} CORE tasks has data; put a file of one under core/data and"
@@ -86,6 +73,40 @@ def evaluate_core(evaluation: Evaluation) -> StepResult:
         evaluation.say(f"CORE's published files have known faults: {faults}")
     rows = scalars(CORE=mean, core_cropped=cropped, core_unscored=unscored)
     return StepResult(rows + [row for one in results for row in one.scores("core")], facts)
+
+
+def core_result(evaluation: Evaluation, task: CoreTask) -> TaskResult:
+    """The records of a CORE task."""
+    subject, limit = evaluation.subject, evaluation.subject.context
+
+    def encode(text: str) -> list[int]:
+        return [*subject.tokenizer.start, *subject.tokenizer.encode(text)]
+
+    rows = core.asked_rows(task.rows, evaluation.job.config.core_examples)
+    evaluation.digest(f"core/{task.name}", "test", rows)
+    reader = core.Reader(subject.scorer, encode, limit)
+    evaluate = functools.partial(core.evaluate_task, reader, task, rows)
+    records = evaluation.records.run(f"core_{task.name}", len(rows), evaluate)
+    result = TaskResult(task.name, records)
+    score = result.score
+    evaluation.say(
+        f"CORE {task.name} ({task.kind}): {score.passed} of {score.n} ="
+        f" {score.value:.4f}, centred {result.centred:+.4f}"
+    )
+    return result
+
+
+def chosen(tasks: Sequence[CoreTask], names: list[str] | None) -> list[CoreTask]:
+    """The CORE tasks that a study names (None: all); UserError for one that the data lacks."""
+    have = {task.name: task for task in tasks}
+    for name in names or []:
+        if name not in have or not have[name].rows:
+            with_rows = ", ".join(task.name for task in tasks if task.rows)
+            raise UserError(
+                f"base_eval.core_tasks names {name!r}, of which there are no rows: the data has"
+                f" {with_rows}"
+            )
+    return list(tasks) if names is None else [have[name] for name in names]
 
 
 def continue_documents(evaluation: Evaluation) -> None:

@@ -170,6 +170,24 @@ def test_core_of_a_folder_says_what_its_mean_covers(tmp_path, inputs):
     assert base_eval.evaluate_core(evaluation).flat() == metrics and path.read_text() == before
 
 
+def test_named_core_tasks_are_asked_alone_and_have_no_mean(tmp_path, inputs):
+    study = dataclasses.replace(STUDY, data=DataConfig(source="local", root="tests/data/tiny"))
+
+    def evaluated(*names):
+        config = BaseEvalConfig(core_examples=None, core_tasks=list(names))
+        job = Job("base_eval", study, config, tmp_path, inputs)
+        return base_eval.evaluate_core(Evaluation.of(job, WORLD, NullRun())).flat()
+
+    found = evaluated("tiny_pronouns")
+    assert "core/tiny_pronouns" in found and "CORE" not in found
+    assert not [key for key in found if not key.startswith("core/tiny_pronouns")]
+    assert evaluated() == {}
+    with pytest.raises(
+        UserError, match="names 'tiny_absent', of which there are no rows: the data"
+    ):
+        evaluated("tiny_absent")
+
+
 def test_chat_eval_has_the_five_tasks_and_chat_core(tmp_path, inputs):
     config = ChatEvalConfig(
         max_examples=5, gsm8k_examples=None, max_new_tokens=8, num_samples=1, batch_rows=8
