@@ -122,8 +122,8 @@ class BaseEvalConfig(ModelChoice, ChatTasks):
     source: Text = setting("base", "the model evaluated, asked in plain text")
     loss_tokens: Count = setting(12_288, "tokens of each split for bits per byte")
     core_examples: Count | None = setting(100, "examples a CORE task; null: all")
-    core_tasks: Distinct[Text] | None = setting(
-        None, "CORE tasks that are asked, none of them []; null: all, whose mean is CORE"
+    core_tasks: Several[Text] | None = setting(
+        None, "CORE tasks that are asked; null: all, whose mean is CORE"
     )
     num_shots: Natural = setting(2, "solved examples before each question")
 

@@ -99,7 +99,7 @@ def core_result(evaluation: Evaluation, task: CoreTask) -> TaskResult:
 def chosen(tasks: Sequence[CoreTask], names: list[str] | None) -> list[CoreTask]:
     """The CORE tasks that a study names (None: all); UserError for one that the data lacks."""
     have = {task.name: task for task in tasks}
-    for name in names or []:
+    for name in names or ():
         if name not in have or not have[name].rows:
             with_rows = ", ".join(task.name for task in tasks if task.rows)
             raise UserError(
