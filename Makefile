@@ -46,7 +46,7 @@ setup:
 	    sys.exit("error: nanolab needs Python 3.11 or newer, $(PYTHON) is %d.%d: name a newer one, make PYTHON=python3.11" % v)'
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(if $(TORCH_INDEX),$(PIP) torch --index-url $(TORCH_INDEX))
-	$(PIP) -e '.[lab]'
+	$(PIP) -e '.[lab,hf]'
 	touch $@
 
 .venv/ready-test: .venv/ready

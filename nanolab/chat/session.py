@@ -92,6 +92,8 @@ def _prompt(
     subject: Subject, messages: Sequence[chat.Message], max_new_tokens: int
 ) -> tuple[list[int], int]:
     """The ids to go on from, and how many of the first messages were left out for room."""
+    if subject.plain and messages[0]["role"] == "system":
+        raise UserError("this model is asked in plain text, which has no system message")
     kept = list(messages[-1:] if subject.plain else messages)  # plain: no turns
     system = [kept.pop(0)] if kept[0]["role"] == "system" else []
     if system and not is_outside(subject.source):  # our chat format has no system turn
@@ -113,8 +115,6 @@ def _prompt(
 def _render(subject: Subject, messages: Sequence[chat.Message]) -> list[int]:
     if subject.plain and not is_outside(subject.source):
         return [subject.tokenizer.bos, *subject.tokenizer.encode(chat.plain_prompt(messages))]
-    if is_outside(subject.source):  # its own template knows texts alone
-        messages = [{**message, "content": chat.plain_text(message)} for message in messages]
     return subject.render(messages)
 
 

@@ -102,7 +102,7 @@ def _count(text: str) -> int:
 def serve_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `serve`."""
     add = parser.add_argument
-    text = "experiments/NAME.yaml or NAME, or a model from outside such as hf:NAME-or-folder;"
+    text = "experiments/NAME.yaml or NAME, or a model from outside (hf:FOLDER, ...);"
     add("model", nargs="?", help=f"{text} default: the newest study with a chat model")
     text = "base, mid, sft or rl of the study; default: sft, else the best that is there"
     add("--source", metavar="MODEL", help=text)
@@ -139,7 +139,7 @@ def serve(given: argparse.Namespace) -> int:
 def _subject(given: argparse.Namespace) -> tuple[object, str]:
     """The model, and the name that clients ask for."""
     from nanolab.chat.trained import load_for_chat
-    from nanolab.settings.model_source import is_outside
+    from nanolab.settings.model_source import anchored, is_outside
 
     if not is_outside(given.model):
         subject, name = load_for_chat(given.model, given.source, given.step, given.device)
@@ -147,4 +147,4 @@ def _subject(given: argparse.Namespace) -> tuple[object, str]:
         return subject, f"{study}/{subject.source}"
     if given.source or given.step is not None:
         raise UserError(f"--source and --step choose a model of a study, and {given.model} is none")
-    return load_for_chat(None, given.model, None, given.device)
+    return load_for_chat(None, anchored(given.model), None, given.device)

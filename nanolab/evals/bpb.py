@@ -3,17 +3,16 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from nanolab.data.tokens.batches import Rows
-from nanolab.data.tokens.hf_tokenizer import HFTokenizer
 from nanolab.dist import World, sum_over_ranks
-from nanolab.inference.protocol import Scorer
 from nanolab.model.gpt import GPT
 from nanolab.results import Score
 
-WINDOW = 2048  # tokens that a row of an outside model has at most
+WINDOW = 2048  # tokens that a row of an outside model has at most, where its context is longer
 AT_ONCE = 64  # rows handed to a scorer together
 Batch = tuple[torch.Tensor, torch.Tensor]  # inputs, targets: (rows, positions)
 
@@ -94,25 +93,23 @@ def _bits(sums: torch.Tensor, world: World) -> BitsPerByte:
     return BitsPerByte(ratio / math.log(2), error, int(tokens), int(rows))
 
 
-def of_documents(
-    scorer: Scorer, tokenizer: HFTokenizer, texts: Iterable[str], tokens: int, world: World
-) -> BitsPerByte:
-    """Bits per byte of an outside model on whole documents, the first that have `tokens` tokens
-    together: log p of every token of a text, over the text's bytes in UTF-8.
+def of_documents(subject: Any, texts: Iterable[str], tokens: int, world: World) -> BitsPerByte:
+    """Bits per byte of an outside model (evals/subject.py) on whole documents, the first that have
+    `tokens` tokens together: log p of every token of a text, over the text's bytes in UTF-8.
 
-    A document is read in rows of at most `WINDOW` tokens. The first token of a row is context only:
-    what a text starts with, or the last token of the row before. The standard error is over
-    documents.
+    A document is read in rows of at most `WINDOW` tokens, or of the model's context. The first
+    token of a row is context only: what a text starts with, or the last token of the row before.
+    The standard error is over documents.
     """
-    documents = []
+    scorer, tokenizer, documents = subject.scorer, subject.tokenizer, []
     for text in texts:
         documents.append((text, tokenizer.encode(text)))
         tokens -= len(documents[-1][1])
         if tokens <= 0:
             break
-    owners, rows = [], []
+    owners, rows, length = [], [], min(WINDOW, subject.context)
     for number in range(world.rank, len(documents), world.size):
-        for row in windows(documents[number][1], tokenizer.document_start, WINDOW):
+        for row in windows(documents[number][1], tokenizer.document_start, length):
             owners.append(number)
             rows.append(row)
     nats = torch.zeros(len(documents), dtype=torch.float64)

@@ -103,7 +103,13 @@ class Evaluation:
             or self.job.study.data.choice_answers,
         }
         names = ("seed", "max_new_tokens", "batch_rows", "tool_timeout", "system_prompt")
-        return Asking(**fields | {name: getattr(config, name) for name in names} | changes)
+        asking = Asking(**fields | {name: getattr(config, name) for name in names} | changes)
+        if asking.plain and asking.system_prompt is not None:
+            raise UserError(
+                f"system_prompt = {asking.system_prompt!r} is of a conversation, and"
+                f" {self.job.step} asks {subject.source} in plain text; leave system_prompt out"
+            )
+        return asking
 
     def _shots(self) -> int:
         """Solved examples before each question; a power step shows them to a plain model only."""

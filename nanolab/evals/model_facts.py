@@ -138,7 +138,10 @@ def work_of(record: Record) -> tuple[int | None, int | None]:
         return None, sum(chain["positions"] for chain in record["chains"])
     if "least_share" in record or "weighed" in record:  # of particles, of rollouts
         return None, record["positions"]
-    return record.get("tokens"), record.get("positions")
+    tokens = record.get("tokens")
+    if isinstance(tokens, list):  # of continuations that were scored, not written
+        return None, None
+    return tokens, record.get("positions")
 
 
 def rates(parts: list[Row]) -> list[Score]:

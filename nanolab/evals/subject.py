@@ -22,7 +22,7 @@ from nanolab.model.gpt import GPT
 from nanolab.sandbox import programs
 from nanolab.settings import model_source
 from nanolab.settings.config import SOURCE_STEPS, Job
-from nanolab.settings.vllm_options import VLLMOptions
+from nanolab.settings.vllm_options import VLLMOptions, require_vllm
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,8 @@ class VLLMSubject(HFSubject):
 
     @property
     def context(self) -> int:
-        """Tokens of a row at most."""
-        return self.model.model_config.max_model_len
+        """Tokens of a row at most: vLLM scores none without room for a token behind."""
+        return self.model.model_config.max_model_len - 1
 
     @property
     def folder(self) -> Path:
@@ -212,7 +212,7 @@ def outside_subject(source: str, device: torch.device, config: Any = None) -> HF
     """
     facts = {"source": source, "name": model_source.title(source)}
     if getattr(config, "engine", "nanolab") == "vllm":
-        vllm_loading.require_vllm()
+        require_vllm()
         folder, tokenizer = hf_loading.load_tokenizer(source)
         usual = "float32" if device.type == "cpu" else "auto"
         options = VLLMOptions(**config.vllm)

@@ -31,6 +31,8 @@ def load(source: str, device: torch.device) -> tuple[Any, HFTokenizer]:
     folder, adapter = load_tokenizer(source)
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
+
     try:
         model, report = transformers.AutoModelForCausalLM.from_pretrained(
             folder,

@@ -89,6 +89,7 @@ def _dequantise(source: str, file: Path, made: Path) -> None:
             f"source = {source!r} needs up to {needed / 2**30:.1f} GiB in {made.parent.parent}, and"
             f" {free / 2**30:.1f} are free: make room, or set NANOLAB_MLRUNS"
         )
+    transformers.utils.logging.disable_progress_bar()
     given = {"gguf_file": file.name, "local_files_only": True}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **given)

@@ -4,7 +4,6 @@ refuses as one line.
 vLLM is imported inside of functions only: nothing else of the lab needs it.
 """
 
-import importlib.metadata
 import os
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,8 @@ from typing import Any
 import torch
 
 from nanolab.errors import UserError
-from nanolab.settings.vllm_options import VLLMOptions
+from nanolab.settings.vllm_options import VLLMOptions, require_vllm
 
-VERSION = "0.32"  # whose interfaces vllm_engine.py and vllm_processor.py use
-INSTALL = "install it with: make vllm (processors), or pip install -e '.[vllm]' (CUDA)"
 ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
@@ -23,21 +20,6 @@ ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else every process computes on the first core
 }
 CPU_BLOCK = 32  # positions of a cache block: a cut recomputes half of one; 16 is refused on a CPU
-
-
-def require_vllm() -> str:
-    """vLLM's version; raises UserError where it is missing or not the one tested here."""
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            found = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        if not f"{found}.".startswith(f"{VERSION}."):
-            raise UserError(
-                f"engine = 'vllm' needs vLLM {VERSION}, and {found} is installed; {INSTALL}"
-            )
-        return found
-    raise UserError(f"engine = 'vllm' needs vLLM {VERSION}, which is not installed; {INSTALL}")
 
 
 def named(options: VLLMOptions) -> str:
@@ -79,6 +61,9 @@ def load_engine(
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own_devices(device.index, parallel))
     try:
         from vllm import EngineArgs, LLMEngine
+
+        # vLLM's processes import it by its name
+        import nanolab.inference.vllm_processor  # noqa: F401
 
         arguments = EngineArgs(
             model=str(folder),

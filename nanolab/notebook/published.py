@@ -1,29 +1,27 @@
 """Published figures beside what this store has measured, with interval and cost."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
-from math import sqrt
 
 from IPython.display import HTML, Markdown
 
 from nanolab import files
 from nanolab.errors import UserError
-from nanolab.evals.published import Figure, rows
+from nanolab.evals import published
+from nanolab.evals.published import TASK_LABELS, Figure, rows
 from nanolab.notebook import cards, records
 from nanolab.plan import parameters
 from nanolab.plan.parameters import PublishedParameters
 from nanolab.report import store_values
-from nanolab.results import Score, select
+from nanolab.results import Score
 from nanolab.settings.config import STAGES, StudyConfig
 from nanolab.settings.model_name import model_name
 from nanolab.settings.study_file import load_study
 from nanolab.tracking.run_reader import RunRecord
-from nanolab.wording import METHODS, TASKS
+from nanolab.wording import METHODS
 
 LABELS = {**METHODS, "grpo": "GRPO (training)", "rloo": "RLOO (training)", "": "asked"}
-TASK_LABELS = {**TASKS, "math500": "MATH-500", "hellaswag": "HellaSwag", "arc": "ARC, mean of both"}
-MEANS = {"arc": ("arc_easy", "arc_challenge")}  # published as one figure
 HEADER = (
     *("method", "settings", "published", "ours", "95% interval", "passed"),
     *("published in it", "positions a problem", "time of the step", "from"),
@@ -68,13 +66,13 @@ class Published:
         for study, config in _studies().items():
             if not _models(config) & missing:
                 continue
-            real = ""
-            if config.data.source == "embedded":  # a name of its own: its results are others
-                real = f" --set experiment={study}_real --set data.source=local"
+            if config.data.source == "embedded":  # its tasks are others
+                continue
+            folder = ", where NANOLAB_DATA names a folder of public sets"
             lines.append(
                 f"- `{study}`: `python -m nanolab plan {study} --hardware 1xH100` (or `cpu`), then"
-                f" `python scripts/run_all.py experiments/{study}.yaml{real}`"
-                f"{', where NANOLAB_DATA names a folder of public sets' if real else ''}"
+                f" `python scripts/run_all.py experiments/{study}.yaml`"
+                f"{folder if config.data.source == 'local' else ''}"
             )
         return Markdown("\n".join(lines) or "*Every row that a study here can fill is filled.*")
 
@@ -110,46 +108,10 @@ def _beside(figure: Figure, measured: list[tuple[str, str, RunRecord, list[Score
     """The newest score of the figure's model and task by its method at its settings."""
     for model, study, run, found in measured:
         if model == model_name(figure.model):
-            task_rows = _of_task(found, figure.task)
-            for row in (row for row in task_rows if _same_method(figure, row, run)):
+            row = published.ours(figure, found, run.params)
+            if row is not None:
                 return Ours(row, study, run)
     return None
-
-
-def _of_task(found: list[Score], task: str) -> list[Score]:
-    """The accuracies on a task: asked as CORE asks it first, which has the continuation form."""
-    asked = select(found, metric="accuracy", part="", moment="", chosen="")
-    if task in MEANS:
-        pairs = [
-            [row for row in asked if row.task == one and row.method == ""] for one in MEANS[task]
-        ]
-        by_suite = [{row.suite: row for row in rows} for rows in pairs]
-        both = sorted(by_suite[0].keys() & by_suite[1].keys(), reverse=True)
-        return [_mean(task, [own[suite] for own in by_suite]) for suite in both]
-    return sorted((row for row in asked if row.task == task), key=lambda row: row.suite == "")
-
-
-def _mean(task: str, both: list[Score]) -> Score:
-    """The mean of two accuracies of different problems, with the interval of a normal law."""
-    value = sum(row.value for row in both) / 2
-    variance = sum(row.value * (1 - row.value) / row.n for row in both) / 4
-    wide = 1.96 * sqrt(variance)
-    low, high = max(0.0, value - wide), min(1.0, value + wide)
-    known = {"low": low, "high": high, "n": sum(row.n for row in both)}
-    return replace(both[0], task=task, value=value, passed=None, **known)
-
-
-def _same_method(figure: Figure, row: Score, run: RunRecord) -> bool:
-    """Whether a score is by a figure's method at the settings that the figure states.
-
-    A model that is just asked at a temperature above 0 has drawn a plain sample.
-    """
-    given = {key: float(run.params.get(key) or 0) for key in ("alpha", "temperature")}
-    if figure.method == "low_temperature":
-        given["temperature"] = float(run.params.get("low_temperature") or 0)
-    method = row.method or ("plain" if given["temperature"] > 0 else "")
-    same = all(given[key] == value for key, value in figure.settings.items())
-    return method == figure.method and same
 
 
 def _row(figure: Figure, ours: Ours | None) -> list[str]:

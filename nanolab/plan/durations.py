@@ -92,10 +92,13 @@ def long_steps(study: StudyConfig, steps: list[Step]) -> list[str]:
         if seconds > LONG:
             stage = STEPS[step.name].stage
             upper = "" if earlier(step) else " or less (every answer at its longest)"
+            rate = f" at {cost.tokens_generated / seconds:.0f} tokens/s"
+            lower = f"{stage}.max_examples or {stage}.max_new_tokens"
+            if step.name == "base_loss":
+                rate, lower = "", f"{stage}.loss_tokens"
             lines.append(
-                f"{step.name}: about {rough_duration(seconds)}{upper} at"
-                f" {cost.tokens_generated / seconds:.0f} tokens/s on this CPU: lower"
-                f" {stage}.max_examples or {stage}.max_new_tokens"
+                f"{step.name}: about {rough_duration(seconds)}{upper}{rate} on this CPU: lower"
+                f" {lower}"
             )
     return lines
 

@@ -14,6 +14,7 @@ from nanolab.files import ROOT
 from nanolab.settings import model_source
 from nanolab.settings.config import StudyConfig
 from nanolab.settings.schema import to_dict
+from nanolab.settings.vllm_options import require_vllm
 
 
 def fingerprint(
@@ -32,6 +33,8 @@ def fingerprint(
     }
     if model_source.is_outside(getattr(config, "source", None)):
         facts["model"] = model_source.identity(config.source, ROOT)
+    if getattr(config, "engine", "") == "vllm":
+        facts["vllm"] = require_vllm()
     return files.sha256_text(json.dumps(facts, sort_keys=True))[:12]
 
 

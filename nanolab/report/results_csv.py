@@ -20,7 +20,7 @@ from typing import Any
 
 from nanolab.report.provenance import seconds
 from nanolab.report.store_values import rows_of, step_runs
-from nanolab.results import Score, flat, model_of
+from nanolab.results import OF_TASKS, Score, flat, model_of
 from nanolab.tracking import run_reader
 from nanolab.tracking.run_reader import RunRecord
 from nanolab.wording import is_missing
@@ -104,15 +104,17 @@ def score_rows(row: Score) -> list[Row]:
     """
     of = {"task": row.task, "method": row.method, "setting": row.suite or row.moment}
     of = {key: value for key, value in of.items() if value}
-    if row.metric == "accuracy" and not row.chosen and not row.part:
+    if row.metric.startswith("accuracy") and not row.chosen and not row.part:
         p_value = None if row.moment == "before" else row.p_value
         details = {"low": row.low, "high": row.high, "n": row.n, "p_value": p_value}
-        line = of | {"metric": "accuracy", "value": row.value, "positions": row.positions} | details
-        lines = [line, of | {"metric": "chance", "value": row.chance}]
+        line = of | {"metric": row.metric, "value": row.value, "positions": row.positions} | details
+        lines = [line]
+        if row.metric == "accuracy":
+            lines.append(of | {"metric": "chance", "value": row.chance})
     elif row.metric == "pass_at_k":
         of |= {"metric": f"pass_at_{row.k}", "value": row.value}
         lines = [of | {"low": row.low, "high": row.high}]
-    elif row.metric in ("macro", "micro"):
+    elif row.metric in OF_TASKS:
         lines = [of | {"metric": row.metric, "value": row.value}]
     else:
         lines = [{"metric": key, "value": value} for key, value in flat([row]).items()]

@@ -3,9 +3,8 @@
 import re
 from pathlib import PurePosixPath
 
-from nanolab.settings.model_source import WHEELS
+from nanolab.settings.model_source import CACHED, WHEELS
 
-CACHED = re.compile(r"models--[^/]+--([^/]+)/snapshots/")  # a model in the hub's cache
 QUANTISED = re.compile(r"[.-](i?q\d\w*|b?f16|f32)$")  # how the names of GGUF files end
 
 

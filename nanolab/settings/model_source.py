@@ -12,6 +12,7 @@ An existing folder goes before a hub name. A finished step is not run again when
 
 import difflib
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,7 @@ FORMS = "hf:FOLDER, hf:NAME@REVISION, gguf:FILE or wheel:NAME"
 INSTALL = "install it with: pip install -e '.[hf]'"
 # what a model and its tokenizer are read from
 READ = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja")
+CACHED = re.compile(r"models--[^/]+--([^/]+)/snapshots/")  # a model in the hub's cache
 HASHED_BYTES = 1 << 30  # larger files count by name and size alone: hashing takes too long to plan
 
 
@@ -80,6 +82,8 @@ def title(source: str) -> str:
         return WHEELS[name].title
     if source.startswith(GGUF):
         return Path(name).stem
+    if cached := CACHED.search(name):
+        return cached[1]
     return (name if Path(name).is_dir() else name.partition("@")[0]).rstrip("/").split("/")[-1]
 
 

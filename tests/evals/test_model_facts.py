@@ -3,6 +3,7 @@ it answered, also after a restart; one that asks ours says nothing of it.
 """
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -16,9 +17,15 @@ from nanolab.evals import model_facts
 from nanolab.evals.base import SECONDS, Records
 from nanolab.files import read_json_lines, sha256_file
 from nanolab.results import StepResult, first, select
-from nanolab.settings.config import ChatEvalConfig, Job, PowerEvalConfig, StudyConfig
+from nanolab.settings.config import (
+    BaseEvalConfig,
+    ChatEvalConfig,
+    Job,
+    PowerEvalConfig,
+    StudyConfig,
+)
 from nanolab.settings.model_source import title
-from nanolab.stages import chat_eval, power_eval
+from nanolab.stages import base_eval, base_loss, chat_eval, power_eval
 from nanolab.tracking.journal import NullRun
 
 WORLD = World(0, 1, torch.device("cpu"), torch.float32)
@@ -115,6 +122,44 @@ def test_power_sampling_without_tools_has_no_share_of_tool_calls(folder, tmp_pat
     forwarded = sum(chain["positions"] for record in records for chain in record["chains"])
     assert parts["power"]["positions"] == forwarded and parts["power"]["tokens"] is None
     assert parts["smc"]["tokens"] is None and parts["samples"]["tokens"] > 0
+
+
+def test_every_base_step_runs_on_a_model_from_outside(folder, tmp_path):
+    """CORE's forms, chat tasks in plain text, bits per byte in rows of the model's context."""
+    config = BaseEvalConfig(
+        source=f"hf:{folder}",
+        core_examples=2,
+        max_examples=2,
+        gsm8k_examples=None,
+        max_new_tokens=4,
+        num_samples=1,
+        loss_tokens=CONTEXT + 100,
+    )
+    result, recorded = run(base_eval, "base_eval", config, tmp_path / "base")
+    assert first(result.rows, metric="CORE") and result.facts["model"]["prompt"] == "plain text"
+    parts = {row["part"]: row for row in recorded.tables[model_facts.SPEED]}
+    assert parts["gsm8k"]["tokens"] > 0
+    assert all(row["tokens"] is None for part, row in parts.items() if part.startswith("core_"))
+    result, _ = run(base_loss, "base_loss", config, tmp_path / "loss")
+    assert first(result.rows, metric="bits_per_byte", split="validation").tokens >= CONTEXT
+    asked = replace(config, system_prompt="Be brief.")
+    with pytest.raises(UserError, match=r"base_eval asks hf:.* in plain text; leave system_prompt"):
+        run(base_eval, "base_eval", asked, tmp_path / "system")
+
+
+def test_solved_word_problems_stand_before_a_question_in_the_models_template(folder, tmp_path):
+    config = ChatEvalConfig(
+        source=f"hf:{folder}",
+        tasks=["gsm8k"],
+        max_examples=2,
+        gsm8k_examples=None,
+        max_new_tokens=4,
+        num_shots=1,
+        system_prompt="Be brief.",
+    )
+    result, _ = run(chat_eval, "chat_eval_hf", config, tmp_path / "shots")
+    assert result.facts["model"]["num_shots"] == 1
+    assert result.facts["model"]["system_prompt"] == "Be brief."
 
 
 def test_what_does_not_fit_is_said_in_positions_that_it_serves(folder, tmp_path):

