@@ -71,7 +71,8 @@ def show(planned: list[tuple[StudyConfig, list[Step]]], as_json: bool = False) -
                 screen.tell(Note(note, "note", {"line": note}))
         else:
             title = title if len(planned) > 1 else ""
-            replace(plain.plan_table(steps), title=title, notes=notes).show()
+            table = plain.plan_table(steps)
+            replace(table, title=title, notes=[*table.notes, *notes]).show()
     return 0
 
 
