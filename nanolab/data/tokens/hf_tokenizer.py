@@ -76,10 +76,12 @@ class HFTokenizer:
 
     def render_prompt(self, messages: Sequence[chat.Message]) -> list[int]:
         """The ids after which the model answers; a last answer is left out. Calls and outputs of an
-        earlier answer are text, <<call=output>>: a template knows no other.
+        earlier answer are text, <<call=output>>, but for a model with our tool tokens, whose
+        template writes them.
         """
         messages = messages[:-1] if messages[-1]["role"] == "assistant" else messages
-        messages = [{**message, "content": chat.plain_text(message)} for message in messages]
+        if not self.has_tools:
+            messages = [{**message, "content": chat.plain_text(message)} for message in messages]
         if self.plain:
             return [*self.start, *self.encode(chat.plain_prompt(messages))]
         text = self._templated(messages, add_generation_prompt=True)
