@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(given: argparse.Namespace) -> int:
-    """Prints a line for each side, and the ratios."""
+    """Prints a line for each prompt and for each side, and the ratios."""
     import torch
 
     torch.set_num_threads(1)
@@ -70,6 +70,8 @@ def main(given: argparse.Namespace) -> int:
             chains = side(prompt, number)
             seconds[name].append((time.process_time() - started) / len(chains))
             found[name] += chains
+        took = {name: each[-1] for name, each in seconds.items()}
+        print(json.dumps({"prompt": number, "seconds_a_chain": took}), flush=True)
     for name in sides:
         print(json.dumps({"side": name} | summary(found[name], seconds[name])), flush=True)
     whole = {name: sum(each) for name, each in seconds.items()}

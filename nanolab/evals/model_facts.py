@@ -47,10 +47,8 @@ def described(subject: Any, asking: Asking, config: Any) -> Row:
     tokenizer = subject.tokenizer
     tasks = getattr(config, "tasks", None) or [config.task]
     notes = [TASKS[task].form.note for task in tasks if TASKS[task].form.note]
-    engine = getattr(config, "engine", "nanolab")
-    package = PACKAGES[engine]
-    ends = sorted(getattr(tokenizer, "end_tokens", None) or [tokenizer.assistant_end])
-    prompt = getattr(config, "system_prompt", None) or ""
+    package = PACKAGES[config.engine]
+    prompt = config.system_prompt or ""
     return {
         "name": title(subject.source),
         "source": subject.source,
@@ -59,12 +57,12 @@ def described(subject: Any, asking: Asking, config: Any) -> Row:
         "parameters": subject.parameters,
         "vocabulary": tokenizer.vocab_size,
         "context": subject.context,
-        "engine": engine,
+        "engine": config.engine,
         "runs_on": f"{package} {importlib.metadata.version(package)}",
         "dtype": subject.dtype,
         "prompt": "plain text" if asking.plain else "its chat template",
         "system_prompt": prompt if len(prompt) <= SHOWN else f"{prompt[:SHOWN]}...",
-        "stop_tokens": [tokenizer.decode([token]) for token in ends],
+        "stop_tokens": [tokenizer.decode([token]) for token in sorted(tokenizer.end_tokens)],
         "note": "; ".join(dict.fromkeys(notes)) if asking.noted else "",
         "num_shots": asking.num_shots,
         "choice_form": asking.choice_form,

@@ -38,13 +38,14 @@ class Figure:
     metric: str = "accuracy"  # ours that stands beside it
 
 
-def known(model: str, task: str) -> list[Figure]:
-    """The figures of a model, named in any way that `model_name` reads, on a task.
+def known(model: str, task: str = "") -> list[Figure]:
+    """The figures of a model, named in any way that `model_name` reads, on a task ("": on any).
 
     known("hf:Qwen/Qwen2.5-Math-7B", "math500")[0].value  # 0.496
     """
     name = model_name(model)
-    return [row for row in rows() if model_name(row.model) == name and row.task == task]
+    own = [row for row in rows() if model_name(row.model) == name]
+    return [row for row in own if task in ("", row.task)]
 
 
 @functools.cache

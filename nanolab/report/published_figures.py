@@ -11,7 +11,6 @@ from nanolab.evals.published import TASK_LABELS, Figure
 from nanolab.report import outside
 from nanolab.report.blocks import Block, Part, grid
 from nanolab.results import Score
-from nanolab.settings.model_name import model_name
 from nanolab.wording import METHODS, or_dash, share, whole
 
 Values = dict[str, Any]
@@ -32,9 +31,7 @@ def beside(steps: Mapping[str, Values], rows: Mapping[str, list[Score]]) -> list
             for step in own
             if outside.source_of(steps[step]) == source and steps[step].get("data") != EMBEDDED
         ]
-        for figure in published.rows():
-            if model_name(figure.model) != model_name(source):
-                continue
+        for figure in published.known(source):
             if any(published.asked(figure, rows.get(step, [])) for step in own):
                 found.append(_row(figure, source, own, steps, rows))
     return found

@@ -96,6 +96,7 @@ class Asked(Body):
     stream: bool = False
     stream_options: StreamOptions | None = None
     power: Power | None = None
+    logprobs: bool | Literal[0] | None = None  # each endpoint has its own form
 
     @model_validator(mode="before")
     @classmethod
@@ -136,8 +137,8 @@ class Asked(Body):
 
     @property
     def with_logprobs(self) -> bool:
-        """Whether the log p of each token is wanted."""
-        raise NotImplementedError
+        """Whether the log p of each token is wanted: true of a chat, a number of a completion."""
+        return self.logprobs is not None and self.logprobs is not False
 
 
 class TextPart(Body):
@@ -179,11 +180,6 @@ class ChatRequest(Asked):
         """As `Asked` says."""
         return self.max_completion_tokens or self.max_tokens
 
-    @property
-    def with_logprobs(self) -> bool:
-        """As `Asked` says."""
-        return self.logprobs
-
 
 class CompletionRequest(Asked):
     """The body of /v1/completions: texts to go on from, or their token ids."""
@@ -197,8 +193,3 @@ class CompletionRequest(Asked):
         """One or several."""
         single = isinstance(self.prompt, str) or isinstance(next(iter(self.prompt), 0), int)
         return [self.prompt] if single else self.prompt
-
-    @property
-    def with_logprobs(self) -> bool:
-        """As `Asked` says."""
-        return self.logprobs is not None
